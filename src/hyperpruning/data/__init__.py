@@ -1,0 +1,1 @@
+"""What is learnt: corpora, vocabularies, batches."""

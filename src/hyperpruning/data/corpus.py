@@ -1,0 +1,175 @@
+"""Text as token numbers: the corpus, and the places a corpus comes from.
+
+A source is a function that returns a `Corpus`. Conventions (they change perplexities, so they are fixed here):
+
+- words: ``line.split()`` and one ``<eos>`` for every line, blank lines included (as in the PTB and WikiText-2 literature);
+- characters: every character, line breaks included;
+- the vocabulary is built over train, valid and test, in that order and in order of first appearance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from pydoc_data.topics import topics  # the standard library's help texts: real English, no download
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Unit = Literal["word", "character"]
+SPLITS = ("train", "valid", "test")
+
+
+class DataError(ValueError):
+    """A corpus that cannot be used: missing, empty, not text, or not the one that was announced."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text in three splits, as token numbers.
+
+    Attributes:
+        name: where it comes from.
+        train, valid, test: (N,) int64 token numbers.
+        vocabulary: the token of each number.
+        unit: what a token is.
+    """
+
+    name: str
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    vocabulary: tuple[str, ...]
+    unit: Unit
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of vocabulary and splits: a run folder remembers what it was trained on."""
+        digest = hashlib.sha256("\0".join(self.vocabulary).encode())
+        for split in SPLITS:
+            digest.update(getattr(self, split).numpy().tobytes())
+        return digest.hexdigest()
+
+
+# Token counts with <eos>, vocabulary sizes, and SHA-256 of the files where there is one authoritative copy.
+KNOWN: dict[str, dict[str, tuple[int, str | None]]] = {
+    "ptb": {
+        "train": (929_589, "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"),
+        "valid": (73_760, "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2"),
+        "test": (82_430, "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"),
+        "vocabulary": (10_000, None),
+    },
+    "wikitext-2": {  # several copies of the training file are about, with the articles in another order: count, no hash
+        "train": (2_088_628, None),
+        "valid": (217_646, "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
+        "test": (245_569, "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"),
+        "vocabulary": (33_278, None),
+    },
+}
+
+
+@lru_cache(maxsize=4)
+def read_folder(folder: Path, *, unit: Unit = "word", known: str | None = None) -> Corpus:
+    """Read a folder with a training, a validation and a test text.
+
+    Args:
+        folder: holds ``train.txt``, ``valid.txt``, ``test.txt`` (or ``ptb.train.txt``..., or ``wiki.train.tokens``...).
+        unit: what a token is.
+        known: "ptb" or "wikitext-2" when the folder is to be checked against the published files.
+
+    Raises:
+        DataError: a missing folder or split, an empty split, a file that is not UTF-8, or not the known corpus.
+    """
+    if not folder.is_dir():
+        raise DataError(f"The data folder must exist, and {folder} does not: give a folder with {_names('train')}, ...")
+    texts = {split: _read(folder, split) for split in SPLITS}
+    corpus = _corpus(known or folder.name, texts, unit)
+    if known is not None:
+        _check_known(corpus, folder, known)
+    return corpus
+
+
+@lru_cache(maxsize=1)
+def builtin_text() -> Corpus:
+    """The help texts of Python's standard library (`pydoc_data.topics`), by characters, without repetitions.
+
+    Topics repeat each other's paragraphs, so a paragraph of which a line of 40 or more characters stood before is left
+    out: no such line stands twice, let alone in two splits. Of every ten topics one goes to valid and one to test.
+    About 345 thousand characters; they differ a little between Python versions.
+    """
+    seen: set[str] = set()
+    texts = dict.fromkeys(SPLITS, "")
+    for index, topic in enumerate(sorted(topics)):
+        split = {3: "valid", 8: "test"}.get(index % 10, "train")
+        for paragraph in topics[topic].split("\n\n"):
+            lines = [" ".join(line.split()) for line in paragraph.splitlines() if line.strip()]
+            long = {line for line in lines if len(line) >= 40}
+            if lines and not long & seen:
+                seen |= long
+                texts[split] += "\n".join(lines) + "\n\n"
+    return _corpus("pydoc topics", texts, "character")
+
+
+def _names(split: str) -> str:
+    return f"{split}.txt, ptb.{split}.txt or wiki.{split}.tokens"
+
+
+def _find(folder: Path, split: str) -> Path:
+    for name in (f"{split}.txt", f"ptb.{split}.txt", f"wiki.{split}.tokens"):
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"A data folder holds three splits, and {folder} has no {split} split: add {_names(split)}.")
+
+
+def _read(folder: Path, split: str) -> str:
+    path = _find(folder, split)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"Text must be UTF-8, and {path} is not at byte {error.start}: convert it, e.g. with iconv."
+        ) from None
+    if not text.strip():
+        raise DataError(f"A split must hold text, and {path} is empty.")
+    return text
+
+
+def _tokens(text: str, unit: Unit) -> Iterator[str]:
+    if unit == "character":
+        yield from text
+        return
+    for line in text.splitlines():
+        yield from line.split()
+        yield "<eos>"
+
+
+def _corpus(name: str, texts: dict[str, str], unit: Unit) -> Corpus:
+    numbers: dict[str, int] = {}
+    encoded = {
+        split: torch.from_numpy(
+            np.fromiter((numbers.setdefault(token, len(numbers)) for token in _tokens(texts[split], unit)), np.int64)
+        )
+        for split in SPLITS
+    }
+    return Corpus(name, encoded["train"], encoded["valid"], encoded["test"], tuple(numbers), unit)
+
+
+def _check_known(corpus: Corpus, folder: Path, known: str) -> None:
+    if known not in KNOWN:
+        raise DataError(f"A known corpus is one of {', '.join(KNOWN)}, and {known!r} is not: leave `known` out.")
+    found = {split: len(getattr(corpus, split)) for split in SPLITS} | {"vocabulary": len(corpus.vocabulary)}
+    for part, (count, sha256) in KNOWN[known].items():
+        if found[part] != count:
+            raise DataError(
+                f"{known} has {count:,} tokens in {part}, and {folder} has {found[part]:,}: it is another copy; "
+                "leave `known` out to use it as it is."
+            )
+        if sha256 is not None:
+            path = _find(folder, part)
+            if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                raise DataError(f"{path} is not the published file of {known} (SHA-256 differs): fetch it again.")

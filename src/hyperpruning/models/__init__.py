@@ -1,0 +1,1 @@
+"""What learns: recurrent language models."""

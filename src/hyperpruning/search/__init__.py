@@ -1,0 +1,1 @@
+"""Many networks: the space, the judges, the rounds, the search and its run folder."""

@@ -1,0 +1,298 @@
+"""The search: a function of (plan, ledger).
+
+What is not in the ledger is computed and appended; what is there is taken as it stands. So a search that was killed
+continues by being called again, and ends as it would have ended. All judges share their networks: what two of them
+need is trained once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.search.executors import InProcess
+from hyperpruning.search.ledger import Fact, History, Ledger, RunFolderError, epoch_fact, locked, read
+from hyperpruning.search.objectives import OBJECTIVES
+from hyperpruning.search.rounds import check_rounds, decide
+from hyperpruning.search.slices import Job, Slice, SpectrumConfig, train_slice
+from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space, suggest
+from hyperpruning.training.checkpoint import release
+from hyperpruning.training.epochs import TrainConfig
+from hyperpruning.training.task import Task
+
+logger = logging.getLogger(__name__)
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole search.
+
+    Attributes:
+        task: what the candidates learn.
+        dense_task: the same for the dense reference, with the dropout that suits it.
+        train: how each network is trained; its seed is the search's.
+        sparsity: fraction of zero weights over the prunable weights.
+        space: what a candidate may be.
+        pool: number of candidates.
+        generation: how many are asked of the sampler at a time.
+        sampler: a key of `SAMPLERS`.
+        rungs: epochs after which the judges look.
+        keep: how many candidates go on after each rung.
+        objectives: the judges, keys of `OBJECTIVES`; the first one guides the sampler, and its choice is the result.
+        distance: between spectra, a key of `DISTANCES`.
+        spectrum: how spectra are taken.
+        exhaustive: train the eliminated candidates to the end as well, afterwards: shows what each judge missed.
+    """
+
+    task: Task
+    dense_task: Task
+    train: TrainConfig
+    sparsity: float
+    space: Space
+    pool: int = 12
+    generation: int = 6
+    sampler: str = "tpe"
+    rungs: tuple[int, ...] = (2, 3)
+    keep: tuple[int, ...] = (6, 3)
+    objectives: tuple[str, ...] = ("ls", "loss", "rank_sum")
+    distance: str = "l1"
+    spectrum: SpectrumConfig = SpectrumConfig()
+    exhaustive: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """All that the result depends on, in JSON types: two searches with the same identity are the same."""
+        values = {
+            name: value for name, value in vars(self).items() if name not in ("task", "dense_task", "train", "space")
+        }
+        space = {
+            name: asdict(choices) if isinstance(choices, Between) else list(choices)
+            for name, choices in self.space.dimensions.items()
+        }
+        return values | {
+            "task": self.task.identity(),
+            "dense_task": self.dense_task.identity(),
+            "train": asdict(self.train),
+            "space": space,
+            "spectrum": asdict(self.spectrum),
+            "rungs": list(self.rungs),
+            "keep": list(self.keep),
+            "objectives": list(self.objectives),
+        }
+
+
+def search(
+    plan: Plan,
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    on_fact: Callable[[Fact], None] | None = None,
+) -> History:
+    """Run a search, or go on with it.
+
+    Args:
+        plan: what to search.
+        folder: the run folder; a search that was interrupted there continues.
+        executor: where candidates are trained; by default in this process.
+        on_fact: is called with each new line of the ledger.
+
+    Returns:
+        all that the ledger says at the end.
+
+    Raises:
+        ValueError: a plan that cannot be carried out.
+        RunFolderError: the folder is in use or holds another search.
+    """
+    check_rounds(pool=plan.pool, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
+    with locked(folder):
+        run = _Run(plan, folder, executor or InProcess(), on_fact)
+        run.open()
+        _pool(run)
+        alive = _rounds(run)
+        _finals(run, alive)
+    return run.history
+
+
+class _Run:
+    """A search under way: the plan, the ledger and what it says."""
+
+    def __init__(
+        self, plan: Plan, folder: Path, executor: Executor, on_fact: Callable[[Fact], None] | None = None
+    ) -> None:
+        self.plan, self.folder, self.executor, self.on_fact = plan, folder, executor, on_fact
+        self.ledger = Ledger(folder)
+        self.history = read(folder) if self.ledger.path.exists() else History()
+
+    def open(self) -> None:
+        """Write the header, or see that the one there is of the same search."""
+        header = {"kind": "search", "identity": _plain(self.plan.identity()), "versions": _versions()}
+        if not self.history.header:
+            self.state(header)
+        elif differences := compare(self.history.header["identity"], header["identity"]):
+            raise RunFolderError(
+                f"A run folder belongs to one search, and {self.folder} holds another "
+                f"({'; '.join(differences)}): give another --out, or restore the experiment."
+            )
+        elif differences := compare(self.history.header["versions"], header["versions"]):
+            logger.warning("The search was begun with other versions, results may differ: %s.", "; ".join(differences))
+
+    def state(self, fact: Fact) -> None:
+        """Append a fact to the ledger, and take it in."""
+        self.ledger.append(fact)
+        self.history.add(fact)
+        if self.on_fact is not None:
+            self.on_fact(fact)
+
+    def advance(self, targets: Mapping[str, int]) -> None:
+        """Train networks up to the epochs given, all at the same time; facts are stated in the order of `targets`."""
+        waiting: list[tuple[str, Future[Slice]]] = []
+        for name, until in targets.items():
+            ended = until < self.plan.train.epochs or name in self.history.finals
+            if name not in self.history.failures and not (self.history.trained(name) >= until and ended):
+                waiting.append((name, self.executor.submit(train_slice, self.job(name, until))))
+        try:
+            for name, future in waiting:
+                self.take(name, future.result())
+        except BaseException:
+            for _, future in waiting:
+                future.cancel()
+            raise
+
+    def job(self, name: str, until: int) -> Job:
+        """What a worker needs to know to train a network up to an epoch."""
+        plan, dense = self.plan, name == DENSE
+        return Job(
+            name=name,
+            task=plan.dense_task if dense else plan.task,
+            train=plan.train,
+            method=None if dense else self.history.candidates[name].method,
+            sparsity=0.0 if dense else plan.sparsity,
+            spectrum=plan.spectrum,
+            folder=self.folder / "networks" / name,
+            until=until,
+        )
+
+    def take(self, name: str, result: Slice) -> None:
+        """State what a slice of training found, as far as it is new."""
+        known = self.history.epochs.get(name, {})
+        for record in result.records:
+            if record.epoch not in known:
+                self.state(epoch_fact(name, record))
+        if result.final is not None and name not in self.history.finals:
+            self.state({"kind": "final", "network": name, **result.final})
+        if result.failure is not None:
+            self.state({"kind": "failure", "network": name, "reason": result.failure})
+            if name == DENSE:
+                raise ValueError(f"The dense reference must train, and it did not: {result.failure}")
+
+    def scores(self, objective: str, names: Iterable[str], epoch: int) -> dict[str, float]:
+        """One judge's scores of the candidates that have reached an epoch."""
+        records = {name: record for name, record in self.history.at(epoch).items() if name in set(names)}
+        return OBJECTIVES[objective](records, self.history.epochs[DENSE][epoch], DISTANCES[self.plan.distance])
+
+
+def _pool(run: _Run) -> None:
+    """Ask for candidates, generation by generation, and train them to the first rung; the dense network goes ahead."""
+    plan, history = run.plan, run.history
+    first = plan.rungs[0]
+    generations = [range(start, min(start + plan.generation, plan.pool)) for start in range(0, plan.pool, plan.generation)]
+    for generation, indices in enumerate(generations):
+        names = [f"c{index + 1:02d}" for index in indices]
+        if not all(name in history.candidates for name in names):
+            points = suggest(
+                plan.space,
+                _told(run, generation),
+                sampler=SAMPLERS[plan.sampler],
+                seed=plan.train.seed * 1_000_003 + generation,
+                count=len(names),
+            )
+            for name, point in zip(names, points, strict=False):
+                if name not in history.candidates:
+                    run.state({"kind": "candidate", "name": name, "generation": generation, "point": point})
+        ahead = plan.rungs[min(generation, len(plan.rungs) - 1)]
+        run.advance({DENSE: ahead} | {name: first for name in names if name in history.candidates})
+
+
+def _told(run: _Run, generation: int) -> list[tuple[Point, float]]:
+    """What the sampler knows when it is asked for a generation: the scores of those before, at the first rung."""
+    before = [candidate for candidate in run.history.candidates.values() if candidate.generation < generation]
+    scores: dict[str, float] = {}
+    if before:
+        scores = run.scores(run.plan.objectives[0], [candidate.name for candidate in before], run.plan.rungs[0])
+    return [(candidate.point, scores.get(candidate.name, float("inf"))) for candidate in before]
+
+
+def _rounds(run: _Run) -> dict[str, list[str]]:
+    """Eliminate in rounds, for every judge its own; returns each judge's finalists."""
+    plan, history = run.plan, run.history
+    alive = {objective: list(history.candidates) for objective in plan.objectives}
+    for number, (epoch, keep) in enumerate(zip(plan.rungs, plan.keep, strict=True)):
+        union = _union(alive)
+        run.advance({DENSE: plan.rungs[min(number + 1, len(plan.rungs) - 1)]} | dict.fromkeys(union, epoch))
+        if not history.at(epoch):
+            raise ValueError(f"Some candidate must train, and all diverged: {'; '.join(history.failures.values())}")
+        for objective in plan.objectives:
+            scores = run.scores(objective, alive[objective], epoch)
+            alive[objective], dropped = decide(scores, keep)
+            if (objective, number) not in history.rounds:
+                fact = {"kind": "round", "objective": objective, "round": number, "epoch": epoch}
+                run.state(fact | {"scores": scores, "kept": alive[objective], "dropped": dropped})
+        if not plan.exhaustive:
+            for name in set(union) - set(_union(alive)):
+                release(run.folder / "networks" / name)
+    return alive
+
+
+def _finals(run: _Run, alive: Mapping[str, list[str]]) -> None:
+    """Train the finalists (and, if asked, everybody) to the end; each judge's best finalist is its winner."""
+    plan, history = run.plan, run.history
+    finalists = _union(alive)
+    run.advance(dict.fromkeys([DENSE, *finalists], plan.train.epochs))
+    for objective in plan.objectives:
+        ended = [name for name in alive[objective] if name in history.finals]
+        if not ended:
+            raise ValueError(
+                f"A search needs a finalist that trains to the end, and all of {objective}'s diverged: "
+                "lower the learning rate or keep more finalists."
+            )
+        if objective not in history.winners:
+            winner = min(ended, key=lambda name: (history.finals[name]["valid_loss"], name))
+            run.state({"kind": "winner", "objective": objective, "network": winner})
+    if plan.exhaustive:
+        run.advance(dict.fromkeys(history.candidates, plan.train.epochs))
+
+
+def compare(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The differences of two nested settings, each as "name: there -> here"."""
+    found: list[str] = []
+    for key in sorted({*there, *here}):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += compare(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} is {old!r} there and {new!r} here")
+    return found
+
+
+def _union(alive: Mapping[str, list[str]]) -> list[str]:
+    """All who are still in for some judge, in the order of their names."""
+    return sorted({name for names in alive.values() for name in names})
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same as JSON gives it back: tuples are lists, paths are gone or refused."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("hyperpruning", "torch", "numpy", "optuna")}
+    return packages | {"python": platform.python_version()}

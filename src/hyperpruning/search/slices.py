@@ -1,0 +1,135 @@
+"""A slice of one network's training: what a worker is given, and what it gives back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
+from hyperpruning.sparsity.methods import Method, spelled
+from hyperpruning.training.checkpoint import load, save
+from hyperpruning.training.epochs import DivergedError, EpochRecord, TrainConfig, Training, epochs
+from hyperpruning.training.task import Task
+
+
+@dataclass(frozen=True)
+class SpectrumConfig:
+    """How the spectra that are compared are taken.
+
+    Attributes:
+        state: "h", or "full" for an LSTM's (h, c).
+        warmup: first steps of the probe, not measured.
+        until: last epoch after which a spectrum is taken; None takes one after every epoch.
+    """
+
+    state: Literal["h", "full"] = "h"
+    warmup: int = 20
+    until: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Train `name` until an epoch, from its checkpoint in `folder` or from the beginning."""
+
+    name: str
+    task: Task
+    train: TrainConfig
+    method: Method | None
+    sparsity: float
+    spectrum: SpectrumConfig
+    folder: Path
+    until: int
+
+    def identity(self) -> str:
+        """What is trained; a checkpoint of anything else is refused."""
+        values = {
+            "name": self.name,
+            "task": self.task.identity(),
+            "train": asdict(self.train),
+            "method": None if self.method is None else spelled(self.method),
+            "sparsity": self.sparsity,
+            "spectrum": asdict(self.spectrum),
+        }
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What training found.
+
+    Attributes:
+        records: of all epochs up to the one asked for.
+        final: after the last epoch of a full training: best epoch, losses on both splits, hash of the best weights.
+        failure: why it diverged, if it did.
+    """
+
+    records: tuple[EpochRecord, ...]
+    final: Mapping[str, Any] | None = None
+    failure: str | None = None
+
+
+def train_slice(job: Job) -> Slice:
+    """Carry a job out; every epoch ends with a checkpoint."""
+    with _threads(job.train.threads):
+        training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
+        records = list(load(training, job.folder, job.identity()))
+        try:
+            for record in epochs(training, job.until):
+                records.append(_with_spectrum(training, record, job.spectrum))
+                save(training, job.folder, job.identity(), records)
+        except DivergedError as error:
+            return Slice(tuple(records), failure=str(error))
+        final = _final(training, records) if training.epoch == job.train.epochs else None
+        return Slice(tuple(record for record in records if record.epoch <= job.until), final)
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """The hash of a network's weights: names, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConfig) -> EpochRecord:
+    if config.until is not None and record.epoch > config.until:
+        return record
+    with training.evaluated() as network:
+        recurrent, probe = training.task.recurrence(network)
+        spectrum = lyapunov_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)
+    exponents = tuple(float(value) if math.isfinite(value) else None for value in spectrum.exponents.tolist())
+    return replace(record, spectrum=exponents)
+
+
+def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
+    training.network.load_state_dict(training.best)
+    training.network.eval()
+    test = training.task.evaluate(training.network, "test")
+    best = min(records[1:], key=lambda record: record.valid_loss)
+    return {
+        "best_epoch": best.epoch,
+        "valid_loss": training.best_loss,
+        "test_loss": test,
+        "active": best.active,
+        "sha256": weights_sha256(training.best),
+    }
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

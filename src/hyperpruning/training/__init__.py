@@ -1,0 +1,1 @@
+"""One network: the task, the loop over epochs, the optimizer, checkpoints."""

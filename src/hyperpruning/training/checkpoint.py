@@ -1,0 +1,146 @@
+"""Checkpoints that survive: atomic, hashed, two generations, never pickle.
+
+A generation is a file of tensors, ``epoch-0003.pt``, and a sidecar, ``epoch-0003.json``, written last. The sidecar
+holds the SHA-256 of the tensors, the identity of what was trained, and the records of all epochs so far; its own hash
+is its last field. A generation of which anything is damaged is passed over, with a warning, for the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperpruning.training.epochs import EpochRecord, Training
+
+logger = logging.getLogger(__name__)
+GENERATIONS = 2
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a generation says of itself, readable without torch."""
+
+    epoch: int
+    identity: str
+    sha256: str
+    records: tuple[EpochRecord, ...]
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves either the old one or the new one, whole and on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def save(training: Training, folder: Path, identity: str, records: Sequence[EpochRecord]) -> None:
+    """Write a new generation and remove those that are too old.
+
+    Args:
+        training: after one of its epochs.
+        folder: of this network; made if it is not there.
+        identity: what is being trained; `load` accepts no other.
+        records: of all epochs so far.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(training.state_dict(), buffer)
+    stem = f"epoch-{training.epoch:04d}"
+    write_atomic(folder / f"{stem}.pt", buffer.getvalue())
+    sidecar: dict[str, Any] = {
+        "epoch": training.epoch,
+        "identity": identity,
+        "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
+        "records": [asdict(record) for record in records],
+    }
+    write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
+    for stale in sorted(folder.glob("epoch-*.json"))[:-GENERATIONS]:
+        stale.unlink()
+        stale.with_suffix(".pt").unlink(missing_ok=True)
+
+
+def load(training: Training, folder: Path, identity: str) -> tuple[EpochRecord, ...]:
+    """Continue `training` from the newest generation that is whole.
+
+    Returns:
+        the records of the epochs behind it; empty when there is nothing to continue from.
+    """
+    for path in sorted(folder.glob("epoch-*.json"), reverse=True):
+        try:
+            sidecar = read_sidecar(path)
+            if sidecar.identity != identity:
+                raise ValueError("it belongs to another network or experiment")
+            content = path.with_suffix(".pt").read_bytes()
+            if hashlib.sha256(content).hexdigest() != sidecar.sha256:
+                raise ValueError("its SHA-256 differs")
+            state = torch.load(io.BytesIO(content), weights_only=True)
+        except (OSError, ValueError, pickle.UnpicklingError) as error:
+            logger.warning("Checkpoint %s is damaged (%s): going back one generation.", path.with_suffix(".pt"), error)
+            continue
+        training.load_state_dict(state)
+        return sidecar.records
+    return ()
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """The sidecar of a generation.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        check = content.pop("check")
+        if check != _check(content):
+            raise ValueError("its sidecar is damaged")
+        records = tuple(record_from(record) for record in content.pop("records"))
+        return Sidecar(records=records, **content)
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
+        raise ValueError("its sidecar is damaged") from None
+
+
+def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
+    """The records of the newest generation with a whole sidecar, whatever became of its tensors: for looking on."""
+    for path in sorted(folder.glob("epoch-*.json"), reverse=True):
+        try:
+            return read_sidecar(path).records
+        except (OSError, ValueError):
+            continue
+    return ()
+
+
+def release(folder: Path) -> None:
+    """Remove the tensors of a network that will not be continued; its records stay."""
+    for path in folder.glob("epoch-*.pt"):
+        path.unlink(missing_ok=True)
+
+
+def record_from(values: dict[str, Any]) -> EpochRecord:
+    """An `EpochRecord` from JSON."""
+    return EpochRecord(**(values | {"spectrum": tuple(values.get("spectrum", ()))}))
+
+
+def _check(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

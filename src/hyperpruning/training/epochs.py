@@ -1,0 +1,210 @@
+"""The loop: one network, trained as a generator of epochs that can stop after any of them and go on later."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperpruning.sparsity.methods import Method
+from hyperpruning.sparsity.sparsifier import Sparsifier, density
+from hyperpruning.training.snt_asgd import SNTASGD
+from hyperpruning.training.task import Task
+
+
+class DivergedError(FloatingPointError):
+    """The loss stopped being a number."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How every network of a search is trained.
+
+    Attributes:
+        epochs: length of a full training.
+        lr: learning rate of SGD.
+        clip: largest norm of the (dense) gradient.
+        weight_decay: L2 penalty.
+        lr_decay: factor on the learning rate in every epoch after `lr_decay_after`.
+        lr_decay_after: epochs at the full learning rate.
+        average_from: fraction of the epochs after which the weights are averaged; 1 never.
+        updates_per_epoch: mask updates in an epoch; 0 keeps the method's own interval in steps.
+        seed: of initial weights, masks and dropout; equal for all networks of a search.
+        threads: of torch while training; results are repeatable for one and the same number.
+    """
+
+    epochs: int = 10
+    lr: float = 15.0
+    clip: float = 0.25
+    weight_decay: float = 0.0
+    lr_decay: float = 1.0
+    lr_decay_after: int = 0
+    average_from: float = 0.6
+    updates_per_epoch: int = 4
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known of a network after an epoch (0: before the first).
+
+    Attributes:
+        epoch: epochs trained.
+        train_loss, valid_loss: nats; train_loss is None at epoch 0.
+        active: active prunable weights (all of them in the dense network).
+        density: active fraction of each prunable tensor, one number a gate.
+        churn: weights dropped in this epoch over the active ones.
+        seconds: wall-clock time of the epoch; not part of the ledger.
+        spectrum: Lyapunov exponents, nats per step; -inf is None (JSON has no infinity); empty if not computed.
+    """
+
+    epoch: int
+    train_loss: float | None
+    valid_loss: float
+    active: int
+    density: dict[str, list[float]]
+    churn: float
+    seconds: float = 0.0
+    spectrum: tuple[float | None, ...] = ()
+
+
+class Training:
+    """A network with all that its training needs.
+
+    Args:
+        task: what it learns.
+        config: how.
+        method: how it is pruned; None trains it dense.
+        sparsity: fraction of zero weights over the prunable weights; with a method only.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig, method: Method | None = None, *, sparsity: float = 0.0) -> None:
+        self.task, self.config = task, config
+        self.network = task.network(config.seed)
+        self.optimizer = SNTASGD(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.sparsifier: Sparsifier | None = None
+        if method is not None:
+            steps = task.steps()
+            interval = max(1, steps // config.updates_per_epoch) if config.updates_per_epoch else None
+            self.sparsifier = Sparsifier(
+                self.network,
+                self.optimizer,
+                method,
+                sparsity=sparsity,
+                total_steps=steps * config.epochs,
+                interval=interval,
+                seed=config.seed,
+            )
+        self.epoch = 0
+        self.best_loss = float("inf")
+        self.best: dict[str, Tensor] = {}
+
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """The network as it would be delivered now: averaged weights, evaluation mode, no gradients."""
+        with self.optimizer.averaged(), torch.no_grad():
+            self.network.eval()
+            try:
+                yield self.network
+            finally:
+                self.network.train()
+
+    def record(self, train_loss: float | None = None, dropped: int = 0) -> EpochRecord:
+        """Evaluate; remember the weights when they are the best so far."""
+        with self.evaluated() as network:
+            valid = self.task.evaluate(network, "valid")
+            if not math.isfinite(valid):
+                raise DivergedError(
+                    f"A validation loss must be finite, and it is {valid} after epoch {self.epoch}: "
+                    f"lower the learning rate ({self.config.lr:g})."
+                )
+            if self.epoch and valid < self.best_loss:
+                self.best_loss = valid
+                self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        masks = self.sparsifier.masks if self.sparsifier is not None else {}
+        active = sum(int(mask.sum()) for mask in masks.values()) or prunable_weights(self.network)
+        groups = self.task.row_groups(self.network)
+        return EpochRecord(self.epoch, train_loss, valid, active, density(masks, groups), dropped / active)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on (plain types and tensors)."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sparsifier": self.sparsifier.state_dict() if self.sparsifier is not None else None,
+            "epoch": self.epoch,
+            "best_loss": self.best_loss,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken, bit for bit."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sparsifier is not None:
+            self.sparsifier.load_state_dict(state["sparsifier"])
+        self.epoch, self.best_loss, self.best = state["epoch"], state["best_loss"], state["best"]
+
+
+def prunable_weights(network: nn.Module) -> int:
+    """Weights that a sparsity counts: those of matrices, tied ones once."""
+    return sum(weight.numel() for weight in network.parameters() if weight.ndim >= 2)
+
+
+def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord]:
+    """Train epoch by epoch.
+
+    Args:
+        training: continued in place.
+        until: stop after this epoch; None goes to the end.
+
+    Yields:
+        the record of each epoch, beginning with epoch 0 (nothing trained) for a fresh training.
+
+    Raises:
+        DivergedError: the loss is not finite.
+    """
+    until = training.config.epochs if until is None else min(until, training.config.epochs)
+    if training.epoch == 0:
+        yield training.record()
+    while training.epoch < until:
+        started = time.perf_counter()
+        loss, dropped = _train_epoch(training)
+        training.epoch += 1
+        record = training.record(loss, dropped)
+        yield EpochRecord(**(vars(record) | {"seconds": time.perf_counter() - started}))
+
+
+def _train_epoch(training: Training) -> tuple[float, int]:
+    """One pass over the training data: its mean loss, and how many weights were dropped."""
+    config, network, optimizer = training.config, training.network, training.optimizer
+    decayed = max(0, training.epoch + 1 - config.lr_decay_after)
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * config.lr_decay**decayed
+    if training.epoch >= config.average_from * config.epochs:
+        optimizer.start_averaging()
+    total, count, dropped, carry = 0.0, 0, 0, None
+    with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator: seeded here, restored after
+        torch.manual_seed(config.seed * 1_000_003 + training.epoch)
+        for batch in training.task.batches(training.epoch, config.seed):
+            optimizer.zero_grad()
+            loss, carry = training.task.loss(network, batch, carry)
+            total, count = total + float(loss.detach()), count + 1
+            if not math.isfinite(total):
+                raise DivergedError(
+                    f"A training loss must be finite, and it was {float(loss)} in epoch {training.epoch + 1}, "
+                    f"batch {count}: lower the learning rate ({config.lr:g})."
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            optimizer.step()
+            if training.sparsifier is not None and (update := training.sparsifier.step()) is not None:
+                dropped += update.dropped
+    return total / count, dropped

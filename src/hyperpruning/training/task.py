@@ -1,0 +1,169 @@
+"""What a network is to learn: the seam between the search and other people's networks.
+
+`Task` is what the search asks for; `LanguageModelling` is one. A task is a small frozen object (it travels to worker
+processes), and loads its data when it is first asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hyperpruning.data.batches import columns, window_count, windows
+from hyperpruning.data.corpus import Corpus, Unit, builtin_text, read_folder
+from hyperpruning.models.language_model import LanguageModel, detached
+
+
+class Task(Protocol):
+    """What the search needs to know of a task. All losses are means in nats."""
+
+    def network(self, seed: int) -> nn.Module:
+        """A new network; the same seed gives the same weights."""
+
+    def steps(self) -> int:
+        """Optimizer steps in an epoch."""
+
+    def batches(self, epoch: int, seed: int) -> Iterator[Any]:
+        """The batches of an epoch, each passed to `loss` as it is."""
+
+    def loss(self, network: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+        """The loss of a batch, and what to carry to the next one (None at the beginning of an epoch)."""
+
+    def evaluate(self, network: nn.Module, split: str) -> float:
+        """The mean loss on "valid" or "test"; the network comes in evaluation mode."""
+
+    def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:
+        """What `lyapunov_spectrum` takes: the recurrent part, and the probe inputs (T, B, I), equal for all networks.
+
+        The inputs are the network's own embedding of one and the same text.
+        """
+
+    def row_groups(self, network: nn.Module) -> Mapping[str, int]:
+        """Parameters whose rows are stacked gates, and how many: for the densities in the report."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that results depend on, in JSON types, and nothing else (no paths): a run folder keeps it."""
+
+    def describe(self, network: nn.Module) -> dict[str, Any]:
+        """What an exported model needs to be built again (JSON types)."""
+
+
+@dataclass(frozen=True)
+class LanguageModelling:
+    """Predicting the next token of a text.
+
+    Attributes:
+        folder: with the three splits; None takes Python's built-in text.
+        unit: "word" or "character".
+        known: "ptb" or "wikitext-2" to have the files checked.
+        cell, embedding, hidden, layers, dropout, tied, embedding_std: see `LanguageModel`.
+        batch: columns read side by side while training.
+        bptt: window of back-propagation, in tokens.
+        eval_batch: columns while evaluating (it changes perplexities a little: the context starts anew in each).
+        probe_steps: length of the probe in tokens, warm-up included.
+        probe_batch: sequences of the probe, taken from equally spaced places of the validation text.
+    """
+
+    folder: Path | None = None
+    unit: Unit = "character"
+    known: str | None = None
+    cell: str = "lstm"
+    embedding: int = 64
+    hidden: int = 64
+    layers: int = 2
+    dropout: float = 0.1
+    tied: bool = False
+    embedding_std: float = 1.0
+    batch: int = 20
+    bptt: int = 35
+    eval_batch: int = 20
+    probe_steps: int = 80
+    probe_batch: int = 4
+
+    def corpus(self) -> Corpus:
+        """The text (read once a process)."""
+        if self.folder is None:
+            return builtin_text()
+        return read_folder(self.folder, unit=self.unit, known=self.known)
+
+    def network(self, seed: int) -> LanguageModel:
+        """A new language model for this text."""
+        return LanguageModel(
+            len(self.corpus().vocabulary),
+            cell=self.cell,
+            embedding=self.embedding,
+            hidden=self.hidden,
+            layers=self.layers,
+            dropout=self.dropout,
+            tied=self.tied,
+            embedding_std=self.embedding_std,
+            seed=seed,
+        )
+
+    def steps(self) -> int:
+        """Windows of the training text."""
+        return window_count(columns(self.corpus().train, self.batch), self.bptt)
+
+    def batches(self, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training text in windows, in order (every epoch the same)."""
+        return windows(columns(self.corpus().train, self.batch), self.bptt)
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
+        """Mean cross-entropy in nats; carries the recurrent state on."""
+        inputs, targets = batch
+        logits, state = network(inputs, carry)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), detached(state)
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, split: str) -> float:
+        """Mean cross-entropy in nats over every token of the split but the first of each column."""
+        stream = columns(getattr(self.corpus(), split), self.eval_batch)
+        total, count, carry = 0.0, 0, None
+        for inputs, targets in windows(stream, self.bptt):
+            loss, carry = self.loss(network, (inputs, targets), carry)
+            total += float(loss) * targets.numel()
+            count += targets.numel()
+        return total / count
+
+    @torch.no_grad()
+    def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:
+        """The recurrent layers, and the embedded probe: windows of the validation text."""
+        assert isinstance(network, LanguageModel)
+        text = columns(self.corpus().valid, self.probe_batch)
+        if len(text) < self.probe_steps:
+            raise ValueError(
+                f"The probe takes {self.probe_steps} tokens x {self.probe_batch} sequences of the validation text, and "
+                f"it has {len(self.corpus().valid)}: lower [spectrum] steps or sequences."
+            )
+        return network.rnn, network.encoder(text[: self.probe_steps])
+
+    def row_groups(self, network: nn.Module) -> Mapping[str, int]:
+        """The gates of the recurrent weights."""
+        assert isinstance(network, LanguageModel)
+        return network.row_groups
+
+    def identity(self) -> dict[str, Any]:
+        """The sizes, and the hash of the text."""
+        settings = {name: value for name, value in vars(self).items() if name not in ("folder", "known")}
+        return settings | {"text_sha256": self.corpus().sha256}
+
+    def describe(self, network: nn.Module) -> dict[str, Any]:
+        """The model's sizes and the vocabulary."""
+        corpus = self.corpus()
+        sizes = {
+            name: getattr(self, name)
+            for name in ("cell", "embedding", "hidden", "layers", "dropout", "tied", "embedding_std")
+        }
+        return {"model": sizes, "unit": corpus.unit, "vocabulary": list(corpus.vocabulary), "corpus": corpus.name}
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss): of a mean cross-entropy in nats."""
+    return math.exp(loss) if loss < 700 else math.inf

@@ -2,7 +2,7 @@
 
 A source is a function that returns a `Corpus`. Conventions (they change perplexities, so they are fixed here):
 
-- words: ``line.split()`` and one ``<eos>`` for every line, blank lines included (as in the PTB and WikiText-2 literature);
+- words: ``line.split()`` and one ``<eos>`` for every line, blank lines included (as the PTB literature has it);
 - characters: every character, line breaks included;
 - the vocabulary is built over train, valid and test, in that order and in order of first appearance.
 """

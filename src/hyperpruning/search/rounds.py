@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 
 def decide(scores: Mapping[str, float], keep: int) -> tuple[list[str], list[str]]:
@@ -47,7 +48,7 @@ def check_rounds(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs
             f"Somebody must be left, and keep = {list(keep)} eliminates everybody: end with 1 or more finalists."
         )
     sizes = [pool, *keep]
-    if any(after >= before for before, after in zip(sizes, sizes[1:], strict=False)):
+    if any(after >= before for before, after in pairwise(sizes)):
         raise ValueError(
             f"Every round eliminates somebody, and of {pool} candidates keep = {list(keep)}: let it decrease."
         )
@@ -56,4 +57,4 @@ def check_rounds(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs
 def cost(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs: int) -> int:
     """Epochs that one judge's search trains: everybody continues from a checkpoint, nobody is trained twice."""
     sizes, ends = [pool, *keep], [0, *rungs, epochs]
-    return sum(size * (end - start) for size, start, end in zip(sizes, ends, ends[1:], strict=False))
+    return sum(size * (end - start) for size, (start, end) in zip(sizes, pairwise(ends), strict=True))

@@ -10,20 +10,20 @@ from __future__ import annotations
 import json
 import logging
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.search.executors import InProcess
 from hyperpruning.search.ledger import Fact, History, Ledger, RunFolderError, epoch_fact, locked, read
 from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.rounds import check_rounds, decide
 from hyperpruning.search.slices import Job, Slice, SpectrumConfig, train_slice
-from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space, suggest
+from hyperpruning.search.space import SAMPLERS, Between, Point, Space, suggest
 from hyperpruning.training.checkpoint import release
 from hyperpruning.training.epochs import TrainConfig
 from hyperpruning.training.task import Task
@@ -65,7 +65,7 @@ class Plan:
     keep: tuple[int, ...] = (6, 3)
     objectives: tuple[str, ...] = ("ls", "loss", "rank_sum")
     distance: str = "l1"
-    spectrum: SpectrumConfig = SpectrumConfig()
+    spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
     exhaustive: bool = False
 
     def identity(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class _Run:
 
     def open(self) -> None:
         """Write the header, or see that the one there is of the same search."""
-        header = {"kind": "search", "identity": _plain(self.plan.identity()), "versions": _versions()}
+        header: Fact = {"kind": "search", "identity": _plain(self.plan.identity()), "versions": _versions()}
         if not self.history.header:
             self.state(header)
         elif differences := compare(self.history.header["identity"], header["identity"]):
@@ -196,14 +196,20 @@ class _Run:
     def scores(self, objective: str, names: Iterable[str], epoch: int) -> dict[str, float]:
         """One judge's scores of the candidates that have reached an epoch."""
         records = {name: record for name, record in self.history.at(epoch).items() if name in set(names)}
-        return OBJECTIVES[objective](records, self.history.epochs[DENSE][epoch], DISTANCES[self.plan.distance])
+        return OBJECTIVES[objective](records, self.history.epochs[DENSE][epoch], self.distance)
+
+    def distance(self, a: Sequence[float], b: Sequence[float]) -> float:
+        """The plan's distance between two spectra."""
+        return float(spectrum_distance(a, b, kind=self.plan.distance))
 
 
 def _pool(run: _Run) -> None:
     """Ask for candidates, generation by generation, and train them to the first rung; the dense network goes ahead."""
     plan, history = run.plan, run.history
     first = plan.rungs[0]
-    generations = [range(start, min(start + plan.generation, plan.pool)) for start in range(0, plan.pool, plan.generation)]
+    generations = [
+        range(start, min(start + plan.generation, plan.pool)) for start in range(0, plan.pool, plan.generation)
+    ]
     for generation, indices in enumerate(generations):
         names = [f"c{index + 1:02d}" for index in indices]
         if not all(name in history.candidates for name in names):

@@ -206,5 +206,5 @@ def _train_epoch(training: Training) -> tuple[float, int]:
             nn.utils.clip_grad_norm_(network.parameters(), config.clip)
             optimizer.step()
             if training.sparsifier is not None and (update := training.sparsifier.step()) is not None:
-                dropped += update.dropped
+                dropped += sum(update.dropped.values())
     return total / count, dropped

@@ -39,7 +39,7 @@ class SNTASGD(Optimizer):
             group["averaging"] = True
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step: w <- w - lr (g + weight_decay w), then the averages."""
         loss = None
         if closure is not None:

@@ -1,0 +1,334 @@
+"""The experiment: the validated configuration of a search <-> TOML; names become objects here and only here."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.models.language_model import CELLS
+from hyperpruning.search.ledger import Fact, History
+from hyperpruning.search.objectives import OBJECTIVES
+from hyperpruning.search.rounds import check_rounds
+from hyperpruning.search.search import Plan
+from hyperpruning.search.search import search as run_plan
+from hyperpruning.search.slices import SpectrumConfig
+from hyperpruning.search.space import SAMPLERS, Between, Space
+from hyperpruning.sparsity.allocations import ALLOCATIONS
+from hyperpruning.sparsity.decays import DECAYS
+from hyperpruning.sparsity.drops import DROPS
+from hyperpruning.sparsity.growths import GROWTHS
+from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS
+from hyperpruning.training.epochs import TrainConfig
+from hyperpruning.training.task import LanguageModelling
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be run; the message lists everything that is wrong with it, a line each."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _known(names: Collection[str]) -> Callable[[Any], Any]:
+    """A validator: a name, or each of several, must be among those known; says the nearest one."""
+
+    def check(value: Any) -> Any:
+        for name in (value,) if isinstance(value, str) else value:
+            if name not in names:
+                raise ValueError(f"must be among {', '.join(names)}, and {name!r} is not{_nearest(name, names)}")
+        return value
+
+    return check
+
+
+def _nearest(name: object, names: Collection[str]) -> str:
+    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    return f": did you mean {near[0]!r}?" if near else ": choose one of them"
+
+
+class Data(_Section):
+    """What is learnt."""
+
+    folder: Path | None = Field(None, description="folder with train/valid/test text; left out: Python's help texts")
+    unit: Literal["word", "character"] = Field("character", description='a token is a "word" or a "character"')
+    known: Literal["ptb", "wikitext-2"] | None = Field(None, description="check the files against the published ones")
+    eval_batch: int = Field(20, ge=1, description="columns read side by side in evaluation")
+
+
+class Model(_Section):
+    """The network."""
+
+    cell: str = Field("lstm", description=f"one of {', '.join(CELLS)}")
+    embedding: int = Field(64, ge=1, description="size of the embedding")
+    hidden: int = Field(64, ge=1, description="units of a layer")
+    layers: int = Field(2, ge=1, description="recurrent layers")
+    tied: bool = Field(False, description="the decoder uses the embedding's weights")
+    embedding_std: float = Field(
+        1.0, gt=0, description="the embedding starts as N(0, std^2): 1 for characters, 0.06 for words"
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="of the candidates")
+    dense_dropout: float = Field(0.1, ge=0, lt=1, description="of the dense reference: give it what suits it best")
+
+    _cell = field_validator("cell")(_known(CELLS))
+
+    @model_validator(mode="after")
+    def _tied_sizes(self) -> Self:
+        if self.tied and self.embedding != self.hidden:
+            raise ValueError(
+                f"tied weights need embedding = hidden, and {self.embedding} is not {self.hidden}: make them equal"
+            )
+        return self
+
+
+class Training(_Section):
+    """How every network is trained (SGD with clipping, then averages)."""
+
+    epochs: int = Field(10, ge=1, description="a full training")
+    lr: float = Field(15.0, gt=0, description="learning rate")
+    lr_decay: float = Field(1.0, gt=0, le=1, description="factor on it in each epoch after the following one")
+    lr_decay_after: int = Field(0, ge=0, description="epochs at the full learning rate")
+    clip: float = Field(0.25, gt=0, description="largest norm of the gradient")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
+    batch: int = Field(20, ge=1, description="columns read side by side")
+    bptt: int = Field(35, ge=1, description="window of back-propagation, in tokens")
+    average_from: float = Field(
+        0.6, ge=0, le=1, description="fraction of the epochs after which weights are averaged; 1 never"
+    )
+    seed: int = Field(0, ge=0, description="of weights, masks, dropout and suggestions")
+    threads: int = Field(1, ge=1, description="of torch; results repeat bit for bit at the same number")
+
+
+class Pruning(_Section):
+    """How much is pruned."""
+
+    sparsity: float = Field(0.8, ge=0, lt=1, description="fraction of zero weights over all weight matrices, exact")
+    updates_per_epoch: int = Field(4, ge=0, description="mask updates in an epoch; 0 keeps each method's own interval")
+
+
+class DropFraction(_Section):
+    """A range on a grid."""
+
+    low: float = Field(0.3, gt=0, lt=1)
+    high: float = Field(0.8, gt=0, lt=1)
+    step: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.high < self.low:
+            raise ValueError(f"a range goes from low to high, and {self.low} is above {self.high}: exchange them")
+        return self
+
+
+class SearchSpace(_Section):
+    """What a candidate may be: the choices of each component."""
+
+    allocation: tuple[str, ...] = Field(("uniform", "er"), min_length=1, description=f"of {', '.join(ALLOCATIONS)}")
+    drop: tuple[str, ...] = Field(tuple(DROPS), min_length=1, description=f"of {', '.join(DROPS)}")
+    grow: tuple[str, ...] = Field(tuple(GROWTHS), min_length=1, description=f"of {', '.join(GROWTHS)}")
+    redistribute: tuple[str, ...] = Field(
+        tuple(REDISTRIBUTIONS), min_length=1, description=f"of {', '.join(REDISTRIBUTIONS)}"
+    )
+    decay: tuple[str, ...] = Field(
+        ("cosine",), min_length=1, description=f"of the drop fraction; of {', '.join(DECAYS)}"
+    )
+    drop_fraction: DropFraction = Field(DropFraction(), description="share of the active weights replaced in an update")
+
+    _allocation = field_validator("allocation")(_known(ALLOCATIONS))
+    _drop = field_validator("drop")(_known(DROPS))
+    _grow = field_validator("grow")(_known(GROWTHS))
+    _redistribute = field_validator("redistribute")(_known(REDISTRIBUTIONS))
+    _decay = field_validator("decay")(_known(DECAYS))
+
+
+class Search(_Section):
+    """Whom the judges see, and when."""
+
+    pool: int = Field(12, description="candidates")
+    generation: int = Field(6, ge=1, description="candidates asked of the sampler at a time")
+    sampler: str = Field("tpe", description=f"one of {', '.join(SAMPLERS)}")
+    rungs: tuple[int, ...] = Field((2, 3), description="epochs after which the judges look")
+    keep: tuple[int, ...] = Field((6, 3), description="candidates that go on after each")
+    objectives: tuple[str, ...] = Field(
+        ("ls", "loss", "rank_sum"), min_length=1, description="judges; the first one's choice is the result"
+    )
+    exhaustive: bool = Field(False, description="train the eliminated ones to the end too, to see what was missed")
+
+    _sampler = field_validator("sampler")(_known(SAMPLERS))
+    _objectives = field_validator("objectives")(_known(OBJECTIVES))
+
+
+class Spectrum(_Section):
+    """How spectra are taken and compared."""
+
+    state: Literal["h", "full"] = Field("h", description='"h", or "full" for the (h, c) of an LSTM')
+    warmup: int = Field(20, ge=0, description="tokens before the measurement")
+    steps: int = Field(60, ge=1, description="tokens measured")
+    sequences: int = Field(4, ge=1, description="windows of the validation text, averaged")
+    distance: str = Field("l1", description=f"one of {', '.join(DISTANCES)}")
+
+    _distance = field_validator("distance")(_known(DISTANCES))
+
+
+class Experiment(_Section):
+    """A search, as a person writes it down. The defaults are those of `hyperprune demo`."""
+
+    data: Data = Data()
+    model: Model = Model()
+    training: Training = Training()
+    pruning: Pruning = Pruning()
+    space: SearchSpace = SearchSpace()
+    search: Search = Search()
+    spectrum: Spectrum = Spectrum()
+
+    def __init__(self, **sections: Any) -> None:
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            raise ExperimentError(_explained(error)) from None
+
+    @model_validator(mode="after")
+    def _rounds(self) -> Self:
+        check_rounds(pool=self.search.pool, rungs=self.search.rungs, keep=self.search.keep, epochs=self.training.epochs)
+        return self
+
+    def plan(self) -> Plan:
+        """The search with its objects, ready to run."""
+        model, training, spectrum = self.model, self.training, self.spectrum
+        task = LanguageModelling(
+            **_fields(self.data),
+            **{name: value for name, value in _fields(model).items() if name != "dense_dropout"},
+            batch=training.batch,
+            bptt=training.bptt,
+            probe_steps=spectrum.warmup + spectrum.steps,
+            probe_batch=spectrum.sequences,
+        )
+        train = {name: value for name, value in _fields(training).items() if name not in ("batch", "bptt")}
+        fraction = self.space.drop_fraction
+        return Plan(
+            task=task,
+            dense_task=replace(task, dropout=model.dense_dropout),
+            train=TrainConfig(**train, updates_per_epoch=self.pruning.updates_per_epoch),
+            sparsity=self.pruning.sparsity,
+            space=Space(_fields(self.space) | {"drop_fraction": Between(fraction.low, fraction.high, fraction.step)}),
+            spectrum=SpectrumConfig(spectrum.state, spectrum.warmup),
+            distance=spectrum.distance,
+            **_fields(self.search),
+        )
+
+    def to_toml(self) -> str:
+        """The experiment as a commented TOML file."""
+        return "\n".join(_lines(self))
+
+
+def words(folder: Path, **sections: dict[str, Any]) -> Experiment:
+    """An experiment on a folder of words, with sizes and rates that suit them.
+
+    Args:
+        folder: with the three splits.
+        sections: values that replace defaults, by section.
+    """
+    defaults: dict[str, dict[str, Any]] = {
+        "data": {"folder": folder, "unit": "word"},
+        "model": {"embedding": 200, "hidden": 200, "embedding_std": 0.06, "dropout": 0.2, "dense_dropout": 0.2},
+        "training": {"lr": 20.0},
+    }
+    return Experiment(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in {*defaults, *sections}})
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment.toml; a relative data folder is taken from where the file stands.
+
+    Raises:
+        ExperimentError: no such file, no TOML, or values that cannot be used (all of them at once).
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExperimentError(
+            f"An experiment is a TOML file, and {path} does not exist: write one with `hyperprune init`."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"An experiment is a TOML file, and {path} is not: {error}.") from None
+    experiment = Experiment(**content)
+    folder = experiment.data.folder
+    if folder is not None and not folder.is_absolute():
+        data = experiment.data.model_copy(update={"folder": (path.parent / folder).resolve()})
+        return experiment.model_copy(update={"data": data})
+    return experiment
+
+
+def search(
+    experiment: Experiment,
+    folder: Path | str,
+    *,
+    executor: Executor | None = None,
+    on_fact: Callable[[Fact], None] | None = None,
+) -> History:
+    """Find the best way to prune: the whole search in one call. Calling it again continues it.
+
+    Args:
+        experiment: what to search.
+        folder: the run folder; the experiment is written into it.
+        executor: a `concurrent.futures.Executor`; by default candidates are trained in this process.
+        on_fact: is called with each new line of the ledger.
+
+    Returns:
+        what the ledger says at the end: `winners`, `finals`, `rounds`, `epochs`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return run_plan(experiment.plan(), folder, executor=executor, on_fact=on_fact)
+
+
+def _fields(section: BaseModel) -> dict[str, Any]:
+    return {name: getattr(section, name) for name in type(section).model_fields}
+
+
+def _lines(experiment: Experiment) -> Iterator[str]:
+    yield "# An experiment of hyperprune: every setting with its default or chosen value."
+    for name, section in _fields(experiment).items():
+        yield f"\n# {type(section).__doc__}\n[{name}]"
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            line = f"{key} = {_toml(value)}" if value is not None else f'# {key} = "..."'
+            yield f"{line:<44}# {field.description}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, BaseModel):
+        return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in _fields(value).items()) + " }"
+    if isinstance(value, str | Path):
+        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
+
+
+def _explained(error: ValidationError) -> str:
+    """All that pydantic found, one sentence a line."""
+    return "\n".join(_sentence(problem) for problem in error.errors())
+
+
+def _sentence(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    if problem["type"] == "extra_forbidden":
+        *path, key = [part for part in problem["loc"] if not isinstance(part, int)]
+        section: Any = Experiment
+        for part in path:
+            section = section.model_fields[part].annotation
+        return f"{place} is not a setting{_nearest(key, section.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if place and problem["type"] != "value_error":
+        return f"{place} = {problem['input']!r} cannot be used: {message[0].lower() + message[1:]}"
+    return f"{place} {message}" if place else message

@@ -1,0 +1,95 @@
+"""A sparse model as a file: safetensors, with what it takes to build the network again in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hyperpruning.models.language_model import LanguageModel
+from hyperpruning.training.checkpoint import write_atomic
+
+FORMAT = "hyperpruning 1"
+
+
+class ModelFileError(ValueError):
+    """A model file that cannot be read."""
+
+
+def save_model(path: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write a model file.
+
+    Args:
+        path: of the file, ``*.safetensors``.
+        weights: the state of the network, pruned weights as zeros.
+        description: JSON types: sizes ("model"), "vocabulary", and whatever is worth knowing.
+    """
+    tensors, seen = {}, set()
+    for name, value in weights.items():
+        if value.data_ptr() not in seen:  # tied weights once
+            tensors[name] = value.contiguous()
+            seen.add(value.data_ptr())
+    write_atomic(path, save(tensors, {"format": FORMAT, "description": json.dumps(description)}))
+
+
+def describe_model(path: Path | str) -> dict[str, Any]:
+    """What a model file says of itself: sizes, vocabulary, method, sparsity, losses.
+
+    Raises:
+        ModelFileError: not a model file of this project; a pickle is refused, since loading one can run code.
+    """
+    with _open(Path(path)) as file:
+        description: dict[str, Any] = json.loads(file.metadata()["description"])
+        return description
+
+
+def load_model(path: Path | str) -> LanguageModel:
+    """The network of a model file, in evaluation mode.
+
+    Args:
+        path: a ``*.safetensors`` that a search wrote.
+
+    Raises:
+        ModelFileError: not a model file of this project.
+    """
+    description = describe_model(path)
+    network = LanguageModel(len(description["vocabulary"]), **description["model"])
+    with _open(Path(path)) as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    if unexpected or any(name != "decoder.weight" or not description["model"]["tied"] for name in missing):
+        raise ModelFileError(f"A model file holds the weights it describes, and {path} does not: export it again.")
+    return network.eval()
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise ModelFileError(f"A model file must exist, and {path} does not: give a *.safetensors of a run folder.")
+    with path.open("rb") as raw:
+        head = raw.read(4)
+    if head[:1] == b"\x80" or head == b"PK\x03\x04":
+        raise ModelFileError(
+            f"A model file is safetensors, and {path} is a pickle, which can run code when it is loaded: "
+            "convert it with safetensors.torch.save_file where you trust it."
+        )
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ModelFileError(f"A model file is safetensors, and {path} is not ({error}).") from None
+    if (file.metadata() or {}).get("format") != FORMAT:
+        raise ModelFileError(
+            f"A model file says how to build its network, and {path} does not: export it with hyperprune."
+        )
+    return file
+
+
+def sparsity(weights: Mapping[str, Tensor]) -> float:
+    """Fraction of zeros over the weight matrices."""
+    matrices = [value for value in weights.values() if value.ndim >= 2]
+    return 1 - sum(int(torch.count_nonzero(value)) for value in matrices) / sum(value.numel() for value in matrices)

@@ -1,0 +1,192 @@
+"""Spectra against the plain definition and against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from brute_force import exponents, module_jacobians, scaled, top_layer_first
+from scipy.special import psi
+from torch import nn
+
+from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
+
+CELLS = {
+    "lstm": (nn.LSTM, {}),
+    "gru": (nn.GRU, {}),
+    "tanh": (nn.RNN, {}),
+    "relu": (nn.RNN, {"nonlinearity": "relu"}),
+    "no bias": (nn.LSTM, {"bias": False}),
+}
+
+
+def network_and_inputs(name, layers, gain=2.0, steps=14, hidden=6, seed=0):
+    torch.manual_seed(seed)
+    cell, options = CELLS[name]
+    network = scaled(cell(4, hidden, layers, dtype=torch.float64, **options), gain)
+    return network, torch.randn(steps, 2, 4, dtype=torch.float64)
+
+
+def random_start(network, batch=2):
+    shape = (network.num_layers, batch, network.hidden_size)
+    parts = [torch.randn(shape, dtype=torch.float64) for _ in range(2)]
+    return tuple(parts) if isinstance(network, nn.LSTM) else parts[0]
+
+
+def steps_of(jacobians):
+    """A driven map whose Jacobians are the given ones, (T, D, D): the input says which comes next."""
+    return lambda state, x: (jacobians[x[:, 0].long()] @ state[..., None])[..., 0]
+
+
+def linear_spectrum(jacobians, warmup=0, **options):
+    clock = torch.arange(len(jacobians), dtype=jacobians.dtype)[:, None, None]
+    start = torch.ones(1, jacobians.shape[-1], dtype=jacobians.dtype)
+    return lyapunov_spectrum(steps_of(jacobians), clock, start=start, warmup=warmup, **options)
+
+
+@pytest.mark.parametrize("state", ["h", "full"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("name", CELLS)
+def test_equals_brute_force(name, layers, state):
+    # relu is left unscaled: with half of its slopes zero, a gain above one makes it explode, and singular anyway
+    network, inputs = network_and_inputs(name, layers, gain=1.0 if name == "relu" else 2.0)
+    start = random_start(network)
+    jacobians = module_jacobians(network, inputs, start, state)
+    if name == "relu":
+        jacobians, network, inputs = without_zero_rows(network, inputs, start)
+    size = jacobians.shape[-1] // layers
+    expected = exponents(jacobians, 4, top_layer_first(layers, size))
+    spectrum = lyapunov_spectrum(network, inputs, state=state, start=start, warmup=4)
+    np.testing.assert_allclose(spectrum.per_sequence, expected, atol=1e-8, rtol=0)  # float64 on 24 dimensions
+    assert spectrum.sizes == (size,) * layers
+
+
+def without_zero_rows(network, inputs, start):
+    """Keep every relu above zero, so that no exponent is -inf: positive weights, inputs and biases."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()
+    inputs = inputs.abs()
+    start.abs_()
+    return module_jacobians(network, inputs, start, "h"), network, inputs
+
+
+def test_a_stack_is_its_layers_one_by_one():
+    network, inputs = network_and_inputs("lstm", 2)
+    lower, upper = nn.LSTM(4, 6, dtype=torch.float64), nn.LSTM(6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        for layer, single in enumerate((lower, upper)):
+            for name, parameter in single.named_parameters():
+                parameter.copy_(getattr(network, name.replace("l0", f"l{layer}")))
+        between = lower(inputs)[0]
+    apart = [lyapunov_spectrum(lower, inputs).exponents, lyapunov_spectrum(upper, between).exponents]
+    torch.testing.assert_close(lyapunov_spectrum(network, inputs).exponents, torch.cat(apart), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("state", ["h", "full"])
+def test_sum_is_mean_log_determinant(state):
+    network, inputs = network_and_inputs("lstm", 2, gain=3.0)
+    start = random_start(network)
+    jacobians = module_jacobians(network, inputs, start, state)
+    expected = np.linalg.slogdet(jacobians)[1].mean(0)
+    spectrum = lyapunov_spectrum(network, inputs, state=state, start=start, warmup=0)
+    np.testing.assert_allclose(spectrum.per_sequence.sum(-1), expected, atol=1e-9, rtol=0)
+
+
+def test_linear_map_gives_the_eigenvalues_moduli():
+    torch.manual_seed(0)
+    matrix = torch.randn(12, 12, dtype=torch.float64) / math.sqrt(12)
+    spectrum = linear_spectrum(matrix.expand(1000, 12, 12))
+    expected = torch.linalg.eigvals(matrix).abs().log().sort(descending=True).values
+    # what is left decays like 1 / T, as the start basis turns into the eigenvectors'
+    torch.testing.assert_close(spectrum.sorted(), expected, atol=2e-2, rtol=0)
+    torch.testing.assert_close(spectrum.exponents.sum(), expected.sum(), atol=1e-10, rtol=0)
+
+
+def test_orthogonal_map_keeps_every_length():
+    torch.manual_seed(0)
+    turns = torch.linalg.qr(torch.randn(40, 9, 9, dtype=torch.float64))[0]
+    assert linear_spectrum(turns).exponents.abs().max() < 1e-14
+
+
+def test_scalar_map():
+    # h* = tanh(2 h*) = 0.9575040241, slope 2 (1 - h*^2)
+    inputs = torch.zeros(60, 1, 1, dtype=torch.float64)
+    start = torch.ones(1, 1, dtype=torch.float64)
+    spectrum = lyapunov_spectrum(lambda h, x: torch.tanh(2 * h), inputs, start=start, warmup=30)
+    assert spectrum.exponents.item() == pytest.approx(-1.7935285065, abs=1e-9)
+
+
+def test_products_of_gaussian_matrices_follow_newman():
+    # Newman 1986: ln g + (ln(2 / N) + psi((N - k + 1) / 2)) / 2, exact at every N
+    size, gain, steps = 32, 1.3, 1500
+    torch.manual_seed(0)
+    jacobians = torch.randn(steps, size, size, dtype=torch.float64) * gain / math.sqrt(size)
+    spectrum = linear_spectrum(jacobians, warmup=50)
+    position = np.arange(1, size + 1)
+    expected = math.log(gain) + (math.log(2 / size) + psi((size - position + 1) / 2)) / 2
+    # the last has standard error sqrt(trigamma(1/2) / (4 T)) = 0.029, all before it less than 0.02; four of them
+    np.testing.assert_allclose(spectrum.exponents, expected, atol=0.12, rtol=0)
+    assert spectrum.exponents.sum().item() == pytest.approx(-8.5397, abs=0.2)
+    errors = spectrum.exponents.numpy() - expected
+    assert np.abs(errors[:16]).max() < 4 * math.sqrt(0.12 / (4 * steps))  # trigamma(8.5) = 0.12
+
+
+def test_a_change_of_basis_changes_nothing_when_the_start_turns_too():
+    torch.manual_seed(0)
+    jacobians = torch.randn(25, 7, 7, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(7, 7, dtype=torch.float64))[0]
+    first_undoes = torch.cat([jacobians[:1] @ turn, jacobians[1:]])  # start basis `turn` instead of the identity
+    there = turn.T @ jacobians @ turn
+    torch.testing.assert_close(
+        linear_spectrum(first_undoes).exponents, linear_spectrum(there).exponents, atol=1e-13, rtol=0
+    )
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_leading_k_are_the_first_of_all(k):
+    network, inputs = network_and_inputs("lstm", 2)
+    all_of_them, some = lyapunov_spectrum(network, inputs), lyapunov_spectrum(network, inputs, k=k)
+    expected = all_of_them.per_sequence.reshape(2, 2, 6)[..., :k].reshape(2, -1)
+    torch.testing.assert_close(some.per_sequence, expected, atol=1e-12, rtol=0)
+    assert some.sizes == (k, k)
+
+
+def test_batch_first_module_takes_its_own_layout():
+    network, inputs = network_and_inputs("gru", 2)
+    other = nn.GRU(4, 6, 2, batch_first=True, dtype=torch.float64)
+    other.load_state_dict(network.state_dict())
+    expected = lyapunov_spectrum(network, inputs).per_sequence
+    torch.testing.assert_close(lyapunov_spectrum(other, inputs.transpose(0, 1)).per_sequence, expected)
+
+
+def test_long_sequence_in_chunks(monkeypatch):
+    network, inputs = network_and_inputs("lstm", 2)
+    at_once = lyapunov_spectrum(network, inputs)
+    monkeypatch.setattr("hyperpruning.lyapunov.spectrum.CHUNK_BYTES", 1)
+    torch.testing.assert_close(lyapunov_spectrum(network, inputs).growth, at_once.growth, atol=1e-12, rtol=0)
+
+
+def test_spectrum_tells_what_it_is(tmp_path):
+    network, inputs = network_and_inputs("lstm", 2)
+    spectrum = lyapunov_spectrum(network, inputs, warmup=4)
+    assert spectrum.steps == 10
+    assert spectrum.exponents.shape == (12,)
+    assert spectrum.infinite == 0
+    assert spectrum.exponents.dtype == torch.float64
+    torch.testing.assert_close(spectrum.history()[-1], spectrum.exponents)
+    assert bool((spectrum.sorted().diff() <= 0).all())
+
+    spectrum.save(tmp_path / "dense.npz")
+    read = Spectrum.load(tmp_path / "dense.npz")
+    assert torch.equal(read.growth, spectrum.growth)
+    assert (read.sizes, read.warmup, read.state, read.convention) == ((6, 6), 4, "h", "forward")
+    assert [path.name for path in tmp_path.iterdir()] == ["dense.npz"]
+
+
+def test_full_state_is_computed_in_float64():
+    torch.manual_seed(0)
+    network, inputs = nn.LSTM(4, 6), torch.randn(14, 2, 4)
+    expected = lyapunov_spectrum(network.double(), inputs.double(), state="full").exponents
+    found = lyapunov_spectrum(network.float(), inputs, state="full").exponents
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)

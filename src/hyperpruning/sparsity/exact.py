@@ -12,13 +12,22 @@ def apportion(
 ) -> dict[str, int]:
     """Split `total` in whole numbers proportional to `shares`, each within its own bounds.
 
-    total: how many to give out.
-    shares: non-negative weights, in any unit; where nobody who has a share has room left, free room is the share.
-    lower, upper: least and most for each name, with sum(lower) <= total <= sum(upper).
+    The real-valued quotas are clip(scale * share, lower, upper), with the one `scale` for which they add up to
+    `total`; what their whole parts leave goes to the largest remainders, of equal ones to the first name.
 
-    Returns counts with sum(counts) == total. The real-valued quotas are clip(scale * share, lower, upper), with the
-    one `scale` for which they add up to `total`; fractions go to the largest remainders, ties to the first name.
-    Raises ValueError where the bounds cannot hold `total`.
+    Args:
+        total: how many to give out.
+        shares: non-negative weights, in any unit; where all that have a share are full, free room is the share.
+        lower, upper: least and most for each name, with sum(lower) <= total <= sum(upper).
+
+    Returns:
+        a count for each name, with sum(counts) == total.
+
+    Raises:
+        ValueError: the bounds cannot hold `total`, or a share is negative or not finite.
+
+    >>> apportion(10, {"a": 5, "b": 3, "c": 1}, dict.fromkeys("abc", 0), {"a": 4, "b": 9, "c": 9})
+    {'a': 4, 'b': 5, 'c': 1}
     """
     share, low, high = (np.array([float(of[name]) for name in shares]) for of in (shares, lower, upper))
     if not (low <= high).all() or not low.sum() <= total <= high.sum():

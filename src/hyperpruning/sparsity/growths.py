@@ -24,7 +24,10 @@ def gradient(parameter: Tensor, kept: Tensor, count: int, generator: Generator) 
     """Grow where |dL/dw| of the last batch is largest. Source: RigL, Evci et al. 2020.
 
     Where too few candidates have a gradient at all (rows of an embedding whose words were not in the batch), the rest
-    is grown at random. Raises ValueError without gradients.
+    is grown at random.
+
+    Raises:
+        ValueError: there are no gradients.
     """
     if parameter.grad is None:
         raise ValueError(

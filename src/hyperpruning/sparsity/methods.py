@@ -22,20 +22,22 @@ from hyperpruning.sparsity.redistributions import Redistribute
 class Method:
     """A pruning method: functions and numbers.
 
-    allocation: weights of each tensor at the start.
-    drop, grow: what an update takes away and where it adds as many; both None for a mask that never changes.
-    redistribute: the tensors' shares of what is added.
-    drop_fraction: of the active weights, at step 0; in (0, 1), and 0 for a static method.
-    decay: factor on drop_fraction, running from step 0 to the last update.
-    interval: optimizer steps between updates.
-    stop: fraction of the training after which the mask stays; in (0, 1].
-    floor, ceiling: density limits of a tensor under redistribution; 0 <= floor < ceiling <= 1. A tensor that starts
-        beyond one may stay there.
-
     A weight that is new in an update starts at zero with a fresh optimizer state, also where it was dropped in the same
     update (RigL and the published recurrent codes let that one keep its value).
 
-    Raises ValueError for a combination that means nothing, with the reason.
+    Attributes:
+        allocation: weights of each tensor at the start.
+        drop, grow: what an update takes away and where it adds as many; both None for a mask that never changes.
+        redistribute: the tensors' shares of what is added.
+        drop_fraction: of the active weights, at step 0; in (0, 1), and 0 for a static method.
+        decay: factor on drop_fraction, running from step 0 to the last update.
+        interval: optimizer steps between updates.
+        stop: fraction of the training after which the mask stays; in (0, 1].
+        floor, ceiling: density limits of a tensor under redistribution; 0 <= floor < ceiling <= 1. A tensor that
+            starts beyond one may stay there.
+
+    Raises:
+        ValueError: a number out of range, or a combination that means nothing, with the reason.
     """
 
     allocation: Allocation = allocations.uniform
@@ -109,7 +111,8 @@ COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
 def spelled(method: Method) -> dict[str, str | int | float | None]:
     """Write a method as names and numbers, fit for JSON; `composed` reads them back.
 
-    Raises ValueError for a function that has no line in its dictionary of COMPONENTS.
+    Raises:
+        ValueError: a function has no line in its dictionary of COMPONENTS.
 
     >>> spelled(METHODS["rigl"])["grow"]
     'gradient'
@@ -128,8 +131,11 @@ def spelled(method: Method) -> dict[str, str | int | float | None]:
 def composed(spelling: Mapping[str, object]) -> Method:
     """Build a method from names and numbers; what is left out has the default of `Method`.
 
-    spelling: as from `spelled`, e.g. {"drop": "magnitude", "grow": "gradient", "drop_fraction": 0.3}.
-    Raises ValueError for an unknown name, with the nearest one, and for a combination that means nothing.
+    Args:
+        spelling: as from `spelled`, e.g. {"drop": "magnitude", "grow": "gradient", "drop_fraction": 0.3}.
+
+    Raises:
+        ValueError: a name is unknown (the nearest one is given), or `Method` refuses the combination.
 
     >>> composed(spelled(METHODS["rigl"])) == METHODS["rigl"]
     True
@@ -140,13 +146,14 @@ def composed(spelling: Mapping[str, object]) -> Method:
         if part not in parts:
             raise ValueError(_unknown("part of a method", part, parts))
         if part in COMPONENTS and not (value is None and part in ("drop", "grow")):
-            if value not in COMPONENTS[part]:
+            function = COMPONENTS[part].get(value) if isinstance(value, str) else None
+            if function is None:
                 raise ValueError(_unknown(part, value, COMPONENTS[part]))
-            values[part] = COMPONENTS[part][str(value)]
+            values[part] = function
     return Method(**values)
 
 
 def _unknown(kind: str, name: object, choices: Iterable[str]) -> str:
     """Word the error for a name that is not among the choices."""
-    nearest = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(str(name).lower(), choices, n=1, cutoff=0.0)
     return f"unknown {kind} {name!r}; did you mean {nearest[0]!r}? There are: {', '.join(choices)}"

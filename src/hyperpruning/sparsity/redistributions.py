@@ -47,9 +47,13 @@ def growth_quotas(
 ) -> dict[str, int]:
     """Turn shares into how many weights each tensor grows: exactly as many in all as were dropped.
 
-    floor, ceiling: density limits, 0 to 1. They hold a tensor back and never force one: a tensor that stood beyond a
-    limit before the update may stay where it was, but goes no further. So what every tensor had is always a solution,
-    and the budget never breaks.
+    The density limits hold a tensor back and never force one: a tensor that stood beyond a limit before the update may
+    stay where it was, but goes no further. So what every tensor had is always a solution, and the budget never breaks.
+
+    Args:
+        shares: from a redistribution.
+        kept, dropped: bool masks of what the drop left, and how many it took, by name.
+        floor, ceiling: density limits, 0 to 1.
     """
     lower, upper = {}, {}
     for name, mask in kept.items():

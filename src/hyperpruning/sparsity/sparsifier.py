@@ -16,7 +16,13 @@ from hyperpruning.sparsity.redistributions import growth_quotas
 
 @dataclass(frozen=True)
 class Update:
-    """What one update of the masks did: per parameter, weights dropped and grown, and active afterwards."""
+    """What one update of the masks did.
+
+    Attributes:
+        step: the optimizer step that it followed, from 1.
+        dropped, grown: number of weights by parameter name; what was dropped and grown at once counts in both.
+        active: number of weights by parameter name afterwards.
+    """
 
     step: int
     dropped: dict[str, int]
@@ -32,18 +38,26 @@ def matrices(name: str, parameter: nn.Parameter) -> bool:
 class Sparsifier:
     """Makes a model sparse and keeps it so, in the user's own training loop.
 
-    model: on its device already; its prunable weights are masked at once. Tied parameters count once.
-    optimizer: whose state is masked with the weights; None if there is none. Replaceable by assignment.
-    method: how to prune.
-    sparsity: fraction of zeros over the prunable weights together, in [0, 1).
-    total_steps: optimizer steps of the whole training; without it the drop fraction stays as it starts and updates
-        never stop.
-    interval: optimizer steps between updates, default the method's.
-    prunable: (name, parameter) -> whether it is pruned, default every one with at least two dimensions.
-    seed: of the masks and of random growth.
-
     The number of active weights is round((1 - sparsity) * prunable weights) from here on, to the weight.
-    Raises ValueError for a sparsity that a tensor cannot hold, and for a filter that lets nothing pass.
+
+    Args:
+        model: on its device already; its prunable weights are masked at once. Tied parameters count once.
+        optimizer: whose state is masked with the weights; None if there is none.
+        method: how to prune.
+        sparsity: fraction of zeros over the prunable weights together, in [0, 1).
+        total_steps: optimizer steps of the whole training; without it the drop fraction stays as it starts and updates
+            never stop.
+        interval: optimizer steps between updates, default the method's.
+        prunable: (name, parameter) -> whether it is pruned, default every one with at least two dimensions.
+        seed: of the masks and of random growth.
+
+    Attributes:
+        masks: bool tensors by parameter name, True where a weight is active; changed in place.
+        budget: number of active weights.
+        optimizer: as given; assign the new one after changing optimizers.
+
+    Raises:
+        ValueError: the sparsity would empty a tensor, or the filter lets no parameter pass.
 
     >>> from hyperpruning.sparsity.methods import METHODS
     >>> model = nn.Linear(20, 10)
@@ -99,11 +113,15 @@ class Sparsifier:
     def step(self) -> Update | None:
         """Mask the model again, and every `interval` steps update the masks.
 
-        Call it after optimizer.step() and before the gradients are cleared.
-        Returns what the update did, None in a step without one. The last step of the training has none: nothing would
-        train the new weights.
-        Raises FloatingPointError for a weight or gradient that is not finite at an update, ValueError for growth by
-        gradient without gradients; the masks then stay as they were.
+        Call it after optimizer.step() and before the gradients are cleared. The last step of the training never
+        updates: nothing would train the new weights.
+
+        Returns:
+            what the update did; None in a step without one.
+
+        Raises:
+            FloatingPointError: a weight or gradient is not finite at an update; the masks stay as they were.
+            ValueError: growth by gradient finds no gradients; the masks stay as they were.
         """
         self._step += 1
         self.apply()
@@ -120,7 +138,7 @@ class Sparsifier:
                         self._mask(name, state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Copy out the masks, the step and the random state; tensors and plain types, which `weights_only` loads."""
+        """Copy out masks, step and random state: tensors and plain types, which torch.load(weights_only=True) reads."""
         return {
             "step": self._step,
             "masks": {name: mask.clone() for name, mask in self.masks.items()},
@@ -130,7 +148,8 @@ class Sparsifier:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`, bit for bit, beside the model's and the optimizer's own.
 
-        Raises ValueError where the masks belong to another model or sparsity.
+        Raises:
+            ValueError: the masks belong to another model or sparsity.
         """
         masks = state["masks"]
         ours, theirs = ({name: tuple(mask.shape) for name, mask in of.items()} for of in (self.masks, masks))
@@ -211,9 +230,15 @@ class Sparsifier:
 def density(masks: Mapping[str, Tensor], row_groups: Mapping[str, int] | None = None) -> dict[str, list[float]]:
     """Measure the fraction of active weights of each tensor, by equal groups of rows.
 
-    masks: bool tensors by parameter name.
-    row_groups: number of groups by parameter name, default 1: 4 for the stacked gates of an LSTM, 3 for a GRU.
-    Returns one density for each group. Raises ValueError where the rows do not divide into the groups.
+    Args:
+        masks: bool tensors by parameter name.
+        row_groups: number of groups by parameter name, default 1: 4 for the stacked gates of an LSTM, 3 for a GRU.
+
+    Returns:
+        one density for each group, by parameter name.
+
+    Raises:
+        ValueError: the rows do not divide into the groups.
     """
     densities = {}
     for name, mask in masks.items():

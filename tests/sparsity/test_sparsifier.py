@@ -1,0 +1,219 @@
+import dataclasses
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from hyperpruning.sparsity.methods import METHODS, composed
+from hyperpruning.sparsity.sparsifier import Sparsifier, density
+
+RIGL = METHODS["rigl"]
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 10))
+
+
+def train(model, sparsifier, steps, optimizer=None):
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(1, 20)).square().sum().backward()
+        optimizer.step()
+        yield sparsifier.step()
+
+
+def test_the_budget_is_the_rounded_part_of_all_prunable_weights():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, RIGL, sparsity=0.777)
+    assert sparsifier.budget == round(0.223 * 900)
+    assert sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim == 2) == sparsifier.budget
+    assert sparsifier.sparsity == pytest.approx(1 - sparsifier.budget / 900, abs=1e-15)
+    assert set(sparsifier.masks) == {"0.weight", "2.weight"}  # biases stay dense
+    assert sparsifier.density == {name: float(mask.double().mean()) for name, mask in sparsifier.masks.items()}
+
+
+def test_an_update_of_rigl_by_hand():
+    model = nn.Linear(4, 2, bias=False)
+    method = dataclasses.replace(RIGL, interval=1, drop_fraction=0.5)
+    sparsifier = Sparsifier(model, None, method, sparsity=0.5)
+    sparsifier.masks["weight"].copy_(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
+    sparsifier.load_state_dict(sparsifier.state_dict())
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.9, -0.1, 0.8, 0.0], [0.2, 0.0, 0.0, 0.0]]))
+    # drop -0.1 and 0.2; of the six positions not kept, the steepest are (0, 1), dropped just now, and (1, 2)
+    model.weight.grad = torch.tensor([[9.0, -5.0, 9.0, 1.0], [2.0, 3.0, -4.0, 0.0]])
+    update = sparsifier.step()
+    assert sparsifier.masks["weight"].int().tolist() == [[1, 1, 1, 0], [0, 0, 1, 0]]
+    assert torch.equal(model.weight.detach(), torch.tensor([[0.9, 0.0, 0.8, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    assert (update.dropped, update.grown, update.active) == ({"weight": 2}, {"weight": 2}, {"weight": 4})
+
+
+def test_the_drop_fraction_follows_its_decay_to_the_last_update():
+    model = two_layers()
+    method = composed({"drop_fraction": 0.5, "decay": "linear", "stop": 0.5, "interval": 10})
+    sparsifier = Sparsifier(model, None, method, sparsity=0.5, total_steps=80)
+    updates = {step: update for step, update in enumerate(train(model, sparsifier, 80), 1) if update}
+    # f(t) = 0.5 (1 - t / 40), and 300 active weights in the first layer
+    assert {step: update.dropped["0.weight"] for step, update in updates.items()} == {10: 112, 20: 75, 30: 37, 40: 0}
+
+
+def test_there_is_no_update_in_the_last_step():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, METHODS["set"], sparsity=0.5, total_steps=20, interval=10)
+    assert [step for step, update in enumerate(train(model, sparsifier, 20), 1) if update] == [10]
+
+
+def test_without_total_steps_updates_go_on_at_the_first_drop_fraction():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, composed({"stop": 0.1}), sparsity=0.5, interval=3)
+    updates = [update for update in train(model, sparsifier, 30) if update]
+    assert [update.step for update in updates] == list(range(3, 31, 3))
+    assert all(update.dropped["0.weight"] == 150 for update in updates)
+
+
+def test_tied_tensors_count_once():
+    model = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12))
+    model[1].weight = model[0].weight
+    sparsifier = Sparsifier(model, None, RIGL, sparsity=0.5)
+    assert list(sparsifier.masks) == ["0.weight"]
+    assert sparsifier.budget == 72
+
+
+def test_a_filter_chooses_what_is_pruned():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, RIGL, sparsity=0.5, prunable=lambda name, parameter: name == "2.weight")
+    assert list(sparsifier.masks) == ["2.weight"]
+    assert model[0].weight.count_nonzero() == 600
+
+
+def test_every_state_of_the_weights_shape_is_zero_off_the_mask_and_starts_anew_on_regrowth():
+    model = nn.Linear(20, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, composed({"interval": 1}), sparsity=0.5)
+    state = optimizer.state[model.weight]
+    state["average"] = torch.ones(10, 20, dtype=torch.float64)
+    state["count"] = torch.ones(10, 20, dtype=torch.int32)
+    state["step"], state["other"] = torch.tensor(3.0), torch.ones(4, 4)
+    before = sparsifier.masks["weight"].clone()
+    sparsifier.step()
+    after = sparsifier.masks["weight"]
+    assert not state["count"][~(before & after)].any()
+    # dropped and regrown at once: active before and after, yet begun anew
+    assert int(state["count"].sum()) == 50
+    assert torch.equal(state["average"], state["count"].double())
+    assert state["step"] == 3
+    assert state["other"].all()
+
+
+def test_the_masks_are_changed_in_place():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, RIGL, sparsity=0.5, interval=1)
+    held, before = sparsifier.masks["0.weight"], sparsifier.masks["0.weight"].clone()
+    list(train(model, sparsifier, 1))
+    assert held is sparsifier.masks["0.weight"]
+    assert not torch.equal(held, before)
+
+
+def test_a_step_without_update_keeps_the_weights_at_zero():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, RIGL, sparsity=0.9)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    assert sparsifier.step() is None
+    assert torch.equal(model[0].weight != 0, sparsifier.masks["0.weight"])
+
+
+def test_sparsity_zero_leaves_the_model_dense_through_updates():
+    for method in METHODS.values():
+        model = two_layers()
+        sparsifier = Sparsifier(model, None, method, sparsity=0.0, interval=1)
+        assert all(not update or sum(update.dropped.values()) == 0 for update in train(model, sparsifier, 3))
+        assert model[0].weight.count_nonzero() == 600
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.02])
+def test_only_the_floor_keeps_a_global_drop_from_emptying_a_tensor(floor):
+    model = two_layers()
+    method = composed({"drop": "global_magnitude", "redistribute": "nonzeros", "floor": floor, "interval": 1})
+    sparsifier = Sparsifier(model, None, method, sparsity=0.5)
+    with torch.no_grad():
+        model[2].weight.mul_(1e-6)
+    updates = list(train(model, sparsifier, 3))
+    assert sum(updates[-1].active.values()) == sparsifier.budget
+    assert updates[0].active["2.weight"] == (6 if floor else 0)
+
+
+def test_density_by_row_groups():
+    masks = {"gates": torch.tensor([[1, 1], [0, 1], [0, 0], [1, 0]]).bool(), "other": torch.ones(3, 2).bool()}
+    assert density(masks) == {"gates": [0.5], "other": [1.0]}
+    assert density(masks, {"gates": 4, "absent": 3}) == {"gates": [1.0, 0.5, 0.0, 0.5], "other": [1.0]}
+    with pytest.raises(ValueError, match="the 3 rows of 'other' do not divide into 2"):
+        density(masks, {"other": 2})
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, float("nan")])
+def test_a_sparsity_outside_its_range_is_refused(sparsity):
+    with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
+        Sparsifier(two_layers(), None, RIGL, sparsity=sparsity)
+
+
+def test_a_sparsity_that_empties_a_tensor_is_refused_with_the_most_that_fits():
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 1))
+    with pytest.raises(ValueError, match=r"0.999 leaves '1.weight' none of its 100; give at most 0.99\d+") as error:
+        Sparsifier(model, None, METHODS["static"], sparsity=0.999)
+    most = float(str(error.value).split("at most ")[1].split()[0])
+    assert min(int(m.sum()) for m in Sparsifier(model, None, METHODS["static"], sparsity=most).masks.values()) == 1
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="at least one parameter must be prunable"):
+        Sparsifier(two_layers(), None, RIGL, sparsity=0.5, prunable=lambda name, parameter: False)
+    with pytest.raises(ValueError, match="interval must be at least 1, not 0"):
+        Sparsifier(two_layers(), None, RIGL, sparsity=0.5, interval=0)
+    with pytest.raises(ValueError, match="total_steps must be at least 1, not 0"):
+        Sparsifier(two_layers(), None, RIGL, sparsity=0.5, total_steps=0)
+
+
+def test_growth_by_gradient_without_gradients_is_refused():
+    sparsifier = Sparsifier(two_layers(), None, RIGL, sparsity=0.5, interval=1)
+    with pytest.raises(ValueError, match=r"before optimizer.zero_grad\(\)"):
+        sparsifier.step()
+
+
+@pytest.mark.parametrize("what", ["gradient", "weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_on_numbers_that_are_not_finite_is_refused(what, value):
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, RIGL, sparsity=0.5, interval=2)
+    list(train(model, sparsifier, 1))
+    saved = sparsifier.state_dict()
+    tensor = model[2].weight.grad if what == "gradient" else model[2].weight
+    with torch.no_grad():
+        tensor[sparsifier.masks["2.weight"]] = value
+    with pytest.raises(FloatingPointError, match=rf"a {what} of '2.weight' is not at step 2"):
+        sparsifier.step()
+    assert all(torch.equal(mask, saved["masks"][name]) for name, mask in sparsifier.masks.items())
+    assert torch.equal(sparsifier.state_dict()["generator"], saved["generator"])
+
+
+def test_a_state_of_another_model_is_refused():
+    sparsifier = Sparsifier(two_layers(), None, RIGL, sparsity=0.5)
+    other = Sparsifier(nn.Sequential(nn.Linear(20, 31)), None, RIGL, sparsity=0.5)
+    with pytest.raises(ValueError, match=r"'0.weight' is \(30, 20\) in the model and \(31, 20\) in the state"):
+        sparsifier.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match="masks must keep 450 weights, not 90"):
+        sparsifier.load_state_dict(Sparsifier(two_layers(), None, RIGL, sparsity=0.9).state_dict())
+
+
+def test_the_state_holds_tensors_and_plain_types_and_is_a_copy():
+    sparsifier = Sparsifier(two_layers(), None, RIGL, sparsity=0.5)
+    state = sparsifier.state_dict()
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    assert set(torch.load(file, weights_only=True)) == {"step", "masks", "generator"}
+    state["masks"]["0.weight"].zero_()
+    assert sparsifier.masks["0.weight"].any()

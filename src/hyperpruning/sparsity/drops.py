@@ -37,7 +37,7 @@ def signed_magnitude(
     for name, mask in masks.items():
         weights = parameters[name][mask]  # (a_l,)
         groups = {"positive": weights >= 0, "negative": weights < 0}
-        counts = {sign: int(group.sum()) for sign, group in groups.items()}
+        counts = {sign: int(group.count_nonzero()) for sign, group in groups.items()}
         quotas = apportion(_quota(fraction, mask), counts, dict.fromkeys(counts, 0), counts)
         stays = torch.zeros_like(groups["positive"])
         for sign, group in groups.items():
@@ -64,7 +64,7 @@ def _quota(fraction: float, *masks: Tensor) -> int:
 
     Without that limit a nearly dense tensor would have its own weights set to zero and returned to it.
     """
-    active = sum(int(mask.sum()) for mask in masks)
+    active = sum(int(mask.count_nonzero()) for mask in masks)
     return min(math.floor(fraction * active), sum(mask.numel() for mask in masks) - active)
 
 

@@ -59,7 +59,7 @@ def largest(scores: Tensor, count: int) -> Tensor:
     threshold = scores.kthvalue(len(scores) - count + 1).values  # linear time, unlike a sort
     chosen = scores > threshold
     ties = (scores == threshold).nonzero().squeeze(1)
-    chosen[ties[: count - int(chosen.sum())]] = True
+    chosen[ties[: count - int(chosen.count_nonzero())]] = True
     return chosen
 
 
@@ -74,7 +74,7 @@ def sample(size: int, count: int, generator: Generator) -> Tensor:
         chosen[torch.randperm(size, generator=generator)[:count]] = True
         return chosen
     chosen = torch.rand(size, generator=generator) < count / size
-    surplus = int(chosen.sum()) - count
+    surplus = int(chosen.count_nonzero()) - count
     if surplus:
         pool = (chosen if surplus > 0 else ~chosen).nonzero().squeeze(1)
         chosen[pool[sample(len(pool), abs(surplus), generator)]] = surplus < 0

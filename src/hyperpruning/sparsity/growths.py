@@ -17,7 +17,7 @@ Grow = Callable[[Tensor, Tensor, int, Generator], Tensor]
 def random(parameter: Tensor, kept: Tensor, count: int, generator: Generator) -> Tensor:
     """Grow anywhere, every set of `count` empty positions as likely. Source: SET, Mocanu et al. 2018."""
     candidates = ~kept
-    return within(candidates, sample(int(candidates.sum()), count, generator))
+    return within(candidates, sample(int(candidates.count_nonzero()), count, generator))
 
 
 def gradient(parameter: Tensor, kept: Tensor, count: int, generator: Generator) -> Tensor:
@@ -37,7 +37,7 @@ def gradient(parameter: Tensor, kept: Tensor, count: int, generator: Generator) 
     candidates = ~kept
     slopes = parameter.grad.to_dense()[candidates].abs()
     chosen = largest(slopes, min(count, int(slopes.count_nonzero())))
-    missing = count - int(chosen.sum())
+    missing = count - int(chosen.count_nonzero())
     if missing:
         chosen = chosen | within(~chosen, sample(len(chosen) - count + missing, missing, generator))
     return within(candidates, chosen)

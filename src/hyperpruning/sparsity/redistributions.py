@@ -24,7 +24,7 @@ def nonzeros(
     parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor], dropped: Mapping[str, int]
 ) -> dict[str, float]:
     """Share by the number of survivors. Source: DSR, Mostafa & Wang 2019."""
-    return {name: float(mask.sum()) for name, mask in kept.items()}
+    return {name: float(mask.count_nonzero()) for name, mask in kept.items()}
 
 
 def magnitude(
@@ -57,7 +57,7 @@ def growth_quotas(
     """
     lower, upper = {}, {}
     for name, mask in kept.items():
-        size, survivors = mask.numel(), int(mask.sum())
+        size, survivors = mask.numel(), int(mask.count_nonzero())
         before = survivors + dropped[name]
         lower[name] = max(0, min(math.ceil(floor * size), before) - survivors)
         upper[name] = max(math.floor(ceiling * size), before) - survivors

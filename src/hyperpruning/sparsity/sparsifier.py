@@ -159,7 +159,7 @@ class Sparsifier:
                 f"masks must have the model's names and shapes: {name!r} is {ours.get(name, 'absent')} in the model "
                 f"and {theirs.get(name, 'absent')} in the state; load it into the model that it was saved from"
             )
-        active = sum(int(mask.sum()) for mask in masks.values())
+        active = sum(int(mask.count_nonzero()) for mask in masks.values())
         if active != self.budget:
             raise ValueError(
                 f"masks must keep {self.budget} weights, not {active}; give the sparsity with which they were saved"
@@ -189,7 +189,9 @@ class Sparsifier:
             fraction *= method.decay(self._step, method.stop * self.total_steps)
 
         kept = method.drop(self.parameters, self.masks, fraction)
-        dropped = {name: int(mask.sum()) - int(kept[name].sum()) for name, mask in self.masks.items()}
+        dropped = {
+            name: int(mask.count_nonzero()) - int(kept[name].count_nonzero()) for name, mask in self.masks.items()
+        }
         shares = method.redistribute(self.parameters, kept, dropped)
         quotas = growth_quotas(shares, kept, dropped, floor=method.floor, ceiling=method.ceiling)
         grown = {}
@@ -199,7 +201,7 @@ class Sparsifier:
         self._set_masks(kept)
         self.apply()  # what is new starts at zero, also where it was dropped just now
         self._set_masks({name: kept[name] | grown[name] for name in kept})
-        active = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        active = {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
         return Update(self._step, dropped, quotas, active)
 
     def _check_finite(self) -> None:
@@ -245,7 +247,7 @@ def density(masks: Mapping[str, Tensor], row_groups: Mapping[str, int] | None = 
         groups = (row_groups or {}).get(name, 1)
         if groups < 1 or len(mask) % groups:
             raise ValueError(f"row groups must be equal: the {len(mask)} rows of {name!r} do not divide into {groups}")
-        active = mask.view(groups, -1).sum(dim=1)  # (groups,)
+        active = mask.view(groups, -1).count_nonzero(dim=1)  # (groups,)
         densities[name] = [count / (mask.numel() // groups) for count in active.tolist()]
     return densities
 

@@ -1,0 +1,29 @@
+"""Finds the best way to prune a recurrent network, by its Lyapunov spectrum, without training every candidate."""
+
+from hyperpruning.experiment import Experiment, search
+from hyperpruning.export import load_model
+from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
+from hyperpruning.search.plan import Plan
+from hyperpruning.sparsity.methods import METHODS, Method
+from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.training.epochs import TrainConfig
+from hyperpruning.training.snt_asgd import SNTASGD
+from hyperpruning.training.task import LanguageModelling, Task
+
+__all__ = [
+    "METHODS",
+    "SNTASGD",
+    "Experiment",
+    "LanguageModelling",
+    "Method",
+    "Plan",
+    "Sparsifier",
+    "Spectrum",
+    "Task",
+    "TrainConfig",
+    "load_model",
+    "lyapunov_spectrum",
+    "search",
+    "spectrum_distance",
+]

@@ -12,22 +12,31 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hyperpruning.data.corpus import builtin_text
+from hyperpruning.export import describe_model, load_model, save_model, sparsity
 from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.lyapunov.spectrum import Spectrum as LyapunovSpectrum
+from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.models.language_model import CELLS
-from hyperpruning.search.ledger import Fact, History
+from hyperpruning.report.page import write_report
+from hyperpruning.search.ledger import LEDGER, Fact, History
 from hyperpruning.search.objectives import OBJECTIVES
+from hyperpruning.search.plan import DENSE, Plan, check, job
 from hyperpruning.search.rounds import check_rounds
-from hyperpruning.search.search import Plan
 from hyperpruning.search.search import search as run_plan
-from hyperpruning.search.slices import SpectrumConfig
+from hyperpruning.search.slices import SpectrumConfig, best_of
 from hyperpruning.search.space import SAMPLERS, Between, Space
 from hyperpruning.sparsity.allocations import ALLOCATIONS
 from hyperpruning.sparsity.decays import DECAYS
 from hyperpruning.sparsity.drops import DROPS
 from hyperpruning.sparsity.growths import GROWTHS
+from hyperpruning.sparsity.methods import spelled
 from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS
+from hyperpruning.training.checkpoint import write_atomic
 from hyperpruning.training.epochs import TrainConfig
 from hyperpruning.training.task import LanguageModelling
+
+EXPERIMENT = "experiment.toml"
 
 
 class ExperimentError(ValueError):
@@ -156,7 +165,7 @@ class Search(_Section):
     generation: int = Field(6, ge=1, description="candidates asked of the sampler at a time")
     sampler: str = Field("tpe", description=f"one of {', '.join(SAMPLERS)}")
     rungs: tuple[int, ...] = Field((2, 3), description="epochs after which the judges look")
-    keep: tuple[int, ...] = Field((6, 3), description="candidates that go on after each")
+    keep: tuple[int, ...] = Field((5, 2), description="candidates that go on after each")
     objectives: tuple[str, ...] = Field(
         ("ls", "loss", "rank_sum"), min_length=1, description="judges; the first one's choice is the result"
     )
@@ -173,7 +182,7 @@ class Spectrum(_Section):
     warmup: int = Field(20, ge=0, description="tokens before the measurement")
     steps: int = Field(60, ge=1, description="tokens measured")
     sequences: int = Field(4, ge=1, description="windows of the validation text, averaged")
-    distance: str = Field("l1", description=f"one of {', '.join(DISTANCES)}")
+    distance: str = Field("l2", description=f"one of {', '.join(DISTANCES)}")
 
     _distance = field_validator("distance")(_known(DISTANCES))
 
@@ -244,6 +253,17 @@ def words(folder: Path, **sections: dict[str, Any]) -> Experiment:
     return Experiment(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in {*defaults, *sections}})
 
 
+def demo_experiment() -> Experiment:
+    """The search of `hyperprune demo`: the defaults, and everybody trained to the end to see what was missed."""
+    return Experiment(search={"exhaustive": True})
+
+
+def replaced(experiment: Experiment, **sections: dict[str, Any]) -> Experiment:
+    """The same experiment with some values changed, by section."""
+    values = {name: _fields(section) | sections.get(name, {}) for name, section in _fields(experiment).items()}
+    return Experiment(**values)
+
+
 def read_experiment(path: Path) -> Experiment:
     """Read an experiment.toml; a relative data folder is taken from where the file stands.
 
@@ -258,12 +278,7 @@ def read_experiment(path: Path) -> Experiment:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExperimentError(f"An experiment is a TOML file, and {path} is not: {error}.") from None
-    experiment = Experiment(**content)
-    folder = experiment.data.folder
-    if folder is not None and not folder.is_absolute():
-        data = experiment.data.model_copy(update={"folder": (path.parent / folder).resolve()})
-        return experiment.model_copy(update={"data": data})
-    return experiment
+    return _from(path.parent, Experiment(**content))
 
 
 def search(
@@ -282,11 +297,98 @@ def search(
         on_fact: is called with each new line of the ledger.
 
     Returns:
-        what the ledger says at the end: `winners`, `finals`, `rounds`, `epochs`.
+        what the ledger says at the end: `winners`, `finals`, `rounds`, `epochs`. The run folder holds the winner
+        (``winner.safetensors``, see `load_model`), the dense network, and ``report.html``.
+
+    Raises:
+        ValueError: an experiment or a text that cannot be used.
+        RunFolderError: a folder that is in use or holds another search.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return run_plan(experiment.plan(), folder, executor=executor, on_fact=on_fact)
+    plan = experiment.plan()
+    check(plan)
+    if not (folder / LEDGER).exists():
+        data = experiment.data
+        if data.folder is not None:
+            experiment = experiment.model_copy(
+                update={"data": data.model_copy(update={"folder": data.folder.resolve()})}
+            )
+        write_atomic(folder / EXPERIMENT, experiment.to_toml().encode())
+    history = run_plan(plan, folder, executor=executor, on_fact=on_fact)
+    _export(plan, history, folder)
+    write_report(folder)
+    return history
+
+
+def model_spectrum(
+    model: Path,
+    *,
+    data: Path | None = None,
+    state: Literal["h", "full"] = "h",
+    steps: int = 60,
+    warmup: int = 20,
+    sequences: int = 4,
+) -> LyapunovSpectrum:
+    """The Lyapunov spectrum of a model file, driven by text.
+
+    Args:
+        model: a ``*.safetensors``, or a run folder for its winner.
+        data: a folder with the validation text; None takes the text that a run folder's search used, or the built-in
+            one for a model of it.
+        state: "h", or "full" for an LSTM's (h, c).
+        steps, warmup: tokens measured, and tokens before.
+        sequences: windows of the text, averaged.
+
+    Raises:
+        ValueError: no text is known, or one with another vocabulary.
+    """
+    path = model / "winner.safetensors" if model.is_dir() else model
+    network, description = load_model(path), describe_model(path)
+    if data is None and (path.parent / EXPERIMENT).is_file():
+        data = read_experiment(path.parent / EXPERIMENT).data.folder
+    if data is None and description["corpus"] != builtin_text().name:
+        raise ValueError(
+            f"A spectrum needs the text that drives the network, and {path} does not hold it: give --data."
+        )
+    task = LanguageModelling(
+        folder=data,
+        unit=description["unit"],
+        **description["model"],
+        probe_steps=warmup + steps,
+        probe_batch=sequences,
+    )
+    if list(task.corpus().vocabulary) != description["vocabulary"]:
+        raise ValueError(
+            f"A model reads the vocabulary it learnt, and {data or 'the built-in text'} has another one than {path}: "
+            "give the --data it was trained on."
+        )
+    recurrent, probe = task.recurrence(network)
+    return lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
+
+
+def _export(plan: Plan, history: History, folder: Path) -> None:
+    """Write the first judge's winner and the dense network as model files."""
+    winner = history.winners[plan.objectives[0]]
+    for file, network in (("winner", winner), ("dense", DENSE)):
+        done, final = job(plan, folder, history.candidates.get(network), plan.train.epochs), history.finals[network]
+        weights = best_of(done, final["sha256"])
+        description = done.task.describe(done.task.network(plan.train.seed)) | {
+            "network": network,
+            "method": None if done.method is None else spelled(done.method),
+            "sparsity": sparsity(weights),
+            **{key: final[key] for key in ("best_epoch", "valid_loss", "test_loss", "sha256")},
+        }
+        save_model(folder / f"{file}.safetensors", weights, description)
+
+
+def _from(place: Path, experiment: Experiment) -> Experiment:
+    """The same with an absolute data folder; a relative one is taken from `place`."""
+    folder = experiment.data.folder
+    if folder is None:
+        return experiment
+    data = experiment.data.model_copy(update={"folder": (place / folder).resolve()})
+    return experiment.model_copy(update={"data": data})
 
 
 def _fields(section: BaseModel) -> dict[str, Any]:
@@ -300,7 +402,7 @@ def _lines(experiment: Experiment) -> Iterator[str]:
         for key, field in type(section).model_fields.items():
             value = getattr(section, key)
             line = f"{key} = {_toml(value)}" if value is not None else f'# {key} = "..."'
-            yield f"{line:<44}# {field.description}"
+            yield f"{line:<42}  # {field.description}"
 
 
 def _toml(value: Any) -> str:

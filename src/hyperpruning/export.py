@@ -82,7 +82,8 @@ def _open(path: Path) -> Any:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
         raise ModelFileError(f"A model file is safetensors, and {path} is not ({error}).") from None
-    if (file.metadata() or {}).get("format") != FORMAT:
+    metadata = file.metadata()  # type: ignore[no-untyped-call]
+    if (metadata or {}).get("format") != FORMAT:
         raise ModelFileError(
             f"A model file says how to build its network, and {path} does not: export it with hyperprune."
         )

@@ -54,6 +54,11 @@ def check_rounds(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs
         )
 
 
+def most(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs: int, judges: int) -> int:
+    """Epochs of several judges' searches together, if they never agree: what two of them need is trained once."""
+    return cost(pool=pool, rungs=rungs, keep=[min(pool, judges * count) for count in keep], epochs=epochs)
+
+
 def cost(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs: int) -> int:
     """Epochs that one judge's search trains: everybody continues from a checkpoint, nobody is trained twice."""
     sizes, ends = [pool, *keep], [0, *rungs, epochs]

@@ -12,7 +12,6 @@ import logging
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,72 +20,13 @@ from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.search.executors import InProcess
 from hyperpruning.search.ledger import Fact, History, Ledger, RunFolderError, epoch_fact, locked, read
 from hyperpruning.search.objectives import OBJECTIVES
-from hyperpruning.search.rounds import check_rounds, decide
-from hyperpruning.search.slices import Job, Slice, SpectrumConfig, train_slice
-from hyperpruning.search.space import SAMPLERS, Between, Point, Space, suggest
+from hyperpruning.search.plan import DENSE, Plan, ask, candidate_name, check, job
+from hyperpruning.search.rounds import decide
+from hyperpruning.search.slices import Slice, train_slice
+from hyperpruning.search.space import Point
 from hyperpruning.training.checkpoint import release
-from hyperpruning.training.epochs import TrainConfig
-from hyperpruning.training.task import Task
 
 logger = logging.getLogger(__name__)
-DENSE = "dense"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A whole search.
-
-    Attributes:
-        task: what the candidates learn.
-        dense_task: the same for the dense reference, with the dropout that suits it.
-        train: how each network is trained; its seed is the search's.
-        sparsity: fraction of zero weights over the prunable weights.
-        space: what a candidate may be.
-        pool: number of candidates.
-        generation: how many are asked of the sampler at a time.
-        sampler: a key of `SAMPLERS`.
-        rungs: epochs after which the judges look.
-        keep: how many candidates go on after each rung.
-        objectives: the judges, keys of `OBJECTIVES`; the first one guides the sampler, and its choice is the result.
-        distance: between spectra, a key of `DISTANCES`.
-        spectrum: how spectra are taken.
-        exhaustive: train the eliminated candidates to the end as well, afterwards: shows what each judge missed.
-    """
-
-    task: Task
-    dense_task: Task
-    train: TrainConfig
-    sparsity: float
-    space: Space
-    pool: int = 12
-    generation: int = 6
-    sampler: str = "tpe"
-    rungs: tuple[int, ...] = (2, 3)
-    keep: tuple[int, ...] = (6, 3)
-    objectives: tuple[str, ...] = ("ls", "loss", "rank_sum")
-    distance: str = "l1"
-    spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
-    exhaustive: bool = False
-
-    def identity(self) -> dict[str, Any]:
-        """All that the result depends on, in JSON types: two searches with the same identity are the same."""
-        values = {
-            name: value for name, value in vars(self).items() if name not in ("task", "dense_task", "train", "space")
-        }
-        space = {
-            name: asdict(choices) if isinstance(choices, Between) else list(choices)
-            for name, choices in self.space.dimensions.items()
-        }
-        return values | {
-            "task": self.task.identity(),
-            "dense_task": self.dense_task.identity(),
-            "train": asdict(self.train),
-            "space": space,
-            "spectrum": asdict(self.spectrum),
-            "rungs": list(self.rungs),
-            "keep": list(self.keep),
-            "objectives": list(self.objectives),
-        }
 
 
 def search(
@@ -111,7 +51,7 @@ def search(
         ValueError: a plan that cannot be carried out.
         RunFolderError: the folder is in use or holds another search.
     """
-    check_rounds(pool=plan.pool, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
+    check(plan)
     with locked(folder):
         run = _Run(plan, folder, executor or InProcess(), on_fact)
         run.open()
@@ -155,9 +95,9 @@ class _Run:
         """Train networks up to the epochs given, all at the same time; facts are stated in the order of `targets`."""
         waiting: list[tuple[str, Future[Slice]]] = []
         for name, until in targets.items():
-            ended = until < self.plan.train.epochs or name in self.history.finals
-            if name not in self.history.failures and not (self.history.trained(name) >= until and ended):
-                waiting.append((name, self.executor.submit(train_slice, self.job(name, until))))
+            if name not in self.history.failures and not self.is_done(name, until):
+                todo = job(self.plan, self.folder, self.history.candidates.get(name), until)
+                waiting.append((name, self.executor.submit(train_slice, todo)))
         try:
             for name, future in waiting:
                 self.take(name, future.result())
@@ -166,19 +106,10 @@ class _Run:
                 future.cancel()
             raise
 
-    def job(self, name: str, until: int) -> Job:
-        """What a worker needs to know to train a network up to an epoch."""
-        plan, dense = self.plan, name == DENSE
-        return Job(
-            name=name,
-            task=plan.dense_task if dense else plan.task,
-            train=plan.train,
-            method=None if dense else self.history.candidates[name].method,
-            sparsity=0.0 if dense else plan.sparsity,
-            spectrum=plan.spectrum,
-            folder=self.folder / "networks" / name,
-            until=until,
-        )
+    def is_done(self, name: str, until: int) -> bool:
+        """Whether the ledger has all that training a network up to an epoch would tell."""
+        ended = until < self.plan.train.epochs or name in self.history.finals
+        return ended and self.history.trained(name) >= until
 
     def take(self, name: str, result: Slice) -> None:
         """State what a slice of training found, as far as it is new."""
@@ -211,15 +142,9 @@ def _pool(run: _Run) -> None:
         range(start, min(start + plan.generation, plan.pool)) for start in range(0, plan.pool, plan.generation)
     ]
     for generation, indices in enumerate(generations):
-        names = [f"c{index + 1:02d}" for index in indices]
+        names = [candidate_name(index) for index in indices]
         if not all(name in history.candidates for name in names):
-            points = suggest(
-                plan.space,
-                _told(run, generation),
-                sampler=SAMPLERS[plan.sampler],
-                seed=plan.train.seed * 1_000_003 + generation,
-                count=len(names),
-            )
+            points = ask(plan, generation, _told(run, generation))
             for name, point in zip(names, points, strict=False):
                 if name not in history.candidates:
                     run.state({"kind": "candidate", "name": name, "generation": generation, "point": point})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +18,8 @@ from torch import Tensor
 
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.sparsity.methods import Method, spelled
-from hyperpruning.training.checkpoint import load, save
-from hyperpruning.training.epochs import DivergedError, EpochRecord, TrainConfig, Training, epochs
+from hyperpruning.training.checkpoint import best_weights, load, save
+from hyperpruning.training.epochs import DivergedError, EpochRecord, TrainConfig, Training, epochs, train_batches
 from hyperpruning.training.task import Task
 
 
@@ -90,6 +92,40 @@ def train_slice(job: Job) -> Slice:
             return Slice(tuple(records), failure=str(error))
         final = _final(training, records) if training.epoch == job.train.epochs else None
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)
+
+
+def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
+    """The best weights of a network that was trained to the end; where they were lost, it is trained again.
+
+    Args:
+        job: as it was carried out.
+        sha256: of the weights, from the ledger.
+
+    Raises:
+        ValueError: training again gave other weights (another version of torch, or another machine).
+    """
+    weights = best_weights(job.folder, job.identity())
+    if not weights or weights_sha256(weights) != sha256:
+        train_slice(job)
+        weights = best_weights(job.folder, job.identity())
+    if weights_sha256(weights) != sha256:
+        raise ValueError(
+            f"The weights of {job.name} must have the SHA-256 in the ledger, and trained again here they have another: "
+            "use the versions that the ledger names."
+        )
+    return weights
+
+
+def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
+    """Time a slice of a training (a few batches, one evaluation, one spectrum) and scale it up; writes nothing."""
+    with _threads(job.train.threads):
+        training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
+        count = min(batches, job.task.steps())
+        started = time.perf_counter()
+        train_batches(training, islice(job.task.batches(0, job.train.seed), count))
+        trained = time.perf_counter()
+        _with_spectrum(training, training.record(), job.spectrum)
+        return (trained - started) * job.task.steps() / count + time.perf_counter() - trained
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

@@ -13,12 +13,13 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hyperpruning.training.epochs import EpochRecord, Training
 
@@ -87,6 +88,22 @@ def load(training: Training, folder: Path, identity: str) -> tuple[EpochRecord, 
     Returns:
         the records of the epochs behind it; empty when there is nothing to continue from.
     """
+    for state, sidecar in _whole_generations(folder, identity):
+        training.load_state_dict(state)
+        return sidecar.records
+    return ()
+
+
+def best_weights(folder: Path, identity: str) -> dict[str, Tensor]:
+    """The best weights so far, from the newest generation that is whole; empty when there is none."""
+    for state, _ in _whole_generations(folder, identity):
+        best: dict[str, Tensor] = state["best"]
+        return best
+    return {}
+
+
+def _whole_generations(folder: Path, identity: str) -> Iterator[tuple[dict[str, Any], Sidecar]]:
+    """The generations that can be used, newest first."""
     for path in sorted(folder.glob("epoch-*.json"), reverse=True):
         try:
             sidecar = read_sidecar(path)
@@ -99,9 +116,7 @@ def load(training: Training, folder: Path, identity: str) -> tuple[EpochRecord, 
         except (OSError, ValueError, pickle.UnpicklingError) as error:
             logger.warning("Checkpoint %s is damaged (%s): going back one generation.", path.with_suffix(".pt"), error)
             continue
-        training.load_state_dict(state)
-        return sidecar.records
-    return ()
+        yield state, sidecar
 
 
 def read_sidecar(path: Path) -> Sidecar:

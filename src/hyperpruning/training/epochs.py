@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -184,27 +184,33 @@ def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord
 
 def _train_epoch(training: Training) -> tuple[float, int]:
     """One pass over the training data: its mean loss, and how many weights were dropped."""
-    config, network, optimizer = training.config, training.network, training.optimizer
+    config, optimizer = training.config, training.optimizer
     decayed = max(0, training.epoch + 1 - config.lr_decay_after)
     for group in optimizer.param_groups:
         group["lr"] = config.lr * config.lr_decay**decayed
     if training.epoch >= config.average_from * config.epochs:
         optimizer.start_averaging()
-    total, count, dropped, carry = 0.0, 0, 0, None
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator: seeded here, restored after
         torch.manual_seed(config.seed * 1_000_003 + training.epoch)
-        for batch in training.task.batches(training.epoch, config.seed):
-            optimizer.zero_grad()
-            loss, carry = training.task.loss(network, batch, carry)
-            total, count = total + float(loss.detach()), count + 1
-            if not math.isfinite(total):
-                raise DivergedError(
-                    f"A training loss must be finite, and it was {float(loss)} in epoch {training.epoch + 1}, "
-                    f"batch {count}: lower the learning rate ({config.lr:g})."
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-            optimizer.step()
-            if training.sparsifier is not None and (update := training.sparsifier.step()) is not None:
-                dropped += sum(update.dropped.values())
+        return train_batches(training, training.task.batches(training.epoch, config.seed))
+
+
+def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, int]:
+    """Train on some batches in turn: their mean loss, and how many weights were dropped."""
+    config, network, optimizer = training.config, training.network, training.optimizer
+    total, count, dropped, carry = 0.0, 0, 0, None
+    for batch in batches:
+        optimizer.zero_grad()
+        loss, carry = training.task.loss(network, batch, carry)
+        total, count = total + float(loss.detach()), count + 1
+        if not math.isfinite(total):
+            raise DivergedError(
+                f"A training loss must be finite, and it was {float(loss.detach())} in epoch {training.epoch + 1}, "
+                f"batch {count}: lower the learning rate ({config.lr:g})."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        optimizer.step()
+        if training.sparsifier is not None and (update := training.sparsifier.step()) is not None:
+            dropped += sum(update.dropped.values())
     return total / count, dropped

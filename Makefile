@@ -1,0 +1,28 @@
+# Two commands do everything on a machine with Python >= 3.11 and make: `make demo`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow check clean
+
+demo: .venv/ready
+	$(BIN)/hyperprune demo
+
+test: .venv/ready
+	$(BIN)/pytest -m "not slow"
+
+slow: .venv/ready  ## what `make test` leaves out
+	$(BIN)/pytest -m slow
+
+check: .venv/ready  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; name one: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

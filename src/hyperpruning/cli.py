@@ -1,0 +1,314 @@
+"""The command `hyperprune`: thin shells round library calls. Torch is imported when a command needs it, not before."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import math
+import os
+import signal
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from hyperpruning.experiment import Experiment
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
+Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
+Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
+CORES = os.cpu_count() or 1
+TWO = min(2, CORES)
+
+
+class _Terminated(BaseException):
+    """SIGTERM: handled like Ctrl-C."""
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors are sentences with an exit code, never tracebacks."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **options: Any) -> None:
+        try:
+            function(*args, **options)
+        except BaseException as error:
+            raise typer.Exit(_explain(error)) from None
+
+    app.command()(guarded)
+    return guarded
+
+
+@_command
+def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
+    """Run a whole search on Python's own help texts: a few minutes, no download."""
+    from hyperpruning.experiment import demo_experiment
+
+    _search(demo_experiment(), folder, workers)
+
+
+@_command
+def search(
+    experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
+    unit: Annotated[str, typer.Option(help='With --data: a token is a "word" or a "character".')] = "word",
+    sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that are pruned.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, masks, dropout and suggestions.")] = None,
+    folder: Out = Path("runs/search"),
+    workers: Workers = CORES,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and about how long.")] = False,
+) -> None:
+    """Find the best way to prune a language model of a text. Called again, it goes on where it was."""
+    chosen = _experiment(experiment, data, unit, sparsity, seed)
+    if dry_run:
+        _dry_run(chosen, folder, workers)
+    else:
+        _search(chosen, folder, workers)
+
+
+@_command
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiment.toml"),
+    data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
+    unit: Annotated[str, typer.Option(help='With --data: a token is a "word" or a "character".')] = "word",
+) -> None:
+    """Write a commented experiment.toml with every setting."""
+    if path.exists():
+        raise FileExistsError(f"`hyperprune init` writes a new file, and {path} exists: name another one.")
+    path.write_text(_experiment(None, data, unit, None, None).to_toml(), encoding="utf-8")
+    out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
+
+
+@_command
+def resume(folder: Run, workers: Workers = CORES) -> None:
+    """Go on with a search that was interrupted."""
+    from hyperpruning.experiment import EXPERIMENT, read_experiment
+    from hyperpruning.search.ledger import read
+
+    read(folder)
+    _search(read_experiment(folder / EXPERIMENT), folder, workers)
+
+
+@_command
+def status(folder: Run, workers: Workers = CORES) -> None:
+    """Show how far a search is, also while it runs."""
+    from hyperpruning.report import status as report
+
+    out.print(report.status_table(report.status(folder), workers=workers))
+
+
+@_command
+def report(folder: Run) -> None:
+    """Write the report of a search, finished or not, and print its tables."""
+    from hyperpruning.report.page import write_report
+
+    page = write_report(folder)
+    _print_results(folder)
+    out.print(f"Report: {page}", soft_wrap=True)
+
+
+@_command
+def spectrum(
+    model: Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The text that drives it; default: where it was trained on.")
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="A second model to compare with.")] = None,
+    state: Annotated[str, typer.Option(help='"h", or "full" for an LSTM\'s (h, c).')] = "h",
+    steps: Annotated[int, typer.Option(min=1, help="Tokens measured.")] = 60,
+    warmup: Annotated[int, typer.Option(min=0, help="Tokens before the measurement.")] = 20,
+    sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text.")] = 4,
+    output: Annotated[Path, typer.Option("--out", help="Stem of the files: STEM.npz and STEM.svg.")] = Path("spectrum"),
+) -> None:
+    """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
+    from hyperpruning.experiment import model_spectrum
+    from hyperpruning.lyapunov.distances import spectrum_distance
+    from hyperpruning.report.figures import spectra_figure
+
+    models = [model] if against is None else [model, against]
+    probe = {"data": data, "state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
+    spectra = {str(path): model_spectrum(path, **probe) for path in models}
+    out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
+    for path, found in spectra.items():
+        finite = found.exponents[found.exponents.isfinite()]
+        out.print(
+            f"{path}: {len(found.exponents)} exponents of {state}, largest {float(finite.max()):.4f}, "
+            f"mean {float(finite.mean()):.4f}, smallest {float(finite.min()):.4f}; {found.infinite} of them -inf",
+            soft_wrap=True,
+        )
+    one, *others = spectra.values()
+    for other in others:
+        out.print(f"Distance (l2): {float(spectrum_distance(one, other)):.4f}")
+    one.save(output.with_suffix(".npz"))
+    curves = {path: found.sorted().tolist() for path, found in spectra.items()}
+    spectra_figure(curves).savefig(output.with_suffix(".svg"))
+    out.print(f"Wrote {output.with_suffix('.npz')} and {output.with_suffix('.svg')}.", soft_wrap=True)
+
+
+def _experiment(
+    path: Path | None, data: Path | None, unit: str, sparsity: float | None, seed: int | None
+) -> Experiment:
+    """The experiment that the options describe."""
+    from hyperpruning.experiment import Experiment, ExperimentError, read_experiment, replaced, words
+
+    if path is not None and data is not None:
+        raise ExperimentError(
+            "A search takes its text from an experiment.toml or from --data, not both: leave one out."
+        )
+    if path is not None:
+        experiment = read_experiment(path)
+    elif data is None:
+        experiment = Experiment()
+    elif unit == "word":
+        experiment = words(data)
+    else:
+        experiment = Experiment(data={"folder": data, "unit": unit})
+    pruning = {} if sparsity is None else {"sparsity": sparsity}
+    training = {} if seed is None else {"seed": seed}
+    return replaced(experiment, pruning=pruning, training=training)
+
+
+def _search(experiment: Experiment, folder: Path, workers: int) -> None:
+    """Run a search with progress; end with the tables."""
+    from hyperpruning import experiment as library
+    from hyperpruning.search.executors import executor, stop
+
+    pool = executor(workers)
+    try:
+        with _progress(folder, workers) as on_fact:
+            library.search(experiment, folder, executor=pool, on_fact=on_fact)
+    except BaseException:
+        stop(pool)
+        raise
+    pool.shutdown()
+    _print_results(folder)
+    out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+
+
+@contextmanager
+def _progress(folder: Path, workers: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A live table in a terminal, plain lines otherwise."""
+    from rich.live import Live
+
+    from hyperpruning.report import status as report
+
+    if not out.is_terminal:
+        yield lambda fact: out.print(line, soft_wrap=True) if (line := _line(fact)) else None
+        return
+
+    def view() -> Any:
+        if not (folder / "ledger.jsonl").exists():
+            return "Reading the text ..."
+        return report.status_table(report.status(folder), workers=workers)
+
+    with Live(get_renderable=view, console=out, refresh_per_second=2, transient=True):
+        yield lambda fact: None
+
+
+def _line(fact: dict[str, Any]) -> str | None:
+    """A line of the ledger as a line of progress."""
+    match fact["kind"]:
+        case "candidate":
+            return f"{fact['name']} is {', '.join(str(value) for value in fact['point'].values())}"
+        case "epoch" if fact["epoch"]:
+            return f"{fact['network']} epoch {fact['epoch']}: validation perplexity {math.exp(fact['valid_loss']):.2f}"
+        case "round":
+            return f"After epoch {fact['epoch']}, {fact['objective']} keeps {', '.join(fact['kept'])}"
+        case "failure":
+            return f"{fact['network']} diverged: {fact['reason']}"
+        case "winner":
+            return f"{fact['objective']} chooses {fact['network']}"
+    return None
+
+
+def _print_results(folder: Path) -> None:
+    from hyperpruning.report import tables
+
+    rows = tables.results(folder)
+    out.print(tables.results_table(rows))
+    out.print(tables.correlations_table(tables.correlations(folder)))
+    out.print(tables.verdict(rows))
+
+
+def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
+    """What a search would do: its first candidates, rounds, epochs, and a time from a timed slice."""
+    from hyperpruning.search.plan import ask, candidate_name, check, job
+    from hyperpruning.search.rounds import cost, most
+    from hyperpruning.search.slices import seconds_per_epoch
+    from hyperpruning.search.space import Candidate
+
+    plan = experiment.plan()
+    check(plan)
+    points = ask(plan, 0)
+    for index, point in enumerate(points):
+        out.print(f"{candidate_name(index)}  " + ", ".join(str(value) for value in point.values()), soft_wrap=True)
+    if plan.pool > len(points):
+        out.print(f"... and {plan.pool - len(points)} more, which depend on what these show.")
+    for epoch, keep in zip(plan.rungs, plan.keep, strict=True):
+        out.print(f"After epoch {epoch}, {' and '.join(plan.objectives)} each keep {keep}.")
+    rounds: dict[str, Any] = {"pool": plan.pool, "rungs": plan.rungs, "keep": plan.keep, "epochs": plan.train.epochs}
+    everything = plan.pool * plan.train.epochs
+    bound = everything if plan.exhaustive else min(everything, most(judges=len(plan.objectives), **rounds))
+    out.print(f"A judge's search trains {cost(**rounds)} epochs; training the whole pool would be {everything}.")
+    out.print(f"Together, and with the dense network, at most {bound + plan.train.epochs} epochs.")
+    seconds = seconds_per_epoch(job(plan, folder, Candidate(candidate_name(0), 0, points[0]), 1))
+    hours = (bound + plan.train.epochs) * seconds / workers / 3600
+    out.print(f"An epoch takes about {seconds:.1f} s here; with {workers} workers at most about {_duration(hours)}.")
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(hours * 60))} minutes"
+
+
+def main() -> None:
+    """The entry point."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _explain(error: BaseException) -> int:
+    """Say what went wrong, in a sentence; returns the exit code."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    if isinstance(error, KeyboardInterrupt | _Terminated):
+        _say("Stopped; every finished epoch is kept. Go on with: hyperprune resume RUN_FOLDER")
+        return 130 if isinstance(error, KeyboardInterrupt) else 143
+    if isinstance(error, BrokenProcessPool):
+        _say(
+            "A worker was killed, perhaps for want of memory: go on with `hyperprune resume`, or with fewer --workers."
+        )
+        return 1
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _say("No space is left on the disk: free some, then go on with `hyperprune resume`; nothing is lost.")
+        return 2
+    if isinstance(error, ValueError | OSError | RuntimeError):
+        _say(str(error))
+        return 2
+    with tempfile.NamedTemporaryFile("w", prefix="hyperprune-", suffix=".txt", delete=False) as file:
+        file.write("".join(traceback.format_exception(error)))
+    _say(f"This is a fault in hyperprune ({type(error).__name__}: {error}): please report it with {file.name}.")
+    return 1
+
+
+def _say(sentence: str) -> None:
+    err.print(sentence, soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    main()

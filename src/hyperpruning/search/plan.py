@@ -1,0 +1,131 @@
+"""The plan: a whole search as one frozen value, and what follows from it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hyperpruning.search.rounds import check_rounds
+from hyperpruning.search.slices import Job, SpectrumConfig
+from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space, suggest
+from hyperpruning.sparsity.methods import composed
+from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.training.epochs import TrainConfig
+from hyperpruning.training.task import Task
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole search.
+
+    Attributes:
+        task: what the candidates learn.
+        dense_task: the same for the dense reference, with the dropout that suits it.
+        train: how each network is trained; its seed is the search's.
+        sparsity: fraction of zero weights over the prunable weights.
+        space: what a candidate may be.
+        pool: number of candidates.
+        generation: how many are asked of the sampler at a time.
+        sampler: a key of `SAMPLERS`.
+        rungs: epochs after which the judges look.
+        keep: how many candidates go on after each rung.
+        objectives: the judges, keys of `OBJECTIVES`; the first one guides the sampler, and its choice is the result.
+        distance: between spectra, a key of `DISTANCES`.
+        spectrum: how spectra are taken.
+        exhaustive: train the eliminated candidates to the end as well, afterwards: shows what each judge missed.
+    """
+
+    task: Task
+    dense_task: Task
+    train: TrainConfig
+    sparsity: float
+    space: Space
+    pool: int = 12
+    generation: int = 6
+    sampler: str = "tpe"
+    rungs: tuple[int, ...] = (2, 3)
+    keep: tuple[int, ...] = (5, 2)
+    objectives: tuple[str, ...] = ("ls", "loss", "rank_sum")
+    distance: str = "l2"
+    spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
+    exhaustive: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """All that the result depends on, in JSON types: two searches with the same identity are the same."""
+        values = {
+            name: value for name, value in vars(self).items() if name not in ("task", "dense_task", "train", "space")
+        }
+        space = {
+            name: asdict(choices) if isinstance(choices, Between) else list(choices)
+            for name, choices in self.space.dimensions.items()
+        }
+        return values | {
+            "task": self.task.identity(),
+            "dense_task": self.dense_task.identity(),
+            "train": asdict(self.train),
+            "space": space,
+            "spectrum": asdict(self.spectrum),
+            "rungs": list(self.rungs),
+            "keep": list(self.keep),
+            "objectives": list(self.objectives),
+        }
+
+
+def check(plan: Plan) -> None:
+    """Refuse a plan that cannot be carried out, before anything is trained.
+
+    Raises:
+        ValueError: rounds that cannot be held, or a sparsity that some allocation of the space cannot hold.
+    """
+    check_rounds(pool=plan.pool, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
+    if plan.pool > plan.space.size():
+        raise ValueError(
+            f"A pool holds different candidates, and the space has {plan.space.size()} where pool is {plan.pool}: "
+            "lower pool or widen [space]."
+        )
+    allocations = plan.space.dimensions.get("allocation", ("uniform",))
+    for allocation in allocations if isinstance(allocations, tuple) else ():
+        Sparsifier(
+            plan.task.network(plan.train.seed), None, composed({"allocation": allocation}), sparsity=plan.sparsity
+        )
+
+
+def ask(plan: Plan, generation: int, told: Sequence[tuple[Point, float]] = ()) -> list[Point]:
+    """The points of a generation; the same for the same answers.
+
+    Args:
+        plan: of the search.
+        generation: 0 for the first, of which nothing is known yet.
+        told: the points of the generations before, with their scores.
+    """
+    return suggest(
+        plan.space,
+        told,
+        sampler=SAMPLERS[plan.sampler],
+        seed=plan.train.seed * 1_000_003 + generation,
+        count=min(plan.generation, plan.pool - generation * plan.generation),
+    )
+
+
+def candidate_name(index: int) -> str:
+    """c01, c02, ..."""
+    return f"c{index + 1:02d}"
+
+
+def job(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -> Job:
+    """What a worker needs to know to train a candidate, or the dense network (None), up to an epoch."""
+    name = DENSE if candidate is None else candidate.name
+    return Job(
+        name=name,
+        task=plan.dense_task if candidate is None else plan.task,
+        train=plan.train,
+        method=None if candidate is None else candidate.method,
+        sparsity=0.0 if candidate is None else plan.sparsity,
+        spectrum=plan.spectrum,
+        folder=folder / "networks" / name,
+        until=until,
+    )

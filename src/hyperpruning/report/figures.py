@@ -1,0 +1,278 @@
+"""The figures of the page: each function takes numbers and returns an SVG that fits a column of any width.
+
+Text stays text (the page's own fonts, searchable); colours are of Okabe and Ito, told apart by colour-blind eyes too.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hyperpruning.report.series import Densities, Line, Scatter, Vector, named
+
+INK, SOFT, FAINT = "#1f2328", "#8a9099", "#c3c8ce"
+COLOURS = {"ls": "#0072B2", "loss": "#C04F00"}
+OTHER = "#57606a"  # of a judge that is not among these; its lines are dashed
+WIDTH = 4.8  # inches of 72 points each; the page shows two beside each other
+
+STYLE: Any = {  # matplotlib's own type for it differs from version to version
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hyperpruning",
+}
+DEPTH = LinearSegmentedColormap.from_list("depth", ["#c6dbe8", "#5aa2cc", "#0072B2", "#062f4f"])
+"""Early to late: light to dark blue."""
+SHARE = LinearSegmentedColormap.from_list("share", ["#f3f7fa", "#a9cde4", "#3f8bbb", "#0b4a75"])
+"""Few to many: nearly white to dark blue."""
+DASHES = (0, (3.5, 1.8))
+
+
+def colour(judges: Sequence[str]) -> str:
+    """The colour of a network that these judges chose; the first of them decides."""
+    return COLOURS.get(judges[0], OTHER) if judges else SOFT
+
+
+def bracket(lines: Sequence[Line], *, judge: str, rungs: Sequence[int], epochs: int, width: float = WIDTH) -> str:
+    """Draw who stayed in how long under one judge; the lines' total length is the epochs trained."""
+    accent = COLOURS.get(judge, OTHER)
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=0.8 + 0.19 * max(len(lines), 3), width=width)
+        for rung in rungs:
+            axes.axvline(rung, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
+        for row, line in enumerate(lines):
+            stays = line.outcome in ("chosen", "finalist", "in")
+            strength = 3.2 if line.outcome == "chosen" else 1.6
+            axes.plot([0, line.until], [row, row], color=accent if stays else SOFT, linewidth=strength)
+            end = {"out": "|", "diverged": "x"}.get(line.outcome, "o")
+            axes.plot(line.until, row, end, color=accent if stays else SOFT, markersize=6 if stays else 5)
+            if line.final is not None:
+                bold = "bold" if line.outcome == "chosen" else "normal"
+                axes.annotate(
+                    f"{line.final:.2f}", (line.until, row), (8, 0), textcoords="offset points", va="center", weight=bold
+                )
+        axes.set_yticks(range(len(lines)), [line.network for line in lines], fontsize=9)
+        axes.set_ylim(len(lines) - 0.4, -0.8)
+        axes.set_xlim(0, epochs * 1.02)
+        axes.set_xticks(sorted({0, *rungs, epochs}))
+        axes.set_xlabel("epochs trained")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        return _svg(figure, f"Elimination: {len(lines)} candidates over {epochs} epochs, judged at {_list(rungs)}.")
+
+
+def curves(
+    others: Sequence[tuple[Sequence[int], Sequence[float]]],
+    marked: Sequence[tuple[Sequence[int], Sequence[float], str]],
+    *,
+    first: int,
+    last: int,
+    rungs: Sequence[int],
+    low: float,
+    top: float,
+) -> str:
+    """Draw perplexities over epochs: others in grey, marked ones (with their colours) on top.
+
+    Epochs run from `first` to `last`, perplexities from `low` to `top`.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=3.7)
+        for rung in rungs:
+            axes.axvline(rung, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
+        for epochs, values in others:
+            axes.plot(epochs, values, color=FAINT, linewidth=1)
+        for epochs, values, shade in marked:
+            axes.plot(epochs, values, color=shade, linewidth=2, linestyle=_line_style(shade), marker="o", markersize=3)
+        axes.set_ylim(low - 0.05 * (top - low), top)
+        _whole_epochs(axes, first, last)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("validation perplexity")
+        return _svg(figure, f"Validation perplexity over the epochs of {len(others) + len(marked)} networks.")
+
+
+def dense_spectra(spectra: Mapping[int, Vector], *, low: float, width: float = WIDTH) -> str:
+    """Draw a network's sorted exponents over their index, coloured by epoch (Figure 1 of the paper)."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=3.5, width=width)
+        lines = LineCollection(
+            [[(index, value) for index, value in enumerate(values, 1) if value >= low] for values in spectra.values()],
+            array=list(spectra),
+            cmap=DEPTH,
+            linewidths=1.4,
+        )
+        axes.add_collection(lines)
+        bar = figure.colorbar(lines, ax=axes, fraction=0.05, pad=0.03)
+        bar.set_label("epoch")
+        bar.outline.set_visible(False)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        _exponent_axes(axes, list(spectra.values()), low)
+        return _svg(figure, f"Sorted Lyapunov exponents of the dense network at {len(spectra)} epochs.")
+
+
+def candidate_spectra(
+    epoch: int,
+    dense: Vector,
+    others: Sequence[Vector],
+    marked: Sequence[tuple[Vector, str]],
+    *,
+    low: float,
+    width: float = WIDTH,
+) -> str:
+    """Draw the candidates' sorted exponents against the dense network's after one epoch."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=3.5, width=width)
+        drawn = [(values, FAINT, 0.9) for values in others]
+        drawn += [(values, shade, 1.8) for values, shade in marked]
+        for values, shade, width in [*drawn, (dense, INK, 1.8)]:
+            shown = values[values >= low]
+            axes.plot(range(1, len(shown) + 1), shown, color=shade, linewidth=width, linestyle=_line_style(shade))
+        _exponent_axes(axes, [dense, *others], low)
+        return _svg(
+            figure, f"Sorted exponents of {len(others) + len(marked)} candidates and the dense network, epoch {epoch}."
+        )
+
+
+def scatter(points: Scatter, chosen: Mapping[str, Sequence[str]], *, xlabel: str) -> str:
+    """Draw what one judge saw at a rung against the end; chosen networks are coloured."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=3.5)
+        axes.margins(0.12)
+        for name, early, final in zip(points.networks, points.early, points.final, strict=True):
+            size = 8 if name in chosen else 5.5
+            axes.plot(early, final, "o", color=colour(chosen.get(name, ())), markersize=size, mew=0)
+        for name, (x, y), side in named(points, set(chosen)):
+            weight, shade = ("bold", INK) if name in chosen else ("normal", SOFT)
+            place: Any = {"ha": "left" if side[0] > 0 else "right", "va": "center", "textcoords": "offset points"}
+            axes.annotate(name, (x, y), (6 * side[0], 6 * side[1]), fontsize=8, weight=weight, color=shade, **place)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("final validation perplexity")
+        return _svg(figure, f"{xlabel} against final perplexity of {len(points.networks)} candidates.")
+
+
+def spectra_figure(spectra: Mapping[Any, Sequence[float]]) -> Figure:
+    """A figure of one or several networks' sorted exponents, to be saved in any format that matplotlib writes.
+
+    Args:
+        spectra: name -> (K,) exponents in nats per step; -inf is left out.
+    """
+    shades = [INK, COLOURS["ls"], COLOURS["loss"], "#009E73", "#CC79A7", "#E69F00"]
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=3.7)
+        drawn = [np.sort(np.asarray(exponents, dtype=float))[::-1] for exponents in spectra.values()]
+        for number, (name, values) in enumerate(zip(spectra, drawn, strict=True)):
+            shown = values[np.isfinite(values)]
+            axes.plot(
+                range(1, len(shown) + 1), shown, color=shades[number % len(shades)], linewidth=1.6, label=str(name)
+            )
+        _exponent_axes(axes, drawn, min((float(v[np.isfinite(v)].min(initial=0)) for v in drawn), default=-1.0))
+        axes.legend(loc="lower left")
+        figure.draw_without_rendering()  # the layout is made in this style
+    return figure
+
+
+def densities(found: Densities) -> str:
+    """Draw the active fraction of each tensor and gate over the epochs as a heat map with numbers at both ends."""
+    rows, count = len(found.rows), len(found.epochs)
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=0.9 + 0.27 * rows, width=1.35 * WIDTH)
+        mesh = axes.pcolormesh(found.values, cmap=SHARE, vmin=0, vmax=max(0.01, float(found.values.max())))
+        mesh.set(edgecolor="white", linewidth=0.6)
+        bar = figure.colorbar(mesh, ax=axes, fraction=0.035, pad=0.02)
+        bar.set_label("density")
+        bar.outline.set_visible(False)
+        columns = range(count) if count <= 12 else (0, count - 1)
+        for row in range(rows):
+            for column in columns:
+                value = float(found.values[row, column])
+                dark = value > 0.58 * float(found.values.max())
+                text = f"{value:.2f}"
+                axes.text(
+                    column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="white" if dark else INK
+                )
+        axes.set_yticks([row + 0.5 for row in range(rows)], found.rows, fontsize=9)
+        step = -(-count // 12)
+        axes.set_xticks([column + 0.5 for column in range(0, count, step)], [str(e) for e in found.epochs[::step]])
+        axes.set_ylim(rows, 0)
+        axes.set_xlabel("epoch")
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return _svg(figure, f"Density of {rows} gates and tensors over {count} epochs.")
+
+
+def _axes(*, height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _line_style(shade: str) -> Any:
+    return DASHES if shade == OTHER else "-"
+
+
+def _whole_epochs(axes: Axes, first: int, last: int) -> None:
+    axes.set_xlim(first - 0.2, last + 0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _exponent_axes(axes: Axes, spectra: Sequence[Vector], low: float) -> None:
+    top = max((float(values[0]) for values in spectra if values.size), default=0.0)
+    axes.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
+    axes.set_ylim(low - 0.03 * (top - low), max(top, 0) + 0.05 * (top - low))
+    axes.set_xlim(0, max((len(values) for values in spectra), default=1) + 1)
+    axes.set_xlabel("index, largest exponent first")
+    axes.set_ylabel("Lyapunov exponent, nats per step")
+
+
+def _list(values: Sequence[int]) -> str:
+    return "epochs " + ", ".join(map(str, values)) if len(values) > 1 else f"epoch {values[0]}"
+
+
+def _svg(figure: Figure, alt: str) -> str:
+    """The figure as an <svg> element for a page with others: scalable, described, without addresses, unique ids."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    head, body = text.split(">", 1)
+    box = re.search(r'viewBox="([^"]*)"', head)
+    assert box is not None, "matplotlib writes a viewBox"
+    label = html.escape(alt, quote=True)
+    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box[1]}" role="img" aria-label="{label}"'
+    return f"{head}>{body}"
+
+
+def distinct(svg: str, prefix: str) -> str:
+    """The same figure with its ids under a prefix, so that two of them can stand in one page."""
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
+    return svg.replace("url(#", f"url(#{prefix}-")

@@ -1,0 +1,209 @@
+"""The numbers behind the figures, each a function of a run; report/figures.py draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperpruning.report.run import Run
+from hyperpruning.report.tables import spearman
+from hyperpruning.search.objectives import exponents
+from hyperpruning.search.plan import DENSE
+from hyperpruning.training.task import perplexity
+
+Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+GATES = {1: ("",), 3: ("r", "z", "n"), 4: ("i", "f", "g", "o")}  # the order in which torch stacks them
+
+
+@dataclass(frozen=True)
+class Line:
+    """A candidate's way through one judge's rounds.
+
+    Attributes:
+        network: the candidate.
+        until: the epoch up to which this judge let it train, or has so far.
+        outcome: "out", "diverged", "in", "finalist" or "chosen".
+        final: perplexity on the validation text at the end; None for who did not get there in this judge's search.
+    """
+
+    network: str
+    until: int
+    outcome: str
+    final: float | None = None
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """What was known at a rung against how it ended, over the candidates trained to the end.
+
+    Attributes:
+        epoch: of the rung.
+        networks: N names.
+        early: (N,) LS distance or perplexity at the rung.
+        final: (N,) best perplexity on the validation text.
+        rho: Spearman's rank correlation; None for fewer than 4.
+    """
+
+    epoch: int
+    networks: tuple[str, ...]
+    early: tuple[float, ...]
+    final: tuple[float, ...]
+    rho: float | None
+
+
+@dataclass(frozen=True)
+class Densities:
+    """A network's density, tensor by tensor and gate by gate.
+
+    Attributes:
+        rows: R names.
+        epochs: E epochs.
+        values: (R, E) active fraction.
+    """
+
+    rows: tuple[str, ...]
+    epochs: tuple[int, ...]
+    values: Matrix
+
+
+def bracket(run: Run, judge: str) -> list[Line]:
+    """Every candidate's way through one judge's rounds, the one that came furthest first."""
+    history = run.history
+    rounds = [history.rounds[judge, number] for number in range(len(run.rungs)) if (judge, number) in history.rounds]
+    out = {name: (fact["epoch"], place) for fact in rounds for place, name in enumerate(fact["dropped"])}
+    last = {name: place for fact in rounds for place, name in enumerate(fact["kept"])}
+    lines = {name: _line(run, judge, name, out.get(name, (None, 0))[0]) for name in history.candidates}
+    rank = {"chosen": 0, "finalist": 1, "in": 2, "out": 3, "diverged": 3}
+
+    def order(name: str) -> tuple[float, ...]:
+        line, place = lines[name], out[name][1] if name in out else last.get(name, 0)
+        return rank[line.outcome], line.final or math.inf, -line.until, place
+
+    return [lines[name] for name in sorted(lines, key=order)]
+
+
+def _line(run: Run, judge: str, name: str, out: int | None) -> Line:
+    history, trained = run.history, max(0, run.history.trained(name))
+    if out is not None:
+        return Line(name, out, "out")
+    if name in history.failures:
+        return Line(name, trained, "diverged")
+    if name not in history.finals:
+        return Line(name, trained, "in")
+    outcome = "chosen" if history.winners.get(judge) == name else "finalist"
+    return Line(name, trained, outcome, perplexity(history.finals[name]["valid_loss"]))
+
+
+def curve(run: Run, network: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Epochs from 1 on, and the perplexity on the validation text after each."""
+    records = run.history.epochs.get(network, {})
+    epochs = tuple(epoch for epoch in sorted(records) if epoch > 0)
+    return epochs, tuple(perplexity(records[epoch].valid_loss) for epoch in epochs)
+
+
+def extent(curves: Sequence[tuple[Sequence[int], Sequence[float]]], first: int) -> tuple[float, float]:
+    """The lowest and about the highest perplexity from an epoch on; one in thirty may lie above."""
+    values = [value for epochs, column in curves for epoch, value in zip(epochs, column, strict=True) if epoch >= first]
+    finite = [value for value in values if math.isfinite(value)] or [1.0]
+    low, top = min(finite), min(max(finite), float(np.quantile(finite, 0.97)))
+    return low, top + 0.05 * (top - low) if top > low else low + 1.0
+
+
+def spectrum(run: Run, network: str, epoch: int) -> Vector | None:
+    """A network's exponents after an epoch in decreasing order, (K,) nats per step, -inf last; None if not taken."""
+    record = run.history.epochs.get(network, {}).get(epoch)
+    if record is None or not record.spectrum:
+        return None
+    return np.sort(np.asarray(exponents(record), dtype=float))[::-1]
+
+
+def spectra(run: Run, network: str) -> dict[int, Vector]:
+    """A network's spectra by epoch, each as from `spectrum`."""
+    found = {epoch: spectrum(run, network, epoch) for epoch in sorted(run.history.epochs.get(network, {}))}
+    return {epoch: values for epoch, values in found.items() if values is not None}
+
+
+def lowest(spectra: Sequence[Vector]) -> float:
+    """Where to end an axis of exponents: at the lowest, unless that lies far below nearly all others."""
+    finite = np.concatenate([values[np.isfinite(values)] for values in spectra]) if spectra else np.zeros(1)
+    if not finite.size:
+        return -1.0
+    bulk = float(np.quantile(finite, 0.02))
+    return max(float(finite.min()), bulk - 0.25 * (float(finite.max()) - bulk))
+
+
+def scatter(run: Run, epoch: int, judge: str) -> Scatter | None:
+    """What the judge "ls" or "loss" saw at a rung against the end; None before two candidates are there."""
+    dense = run.history.epochs.get(DENSE, {}).get(epoch)
+    records = {name: record for name, record in run.history.at(epoch).items() if name in run.history.finals}
+    if judge == "ls":
+        records = {name: record for name, record in records.items() if record.spectrum}
+    if dense is None or len(records) < 2 or (judge == "ls" and not dense.spectrum):
+        return None
+    early = [
+        run.distance(exponents(record), exponents(dense)) if judge == "ls" else perplexity(record.valid_loss)
+        for record in records.values()
+    ]
+    final = [perplexity(run.history.finals[name]["valid_loss"]) for name in records]
+    return Scatter(epoch, tuple(records), tuple(early), tuple(final), spearman(early, final))
+
+
+def named(points: Scatter, chosen: set[str]) -> list[tuple[str, tuple[float, float], tuple[int, int]]]:
+    """Which dots get a name, where they are, and on which side of them it stands.
+
+    The chosen ones come first, then the others as long as there is room.
+    """
+    spans = [max(side) - min(side) or 1.0 for side in (points.early, points.final)]
+    at = {name: (x, y) for name, x, y in zip(points.networks, points.early, points.final, strict=True)}
+    unit = {name: (x / spans[0], y / spans[1]) for name, (x, y) in at.items()}
+    taken = [(x, y, 0.02, 0.025) for x, y in unit.values()]  # centres and half sizes, in parts of the spans
+    found = []
+    for name in sorted(at, key=lambda name: name not in chosen):
+        for side in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
+            x, y = unit[name][0] + 0.07 * side[0], unit[name][1] + 0.035 * side[1]
+            if all(abs(x - a) > 0.045 + w or abs(y - b) > 0.025 + h for a, b, w, h in taken):
+                taken.append((x, y, 0.045, 0.025))
+                found.append((name, at[name], side))
+                break
+    return found
+
+
+def chance(n: int) -> float:
+    """The size that Spearman's correlation of n unrelated pairs exceeds in about one case in twenty."""
+    return 1.96 / math.sqrt(n - 1)
+
+
+def densities(run: Run, network: str) -> Densities | None:
+    """A network's densities over its epochs; None when nothing is known of them."""
+    records = run.history.epochs.get(network, {})
+    epochs = [epoch for epoch in sorted(records) if records[epoch].density]
+    if not epochs:
+        return None
+    groups = {name: len(values) for name, values in records[epochs[0]].density.items()}
+    rows = [row for name, count in groups.items() for row in gate_names(name, count)]
+    columns = [[value for values in records[epoch].density.values() for value in values] for epoch in epochs]
+    return Densities(tuple(rows), tuple(epochs), np.asarray(columns, dtype=float).T)  # (R, E)
+
+
+def gate_names(parameter: str, groups: int) -> list[str]:
+    """What the gates of a parameter are called on the page.
+
+    >>> gate_names("rnn.weight_hh_l1", 4)
+    ['layer 2 state, i', 'layer 2 state, f', 'layer 2 state, g', 'layer 2 state, o']
+    """
+    name = parameter.removesuffix(".weight")
+    kind, _, layer = name.rpartition("_l")
+    for ending, source in (("weight_ih", "input"), ("weight_hh", "state")):
+        if kind.endswith(ending) and layer.isdigit():
+            name = f"layer {int(layer) + 1} {source}"
+    gates = GATES.get(groups, tuple(str(number + 1) for number in range(groups)))
+    return [f"{name}, {gate}" if gate else name for gate in gates]
+
+
+def trained_epochs(run: Run) -> int:
+    """Epochs that the ledger knows of, all networks together."""
+    return sum(max(0, run.history.trained(name)) for name in run.history.epochs)

@@ -1,6 +1,6 @@
 """Finds the best way to prune a recurrent network, by its Lyapunov spectrum, without training every candidate."""
 
-from hyperpruning.experiment import Experiment, search
+from hyperpruning.experiment import Experiment, hyperprune
 from hyperpruning.export import load_model
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
@@ -22,8 +22,8 @@ __all__ = [
     "Spectrum",
     "Task",
     "TrainConfig",
+    "hyperprune",
     "load_model",
     "lyapunov_spectrum",
-    "search",
     "spectrum_distance",
 ]

@@ -1,4 +1,4 @@
-"""The command `hyperprune`: thin shells round library calls. Torch is imported when a command needs it, not before."""
+"""The command `hyperprune`: thin shells round library calls."""
 
 from __future__ import annotations
 
@@ -11,16 +11,29 @@ import signal
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.live import Live
 
-if TYPE_CHECKING:
-    from hyperpruning.experiment import Experiment
+from hyperpruning import experiment as library
+from hyperpruning.experiment import EXPERIMENT, Experiment, ExperimentError, read_experiment
+from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.report import status as progress
+from hyperpruning.report import tables
+# from hyperpruning.report.figures import spectra_figure
+from hyperpruning.report.page import write_report
+from hyperpruning.search.executors import executor, stop
+from hyperpruning.search.ledger import RunFolderError, read
+from hyperpruning.search.plan import ask, candidate_name, check, job
+from hyperpruning.search.rounds import cost, most
+from hyperpruning.search.slices import seconds_per_epoch
+from hyperpruning.search.space import Candidate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -43,8 +56,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **options: Any) -> None:
         try:
             function(*args, **options)
+        except typer.Exit:
+            raise
         except BaseException as error:
-            raise typer.Exit(_explain(error)) from None
+            raise typer.Exit(_explain(error, "RUN_FOLDER")) from None
 
     app.command()(guarded)
     return guarded
@@ -53,9 +68,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 @_command
 def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
-    from hyperpruning.experiment import demo_experiment
-
-    _search(demo_experiment(), folder, workers)
+    _search(library.demo_experiment(), folder, workers)
 
 
 @_command
@@ -93,9 +106,6 @@ def init(
 @_command
 def resume(folder: Run, workers: Workers = CORES) -> None:
     """Go on with a search that was interrupted."""
-    from hyperpruning.experiment import EXPERIMENT, read_experiment
-    from hyperpruning.search.ledger import read
-
     read(folder)
     _search(read_experiment(folder / EXPERIMENT), folder, workers)
 
@@ -103,16 +113,12 @@ def resume(folder: Run, workers: Workers = CORES) -> None:
 @_command
 def status(folder: Run, workers: Workers = CORES) -> None:
     """Show how far a search is, also while it runs."""
-    from hyperpruning.report import status as report
-
-    out.print(report.status_table(report.status(folder), workers=workers))
+    out.print(progress.status_table(progress.status(folder), workers=workers))
 
 
 @_command
 def report(folder: Run) -> None:
     """Write the report of a search, finished or not, and print its tables."""
-    from hyperpruning.report.page import write_report
-
     page = write_report(folder)
     _print_results(folder)
     out.print(f"Report: {page}", soft_wrap=True)
@@ -132,13 +138,9 @@ def spectrum(
     output: Annotated[Path, typer.Option("--out", help="Stem of the files: STEM.npz and STEM.svg.")] = Path("spectrum"),
 ) -> None:
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
-    from hyperpruning.experiment import model_spectrum
-    from hyperpruning.lyapunov.distances import spectrum_distance
-    from hyperpruning.report.figures import spectra_figure
-
     models = [model] if against is None else [model, against]
-    probe = {"data": data, "state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
-    spectra = {str(path): model_spectrum(path, **probe) for path in models}
+    probe: dict[str, Any] = {"data": data, "state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
+    spectra = {str(path): library.model_spectrum(path, **probe) for path in models}
     out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
     for path, found in spectra.items():
         finite = found.exponents[found.exponents.isfinite()]
@@ -160,8 +162,6 @@ def _experiment(
     path: Path | None, data: Path | None, unit: str, sparsity: float | None, seed: int | None
 ) -> Experiment:
     """The experiment that the options describe."""
-    from hyperpruning.experiment import Experiment, ExperimentError, read_experiment, replaced, words
-
     if path is not None and data is not None:
         raise ExperimentError(
             "A search takes its text from an experiment.toml or from --data, not both: leave one out."
@@ -171,26 +171,23 @@ def _experiment(
     elif data is None:
         experiment = Experiment()
     elif unit == "word":
-        experiment = words(data)
+        experiment = library.words(data.resolve())
     else:
-        experiment = Experiment(data={"folder": data, "unit": unit})
+        experiment = Experiment(data={"folder": data.resolve(), "unit": unit})
     pruning = {} if sparsity is None else {"sparsity": sparsity}
     training = {} if seed is None else {"seed": seed}
-    return replaced(experiment, pruning=pruning, training=training)
+    return library.replaced(experiment, pruning=pruning, training=training)
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:
     """Run a search with progress; end with the tables."""
-    from hyperpruning import experiment as library
-    from hyperpruning.search.executors import executor, stop
-
     pool = executor(workers)
     try:
         with _progress(folder, workers) as on_fact:
-            library.search(experiment, folder, executor=pool, on_fact=on_fact)
-    except BaseException:
+            library.hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
+    except BaseException as error:
         stop(pool)
-        raise
+        raise typer.Exit(_explain(error, str(folder))) from None
     pool.shutdown()
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
@@ -199,18 +196,15 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
 @contextmanager
 def _progress(folder: Path, workers: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A live table in a terminal, plain lines otherwise."""
-    from rich.live import Live
-
-    from hyperpruning.report import status as report
-
     if not out.is_terminal:
         yield lambda fact: out.print(line, soft_wrap=True) if (line := _line(fact)) else None
         return
 
     def view() -> Any:
-        if not (folder / "ledger.jsonl").exists():
+        try:
+            return progress.status_table(progress.status(folder), workers=workers)
+        except RunFolderError:  # not begun yet
             return "Reading the text ..."
-        return report.status_table(report.status(folder), workers=workers)
 
     with Live(get_renderable=view, console=out, refresh_per_second=2, transient=True):
         yield lambda fact: None
@@ -233,8 +227,6 @@ def _line(fact: dict[str, Any]) -> str | None:
 
 
 def _print_results(folder: Path) -> None:
-    from hyperpruning.report import tables
-
     rows = tables.results(folder)
     out.print(tables.results_table(rows))
     out.print(tables.correlations_table(tables.correlations(folder)))
@@ -243,11 +235,6 @@ def _print_results(folder: Path) -> None:
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     """What a search would do: its first candidates, rounds, epochs, and a time from a timed slice."""
-    from hyperpruning.search.plan import ask, candidate_name, check, job
-    from hyperpruning.search.rounds import cost, most
-    from hyperpruning.search.slices import seconds_per_epoch
-    from hyperpruning.search.space import Candidate
-
     plan = experiment.plan()
     check(plan)
     points = ask(plan, 0)
@@ -282,22 +269,18 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _explain(error: BaseException) -> int:
-    """Say what went wrong, in a sentence; returns the exit code."""
-    from concurrent.futures.process import BrokenProcessPool
-
+def _explain(error: BaseException, folder: str) -> int:
+    """Say what went wrong, in a sentence, and how to go on with a run folder; returns the exit code."""
     if isinstance(error, KeyboardInterrupt | _Terminated):
-        _say("Stopped; every finished epoch is kept. Go on with: hyperprune resume RUN_FOLDER")
+        _say(f"Stopped; every finished epoch is kept. Go on with: hyperprune resume {folder}")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     if isinstance(error, BrokenProcessPool):
-        _say(
-            "A worker was killed, perhaps for want of memory: go on with `hyperprune resume`, or with fewer --workers."
-        )
+        _say(f"A worker was killed, perhaps for want of memory. Go on with fewer --workers: hyperprune resume {folder}")
         return 1
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _say("No space is left on the disk: free some, then go on with `hyperprune resume`; nothing is lost.")
+        _say(f"No space is left on the disk, nothing is lost: free some, then go on with: hyperprune resume {folder}")
         return 2
-    if isinstance(error, ValueError | OSError | RuntimeError):
+    if isinstance(error, ValueError | OSError | RunFolderError):
         _say(str(error))
         return 2
     with tempfile.NamedTemporaryFile("w", prefix="hyperprune-", suffix=".txt", delete=False) as file:

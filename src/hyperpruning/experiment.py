@@ -23,7 +23,7 @@ from hyperpruning.search.ledger import LEDGER, Fact, History
 from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.plan import DENSE, Plan, check, job
 from hyperpruning.search.rounds import check_rounds
-from hyperpruning.search.search import search as run_plan
+from hyperpruning.search.search import search
 from hyperpruning.search.slices import SpectrumConfig, best_of
 from hyperpruning.search.space import SAMPLERS, Between, Space
 from hyperpruning.sparsity.allocations import ALLOCATIONS
@@ -84,7 +84,7 @@ class Model(_Section):
     embedding_std: float = Field(
         1.0, gt=0, description="the embedding starts as N(0, std^2): 1 for characters, 0.06 for words"
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the candidates")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the candidates")
     dense_dropout: float = Field(0.1, ge=0, lt=1, description="of the dense reference: give it what suits it best")
 
     _cell = field_validator("cell")(_known(CELLS))
@@ -281,7 +281,7 @@ def read_experiment(path: Path) -> Experiment:
     return _from(path.parent, Experiment(**content))
 
 
-def search(
+def hyperprune(
     experiment: Experiment,
     folder: Path | str,
     *,
@@ -315,7 +315,7 @@ def search(
                 update={"data": data.model_copy(update={"folder": data.folder.resolve()})}
             )
         write_atomic(folder / EXPERIMENT, experiment.to_toml().encode())
-    history = run_plan(plan, folder, executor=executor, on_fact=on_fact)
+    history = search(plan, folder, executor=executor, on_fact=on_fact)
     _export(plan, history, folder)
     write_report(folder)
     return history
@@ -349,7 +349,7 @@ def model_spectrum(
         data = read_experiment(path.parent / EXPERIMENT).data.folder
     if data is None and description["corpus"] != builtin_text().name:
         raise ValueError(
-            f"A spectrum needs the text that drives the network, and {path} does not hold it: give --data."
+            f"A spectrum needs the text that drives the network, and {path} has none: give --data."
         )
     task = LanguageModelling(
         folder=data,

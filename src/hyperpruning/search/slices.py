@@ -19,7 +19,7 @@ from torch import Tensor
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.sparsity.methods import Method, spelled
 from hyperpruning.training.checkpoint import best_weights, load, save
-from hyperpruning.training.epochs import DivergedError, EpochRecord, TrainConfig, Training, epochs, train_batches
+from hyperpruning.training.epochs import EpochRecord, TrainConfig, Training, epochs, train_batches
 from hyperpruning.training.task import Task
 
 
@@ -88,7 +88,7 @@ def train_slice(job: Job) -> Slice:
             for record in epochs(training, job.until):
                 records.append(_with_spectrum(training, record, job.spectrum))
                 save(training, job.folder, job.identity(), records)
-        except DivergedError as error:
+        except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
             return Slice(tuple(records), failure=str(error))
         final = _final(training, records) if training.epoch == job.train.epochs else None
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)

@@ -102,7 +102,7 @@ class Training:
                 interval=interval,
                 seed=config.seed,
             )
-        self.epoch = 0
+        self.epoch = -1  # the last one recorded; epoch 0 is the network as it begins
         self.best_loss = float("inf")
         self.best: dict[str, Tensor] = {}
 
@@ -125,7 +125,7 @@ class Training:
                     f"A validation loss must be finite, and it is {valid} after epoch {self.epoch}: "
                     f"lower the learning rate ({self.config.lr:g})."
                 )
-            if self.epoch and valid < self.best_loss:
+            if self.epoch > 0 and valid < self.best_loss:
                 self.best_loss = valid
                 self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
         masks = self.sparsifier.masks if self.sparsifier is not None else {}
@@ -172,11 +172,9 @@ def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord
         DivergedError: the loss is not finite.
     """
     until = training.config.epochs if until is None else min(until, training.config.epochs)
-    if training.epoch == 0:
-        yield training.record()
     while training.epoch < until:
         started = time.perf_counter()
-        loss, dropped = _train_epoch(training)
+        loss, dropped = _train_epoch(training) if training.epoch >= 0 else (None, 0)
         training.epoch += 1
         record = training.record(loss, dropped)
         yield EpochRecord(**(vars(record) | {"seconds": time.perf_counter() - started}))

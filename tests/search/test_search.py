@@ -1,0 +1,182 @@
+"""The search itself, on tabulated curves (no training) and on small networks."""
+
+import math
+from concurrent.futures import Executor, Future
+
+import pytest
+
+from hyperpruning.search.executors import executor
+from hyperpruning.search.ledger import LEDGER, RunFolderError, read
+from hyperpruning.search.plan import Plan
+from hyperpruning.search.search import search
+from hyperpruning.search.slices import Slice
+from hyperpruning.training.epochs import EpochRecord
+from small import small
+
+
+class Curves(Executor):
+    """Answers every job from a formula: the loss of a network falls to its own end, its exponents tell that end."""
+
+    def __init__(self, ends=None, diverging=()):
+        self.ends, self.diverging, self.trained = ends or {}, diverging, {}
+
+    def submit(self, fn, job):
+        future = Future()
+        future.set_result(self.answer(job))
+        return future
+
+    def answer(self, job):
+        end = self.ends.get(job.name, 3.0 + int(job.name[1:]) / 10 if job.name != "dense" else 2.0)
+        if job.name in self.diverging:
+            return Slice((self.record(0, end),), failure="the loss was nan")
+        self.trained[job.name] = max(self.trained.get(job.name, 0), job.until)
+        final = None
+        if job.until == job.train.epochs:
+            final = {"best_epoch": job.until, "valid_loss": end, "test_loss": end, "active": 4, "sha256": job.name}
+        return Slice(tuple(self.record(epoch, end) for epoch in range(job.until + 1)), final)
+
+    def record(self, epoch, end):
+        spectrum = (-end, None) if end > 3.35 else (-end, -2.0)
+        return EpochRecord(epoch, None, end + 5 - epoch, 4, {}, 0.0, spectrum=spectrum)
+
+
+@pytest.fixture
+def plan(text) -> Plan:
+    return small(text).plan()
+
+
+def test_the_better_half_goes_on_and_the_best_finalist_wins(plan, tmp_path):
+    curves = Curves()
+    history = search(plan, tmp_path / "run", executor=curves)
+    assert list(history.candidates) == ["c01", "c02", "c03", "c04", "c05"]
+    assert history.rounds["loss", 0]["kept"] == ["c01", "c02", "c03"]
+    assert history.rounds["loss", 1]["kept"] == ["c01", "c02"]
+    assert history.winners == {"ls": "c01", "loss": "c01", "rank_sum": "c01"}
+    assert curves.trained == {"dense": 4, "c01": 4, "c02": 4, "c03": 2, "c04": 1, "c05": 1}
+
+
+def test_judges_that_disagree_share_what_they_train(plan, tmp_path):
+    curves = Curves({"dense": 9.0})  # the spectra of bad networks are now nearer to the dense one
+    history = search(plan, tmp_path / "run", executor=curves)
+    assert history.rounds["ls", 1]["kept"] != history.rounds["loss", 1]["kept"]
+    finalists = {name for key, fact in history.rounds.items() if key[1] == 1 for name in fact["kept"]}
+    assert {name for name, epochs in curves.trained.items() if epochs == 4} == {"dense", *finalists}
+
+
+def test_a_candidate_that_diverges_is_left_behind(plan, tmp_path):
+    history = search(plan, tmp_path / "run", executor=Curves(diverging=("c01",)))
+    assert history.failures == {"c01": "the loss was nan"}
+    assert history.winners["loss"] == "c02"
+
+
+def test_all_candidates_diverging_is_an_error_with_the_reason(plan, tmp_path):
+    with pytest.raises(ValueError, match="all diverged: the loss was nan"):
+        search(plan, tmp_path / "run", executor=Curves(diverging=[f"c0{index}" for index in range(1, 6)]))
+
+
+def test_a_dense_network_that_diverges_is_an_error(plan, tmp_path):
+    with pytest.raises(ValueError, match="The dense reference must train"):
+        search(plan, tmp_path / "run", executor=Curves(diverging=("dense",)))
+
+
+def test_an_exhaustive_search_trains_everybody_to_the_end(text, tmp_path):
+    plan = small(text, search={"pool": 5, "generation": 3, "rungs": (1, 2), "keep": (3, 2), "exhaustive": True}).plan()
+    history = search(plan, tmp_path / "run", executor=Curves())
+    assert set(history.finals) == {"dense", *history.candidates}
+
+
+class Crash(Exception):
+    """A driver that dies."""
+
+
+def test_a_search_that_dies_after_any_line_ends_as_if_it_had_not(plan, tmp_path):
+    search(plan, tmp_path / "whole", executor=Curves())
+    whole = (tmp_path / "whole" / LEDGER).read_bytes()
+    for line in range(1, whole.count(b"\n")):
+        folder, said = tmp_path / f"dies-{line}", []
+
+        def die(fact, said=said, line=line):
+            said.append(fact)
+            if len(said) == line:
+                raise Crash
+
+        with pytest.raises(Crash):
+            search(plan, folder, executor=Curves(), on_fact=die)
+        search(plan, folder, executor=Curves())
+        assert (folder / LEDGER).read_bytes() == whole
+
+
+def test_a_ledger_torn_anywhere_ends_as_if_it_had_not(plan, tmp_path):
+    folder = tmp_path / "run"
+    search(plan, folder, executor=Curves())
+    whole = (folder / LEDGER).read_bytes()
+    for length in range(0, len(whole), 97):
+        (folder / LEDGER).write_bytes(whole[:length])
+        search(plan, folder, executor=Curves())
+        assert (folder / LEDGER).read_bytes() == whole
+
+
+def test_a_damaged_line_anywhere_changes_no_decision(plan, tmp_path):
+    folder = tmp_path / "run"
+    expected = search(plan, folder, executor=Curves())
+    lines = (folder / LEDGER).read_bytes().splitlines(keepends=True)
+    for number in range(len(lines)):
+        damaged = [b"{}\n" if index == number else line for index, line in enumerate(lines)]
+        (folder / LEDGER).write_bytes(b"".join(damaged))
+        history = search(plan, folder, executor=Curves())
+        assert (history.winners, history.rounds, history.candidates, history.epochs) == (
+            expected.winners,
+            expected.rounds,
+            expected.candidates,
+            expected.epochs,
+        )
+
+
+def test_a_folder_of_another_search_is_refused_with_the_difference(plan, text, tmp_path):
+    folder = tmp_path / "run"
+    search(plan, folder, executor=Curves())
+    before = (folder / LEDGER).read_bytes()
+    other = small(text, pruning={"sparsity": 0.7, "updates_per_epoch": 3}).plan()
+    with pytest.raises(RunFolderError, match=r"sparsity is 0\.6 there and 0\.7 here"):
+        search(other, folder, executor=Curves())
+    assert (folder / LEDGER).read_bytes() == before
+
+
+def test_other_versions_are_warned_of(plan, tmp_path, caplog, monkeypatch):
+    folder = tmp_path / "run"
+    search(plan, folder, executor=Curves())
+    monkeypatch.setattr("hyperpruning.search.search.version", lambda name: "9.9")
+    search(plan, folder, executor=Curves())
+    assert "torch is" in caplog.text
+
+
+def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tmp_path):
+    plan = small(text, pruning={"sparsity": 0.999}).plan()
+    with pytest.raises(ValueError, match="leave every tensor a weight"):
+        search(plan, tmp_path / "run", executor=Curves())
+
+
+def test_a_pool_larger_than_the_space_is_refused(text, tmp_path):
+    space = {"drop": ("magnitude",), "grow": ("random",), "redistribute": ("none",), "allocation": ("er",)}
+    plan = small(text, space=space | {"drop_fraction": {"low": 0.3, "high": 0.5, "step": 0.1}}).plan()
+    with pytest.raises(ValueError, match="the space has 3"):
+        search(plan, tmp_path / "run", executor=Curves())
+
+
+def test_one_and_two_workers_decide_alike_to_the_byte(plan, tmp_path):
+    one = search(plan, tmp_path / "one")
+    with executor(2) as pool:
+        two = search(plan, tmp_path / "two", executor=pool)
+    assert (tmp_path / "one" / LEDGER).read_bytes() == (tmp_path / "two" / LEDGER).read_bytes()
+    assert one.winners == two.winners
+    assert all(record.active == two.finals["c01"]["active"] for record in two.at(1).values() if "c01" in two.finals)
+    assert all(math.isfinite(record.valid_loss) for record in one.at(1).values())
+
+
+def test_eliminated_networks_release_their_tensors_and_keep_their_records(plan, tmp_path):
+    search(plan, tmp_path / "run")
+    history = read(tmp_path / "run")
+    for name in history.candidates:
+        folder = tmp_path / "run" / "networks" / name
+        assert bool(list(folder.glob("*.pt"))) == (name in history.finals)
+        assert list(folder.glob("*.json"))

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.report.run import in_words, read_run
+from hyperpruning.report.tables import (
+    Row,
+    correlations,
+    correlations_table,
+    results,
+    results_table,
+    some,
+    spearman,
+    verdict,
+)
+from hyperpruning.search.ledger import RunFolderError
+from hyperpruning.search.rounds import cost
+
+Invent = Callable[..., Path]
+
+
+def printed(renderable: object, width: int = 100) -> str:
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_results_are_dense_and_a_choice_for_each_judge(finished: Path) -> None:
+    rows = results(finished)
+    history = read_run(finished).history
+    assert [row.label for row in rows] == ["dense", "LSH's choice", "the loss's choice", "rank sum's choice"]
+    assert [row.network for row in rows[1:]] == [history.winners[judge] for judge in ("ls", "loss", "rank_sum")]
+    dense, chosen = rows[0], rows[1]
+    assert (dense.sparsity, dense.method, dense.spent, dense.judges) == (0, "none", None, ())
+    assert chosen.sparsity == pytest.approx(1 - 8_000 / 40_000, abs=1e-15)
+    assert chosen.test == pytest.approx(np.exp(history.finals[chosen.network]["test_loss"]))
+    assert chosen.spent == cost(pool=12, rungs=[2, 3], keep=[6, 3], epochs=10) == 51
+    assert chosen.full == 120
+    assert chosen.place is None  # not everybody was trained to the end
+
+
+def test_place_and_best_of_the_pool_when_everybody_was_trained(exhaustive: Path) -> None:
+    rows = {row.label: row for row in results(exhaustive)}
+    finals = read_run(exhaustive).history.finals
+    losses = sorted(final["valid_loss"] for name, final in finals.items() if name != "dense")
+    chosen, best = rows["LSH's choice"], rows["best of the pool"]
+    assert chosen.of == len(losses) == 12
+    assert losses[chosen.place - 1] == pytest.approx(np.log(chosen.valid))  # type: ignore[operator]
+    assert (best.place, best.spent, best.full) == (1, 120, 120)
+
+
+def test_those_that_diverged_do_not_stand_in_the_way_of_a_place(invent: Invent) -> None:
+    rows = results(invent(exhaustive=True, failing=("c03", "c07")))
+    assert {row.of for row in rows if row.place is not None} == {10}
+
+
+@pytest.mark.parametrize("until", ["header", "pool", "rounds"])
+def test_unfinished_searches_have_what_they_have(invent: Invent, until: str) -> None:
+    folder = invent(until=until)
+    assert results(folder) == []
+    assert "not come to its choice" in verdict([])
+    assert "network" in printed(results_table([]))
+    assert printed(correlations_table(correlations(folder)))
+
+
+def test_no_run_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError):
+        results(tmp_path)
+    (tmp_path / "ledger.jsonl").write_text("")
+    with pytest.raises(RunFolderError, match="begins with the settings"):
+        results(tmp_path)
+
+
+def row(label: str, network: str, test: float, judges: tuple[str, ...] = (), **values: int) -> Row:
+    return Row(label, judges, network, "none", 0.8, 20, 3, 5.0, test, **values)
+
+
+DENSE = row("dense", "dense", 4.54)
+LSH = row("LSH's choice", "c01", 4.60, ("ls",), spent=51, full=120)
+LOSS = row("the loss's choice", "c02", 4.70, ("loss",), spent=51, full=120)
+
+
+def test_verdict_says_who_won_and_by_how_much() -> None:
+    text = verdict([DENSE, LSH, LOSS])
+    assert "LSH's choice is better than the choice of the loss: test perplexity 4.60 against 4.70, 0.10 lower." in text
+    assert "worse than the dense network: test perplexity 4.60 against 4.54, 0.06 higher" in text
+    assert "51 epochs; all candidates to the end, 120" in text
+    assert "chance" in text
+
+
+def test_verdict_says_when_lsh_lost() -> None:
+    text = verdict([DENSE, replace(LSH, test=4.8), LOSS])
+    assert "worse than the choice of the loss: test perplexity 4.80 against 4.70, 0.10 higher" in text
+
+
+def test_verdict_says_when_there_is_no_difference() -> None:
+    assert "chose the same network, c01" in verdict([DENSE, LSH, replace(LOSS, network="c01")])
+    assert "as good as the choice of the loss" in verdict([DENSE, LSH, replace(LOSS, test=4.6001)])
+
+
+def test_verdict_of_a_single_judge_and_of_a_place() -> None:
+    text = verdict([DENSE, replace(LOSS, place=2, of=11)])
+    assert text.startswith("The loss's choice is c02, with a test perplexity of 4.70.")
+    assert "number 2 of 11" in text
+
+
+def test_tables_fit_a_hundred_columns(exhaustive: Path) -> None:
+    for table in (results_table(results(exhaustive)), correlations_table(correlations(exhaustive))):
+        lines = printed(table, width=200).splitlines()
+        assert max(len(line.rstrip()) for line in lines) <= 100
+    text = printed(results_table(results(exhaustive)))
+    assert "80.00 %" in text
+    assert "…" not in text
+
+
+def test_correlations_agree_with_scipy(exhaustive: Path) -> None:
+    run = read_run(exhaustive)
+    finals = [run.history.finals[name]["valid_loss"] for name in run.ended]
+    found = {(each.predictor, each.epoch): each for each in correlations(exhaustive)}
+    assert {epoch for _, epoch in found} == {0, 1, 2, 3}
+    assert {predictor for predictor, _ in found} == {
+        *(f"LS distance, {kind}" for kind in DISTANCES),
+        "validation loss",
+        "rank sum",
+        "drop fraction",
+    }
+    losses = [run.history.epochs[name][2].valid_loss for name in run.ended]
+    assert found["validation loss", 2].rho == pytest.approx(stats.spearmanr(losses, finals).statistic)
+    assert found["validation loss", 2].n == 12
+    scores = run.history.rounds["ls", 0]["scores"]
+    expected = stats.spearmanr([scores[name] for name in run.ended], finals).statistic
+    assert found[f"LS distance, {run.settings['distance']}", 2].rho == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_spearman_agrees_with_scipy_also_with_ties(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    one, two = generator.integers(0, 6, size=(2, 4 + seed)).astype(float)
+    expected = stats.spearmanr(one, two).statistic if len(set(one)) > 1 and len(set(two)) > 1 else None
+    assert spearman(one.tolist(), two.tolist()) == (None if expected is None else pytest.approx(expected, abs=1e-11))
+
+
+def test_spearman_of_too_few_constant_or_infinite_values() -> None:
+    assert spearman([1, 2, 3], [1, 2, 3]) is None
+    assert spearman([1, 1, 1, 1], [1, 2, 3, 4]) is None
+    assert spearman([1, 2, 3, float("inf")], [1, 2, 3, 4]) == 1
+
+
+def test_some_values_are_evenly_spread() -> None:
+    assert some({3, 1, 2}, 8) == [1, 2, 3]
+    assert some(set(range(100)), 4) == [0, 33, 66, 99]
+
+
+def test_methods_in_words() -> None:
+    assert in_words({"allocation": "er", "drop": "magnitude", "grow": "gradient", "decay": "linear"}) == (
+        "er, magnitude, gradient, none, f = 0.5, decay = linear"
+    )
+    assert (
+        in_words({"drop": "of another version", "drop_fraction": 0.3})
+        == "drop = of another version, drop_fraction = 0.3"
+    )

@@ -76,8 +76,13 @@ def test_named_dots_do_not_cover_each_other() -> None:
     same = series.Scatter(2, ("a", "b", "c", "d", "e"), (1, 1, 1, 1, 2), (1, 1, 1, 1, 2), None)
     found = series.named(same, {"d"})
     assert found[0][0] == "d"
-    assert len(found) < 5 + 1
     assert len({(at, side) for _, at, side in found}) == len(found)
+
+
+def test_chosen_dots_are_always_named() -> None:
+    crowd = series.Scatter(2, tuple("abcdefgh"), (1,) * 8, (1,) * 8, None)
+    names = [name for name, _, _ in series.named(crowd, set("fgh"))]
+    assert set("fgh") <= set(names)
 
 
 def test_densities(finished: Path) -> None:

@@ -79,7 +79,7 @@ def bracket(lines: Sequence[Line], *, judge: str, rungs: Sequence[int], epochs: 
         axes.set_yticks(range(len(lines)), [line.network for line in lines], fontsize=9)
         axes.set_ylim(len(lines) - 0.4, -0.8)
         axes.set_xlim(0, epochs * 1.02)
-        axes.set_xticks(sorted({0, *rungs, epochs}))
+        axes.set_xticks(_apart([0, *rungs, epochs]))
         axes.set_xlabel("epochs trained")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -106,8 +106,9 @@ def curves(
             axes.axvline(rung, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         for epochs, values in others:
             axes.plot(epochs, values, color=FAINT, linewidth=1)
+        dots: Any = {"marker": "o", "markersize": 3} if last - first <= 20 else {}
         for epochs, values, shade in marked:
-            axes.plot(epochs, values, color=shade, linewidth=2, linestyle=_line_style(shade), marker="o", markersize=3)
+            axes.plot(epochs, values, color=shade, linewidth=2, linestyle=_line_style(shade), **dots)
         axes.set_ylim(low - 0.05 * (top - low), top)
         _whole_epochs(axes, first, last)
         axes.set_xlabel("epoch")
@@ -162,7 +163,8 @@ def scatter(points: Scatter, chosen: Mapping[str, Sequence[str]], *, xlabel: str
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=3.5)
         axes.margins(0.12)
-        for name, early, final in zip(points.networks, points.early, points.final, strict=True):
+        dots = zip(points.networks, points.early, points.final, strict=True)
+        for name, early, final in sorted(dots, key=lambda dot: dot[0] in chosen):  # the chosen ones on top
             size = 8 if name in chosen else 5.5
             axes.plot(early, final, "o", color=colour(chosen.get(name, ())), markersize=size, mew=0)
         for name, (x, y), side in named(points, set(chosen)):
@@ -196,7 +198,7 @@ def spectra_figure(spectra: Mapping[Any, Sequence[float]]) -> Figure:
 
 
 def densities(found: Densities) -> str:
-    """Draw the active fraction of each tensor and gate over the epochs as a heat map with numbers at both ends."""
+    """Draw the active fraction of each tensor and gate over the epochs as a heat map with numbers."""
     rows, count = len(found.rows), len(found.epochs)
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=0.9 + 0.27 * rows, width=1.35 * WIDTH)
@@ -205,18 +207,14 @@ def densities(found: Densities) -> str:
         bar = figure.colorbar(mesh, ax=axes, fraction=0.035, pad=0.02)
         bar.set_label("density")
         bar.outline.set_visible(False)
-        columns = range(count) if count <= 12 else (0, count - 1)
         for row in range(rows):
-            for column in columns:
+            for column in range(count):
                 value = float(found.values[row, column])
-                dark = value > 0.58 * float(found.values.max())
-                text = f"{value:.2f}"
-                axes.text(
-                    column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="white" if dark else INK
-                )
+                shade = "white" if value > 0.58 * float(found.values.max()) else INK
+                place: Any = {"ha": "center", "va": "center", "fontsize": 8, "color": shade}
+                axes.text(column + 0.5, row + 0.5, f"{value:.2f}", **place)
         axes.set_yticks([row + 0.5 for row in range(rows)], found.rows, fontsize=9)
-        step = -(-count // 12)
-        axes.set_xticks([column + 0.5 for column in range(0, count, step)], [str(e) for e in found.epochs[::step]])
+        axes.set_xticks([column + 0.5 for column in range(count)], [str(epoch) for epoch in found.epochs])
         axes.set_ylim(rows, 0)
         axes.set_xlabel("epoch")
         axes.tick_params(length=0)
@@ -242,11 +240,21 @@ def _whole_epochs(axes: Axes, first: int, last: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def _apart(ticks: Sequence[int]) -> list[int]:
+    """Those ticks, the ends among them, whose numbers have room beside each other."""
+    gap, kept = 0.055 * (ticks[-1] - ticks[0]), [ticks[0]]
+    for tick in ticks[1:-1]:
+        if tick - kept[-1] >= gap and ticks[-1] - tick >= gap:
+            kept.append(tick)
+    return [*kept, ticks[-1]]
+
+
 def _exponent_axes(axes: Axes, spectra: Sequence[Vector], low: float) -> None:
     top = max((float(values[0]) for values in spectra if values.size), default=0.0)
     axes.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
     axes.set_ylim(low - 0.03 * (top - low), max(top, 0) + 0.05 * (top - low))
     axes.set_xlim(0, max((len(values) for values in spectra), default=1) + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("index, largest exponent first")
     axes.set_ylabel("Lyapunov exponent, nats per step")
 

@@ -21,6 +21,7 @@ p, dl, ul { max-width: 74ch; margin: 0 0 14px; }
 .lead { font-size: 1.15rem; margin: 18px 0 22px; }
 .note, figcaption { color: var(--soft); font-size: .92rem; line-height: 1.5; }
 .missing { border-left: 4px solid var(--line); background: var(--wash); padding: 10px 14px; }
+h1 + .missing { margin-top: 18px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px; margin: 0 0 8px; }
 .tile { border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; }
 .tile b { display: block; font-size: 1.6rem; line-height: 1.25; font-variant-numeric: tabular-nums; }

@@ -222,7 +222,7 @@ def _cost(run: Run, now: Status) -> list[str]:
     found = {
         "one judge's search": f"{one} epochs",
         "every candidate to the end": f"{full} epochs",
-        "saved": f"{full - one} epochs, {(full - one) / full:.0%} of them" + _clock(now.seconds, full - one),
+        "saved": f"{full - one} epochs, {100 * (full - one) / full:.0f} % of them" + _clock(now.seconds, full - one),
         "this run": f"{done} epochs so far"
         if not run.finished
         else f"{done} epochs: the dense network, and the "

@@ -50,8 +50,9 @@ def _marked(run: Run) -> dict[str, tuple[str, str]]:
     return {name: (f"{_label(judges)} ({name})", figures.colour(judges)) for name, judges in choices(run).items()}
 
 
-def _legend(run: Run, others: str = "other candidates") -> str:
+def _legend(run: Run) -> str:
     marks = {label: (shade, shade == figures.OTHER) for label, shade in _marked(run).values()}
+    others = "other candidates" if marks else "candidates"
     return legend({"dense": (figures.INK, False)} | marks | {others: (figures.FAINT, False)})
 
 
@@ -73,7 +74,7 @@ def perplexities(run: Run) -> list[str]:
     for first, title in titles.items():
         low, top = series.extent(list(curves.values()), first)
         svg = figures.curves(others, marked, first=first, last=last, rungs=run.rungs, low=low, top=top)
-        drawn.append(panel(svg, title))
+        drawn.append(panel(svg, title if len(titles) > 1 else ""))
     caption = (
         "Perplexity on the validation text after each epoch: how many equally likely tokens the network is left to "
         "choose from, lower is better. Grey lines end where every judge had eliminated the candidate; dashed: the "
@@ -139,7 +140,7 @@ def predictions(run: Run) -> list[str]:
     caption = (
         "Each dot is a candidate trained to the end: to the right what a judge saw early, upwards where it ended. A "
         "good judge puts the dots on a rising line; Spearman's rank correlation says how nearly (+1: the same order, "
-        "0: none, -1: the reverse). Names are left out where there is no room."
+        "0: none, -1: the reverse). Coloured: the judges' choices. Names are left out where there is no room."
     )
     if not run.exhausted:
         caption += (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperpruning.report.run import Run
-from hyperpruning.report.tables import spearman
+from hyperpruning.report.tables import some, spearman
 from hyperpruning.search.objectives import exponents
 from hyperpruning.search.plan import DENSE
 from hyperpruning.training.task import perplexity
@@ -163,13 +163,24 @@ def named(points: Scatter, chosen: set[str]) -> list[tuple[str, tuple[float, flo
     taken = [(x, y, 0.02, 0.025) for x, y in unit.values()]  # centres and half sizes, in parts of the spans
     found = []
     for name in sorted(at, key=lambda name: name not in chosen):
-        for side in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
-            x, y = unit[name][0] + 0.07 * side[0], unit[name][1] + 0.035 * side[1]
-            if all(abs(x - a) > 0.045 + w or abs(y - b) > 0.025 + h for a, b, w, h in taken):
-                taken.append((x, y, 0.045, 0.025))
-                found.append((name, at[name], side))
-                break
+        sides = [side for side in ((1, 1), (-1, 1), (1, -1), (-1, -1)) if _free(_beside(unit[name], side), taken)]
+        if sides or name in chosen:
+            side = (sides or [(1, 1)])[0]
+            taken.append(_beside(unit[name], side))
+            found.append((name, at[name], side))
     return found
+
+
+Box = tuple[float, float, float, float]
+
+
+def _beside(dot: tuple[float, float], side: tuple[int, int]) -> Box:
+    return dot[0] + 0.07 * side[0], dot[1] + 0.035 * side[1], 0.045, 0.025
+
+
+def _free(box: Box, taken: Sequence[Box]) -> bool:
+    x, y, width, height = box
+    return all(abs(x - a) > width + w or abs(y - b) > height + h for a, b, w, h in taken)
 
 
 def chance(n: int) -> float:
@@ -178,9 +189,9 @@ def chance(n: int) -> float:
 
 
 def densities(run: Run, network: str) -> Densities | None:
-    """A network's densities over its epochs; None when nothing is known of them."""
+    """A network's densities at up to 12 of its epochs; None when nothing is known of them."""
     records = run.history.epochs.get(network, {})
-    epochs = [epoch for epoch in sorted(records) if records[epoch].density]
+    epochs = some({epoch for epoch, record in records.items() if record.density}, 12)
     if not epochs:
         return None
     groups = {name: len(values) for name, values in records[epochs[0]].density.items()}

@@ -65,7 +65,7 @@ def scaled(network, gain):
     return network
 
 
-def trained(cell, hidden=32, steps=80, seed=0):
+def trained(cell, hidden=32, steps=250, seed=0):
     """Return a two-layer network that has learnt to repeat the symbol of three steps ago, and an input sequence."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)

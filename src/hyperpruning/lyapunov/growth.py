@@ -57,10 +57,40 @@ class Frame:
 
     def _sorted(self, jacobians: Tensor) -> Tensor:
         """Return the Jacobians with rows in decreasing order of length, columns in that of the step before."""
-        chain = torch.arange(jacobians.shape[1], device=jacobians.device)[:, None]  # (N, 1)
-        step = torch.arange(jacobians.shape[0], device=jacobians.device)[:, None, None]  # (S, 1, 1)
         rows = torch.linalg.vector_norm(jacobians, dim=-1).argsort(-1, descending=True)  # (S, N, D)
         columns = torch.cat([self._order[None], rows[:-1]])
         self._order = rows[-1]
-        # Two gathers of whole rows; the second leaves the column-major layout that LAPACK wants.
-        return jacobians[step, chain, rows].mT[step, chain, columns].mT
+        return _take_rows(jacobians, rows).take_along_dim(columns[..., None, :], -1)
+
+
+class ExplicitFrame(Frame):
+    """The same with Q formed: slower, but autograd can differentiate it, which `geqrf` it cannot.
+
+    loose: this many steps are only multiplied, before the frame is first orthonormalised; their growth is zero.
+    """
+
+    def __init__(self, chains: int, size: int, k: int, like: Tensor, loose: int = 0) -> None:
+        super().__init__(chains, size, k, like)
+        self._q = torch.eye(size, k, dtype=like.dtype, device=like.device)
+        self._loose = loose
+
+    def push(self, jacobians: Tensor) -> Tensor:
+        """Carry the frame through S steps, (S, N, D, D), and return each step's ln |r_ii|, (S, N, k)."""
+        growth = []
+        for jacobian in self._sorted(jacobians):
+            pushed = jacobian @ self._q
+            if self._loose > 1:
+                self._q, r = pushed, torch.ones_like(pushed)
+            else:
+                self._q, r = torch.linalg.qr(pushed)
+            self._loose -= 1
+            growth.append(r.diagonal(dim1=-2, dim2=-1))
+        return torch.stack(growth).abs().log()
+
+
+def _take_rows(matrices: Tensor, rows: Tensor) -> Tensor:
+    """Return each matrix's rows in the given order, (S, N, D, D) and (S, N, D) -> (S, N, D, D), copying whole rows."""
+    steps, chains, size = rows.shape
+    first = torch.arange(0, steps * chains * size, max(1, size), device=rows.device).view(steps, chains, -1)
+    every = matrices.reshape(steps * chains * size, size)
+    return every.index_select(0, (first + rows).flatten()).view(matrices.shape)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperpruning.lyapunov.layers import DrivenLayer, GRULayer, LSTMLayer, RNNLayer, StepLayer, Weights
+from hyperpruning.lyapunov.cells import GRULayer, LSTMLayer, RNNLayer, Weights
+from hyperpruning.lyapunov.layers import DrivenLayer, StepLayer
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class Driven:
     layers: Sequence[DrivenLayer]
     start: Sequence[Tensor]
     inputs: Tensor
+
+    def after(self, steps: int) -> Driven:
+        """Return the map that first runs over so many inputs, and then over all of them."""
+        return replace(self, inputs=torch.cat([self.inputs[:steps], self.inputs]))
 
 
 def driven(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None) -> Driven:

@@ -8,7 +8,6 @@ the i-th direction grows (positive) or is forgotten (negative).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -17,14 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperpruning.lyapunov.growth import Frame, living
-from hyperpruning.lyapunov.layers import DrivenLayer, automatic_jacobian
-from hyperpruning.lyapunov.networks import Driven, driven
+from hyperpruning.lyapunov.blocks import Rule, growth
+from hyperpruning.lyapunov.networks import driven
 
 State = Literal["h", "full"]
 Convention = Literal["forward", "published"]
-
-CHUNK_BYTES = 2**25  # Jacobians held at a time, per layer: what bounds the memory for long sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +94,6 @@ class Spectrum:
             )
 
 
-@torch.no_grad()
 def lyapunov_spectrum(
     network: Any,
     inputs: Tensor,
@@ -109,6 +104,7 @@ def lyapunov_spectrum(
     k: int | None = None,
     dtype: torch.dtype | None = None,
     convention: Convention = "forward",
+    differentiable: bool = False,
 ) -> Spectrum:
     """Return the Lyapunov spectrum of `network` driven by `inputs`.
 
@@ -122,6 +118,11 @@ def lyapunov_spectrum(
     warmup: steps that turn the directions, each re-orthonormalised, but are not measured.
     k: only the leading k exponents of each layer, exact and cheaper; all by default.
     dtype: what to compute in; by default float64 for "full", whose tail float32 cannot hold, else as the network.
+
+    convention: "published" multiplies transposed Jacobians and warms up as the published code does (docs/theory.md),
+        to compare with its numbers.
+    differentiable: record everything for back-propagation to weights, inputs and start: some times slower, and all
+        Jacobians are kept.
 
     The Jacobian of a stack is block triangular, so that its spectrum is that of its layers, each computed alone; it
     equals that of the whole stack with a start basis that lists the top layer first. Units that nothing reads or that
@@ -138,98 +139,18 @@ def lyapunov_spectrum(
     [0.6931, 0.6931]
     """
     _checked_state(state)
-    if _checked_convention(convention) == "published":
-        raise NotImplementedError("convention 'published' is not there yet: use 'forward'")
+    published = _checked_convention(convention) == "published"
     dtype = torch.float64 if dtype is None and state == "full" else dtype
-    network_driven = driven(network, inputs, start, dtype)
-    steps = network_driven.inputs.shape[0]
-    if not 0 <= warmup < steps:
-        raise ValueError(f"the sequence is longer than the warm-up, but has {steps} steps and warmup is {warmup}")
-    growth, sizes = _growth(network_driven, state, k)
-    return Spectrum(growth[warmup:], sizes, warmup, state, convention)
-
-
-def _growth(network: Driven, state: State, k: int | None) -> tuple[Tensor, tuple[int, ...]]:
-    """Return every step's growth (T, B, K) and the number of exponents per layer."""
-    batch = network.inputs.shape[1]
-    blocks = [_Block(layer, state, k, network.inputs) for layer in network.layers]
-    groups: dict[tuple[int, int], list[int]] = {}  # layers of equal size share each call
-    for index, block in enumerate(blocks):
-        groups.setdefault((len(block.alive), block.followed), []).append(index)
-    frames = {key: Frame(len(members) * batch, *key, like=network.inputs) for key, members in groups.items() if key[0]}
-
-    growth: list[Tensor] = []
-    for chunk in _trajectory(network, steps=_chunk_length(blocks, network.inputs)):
-        parts: list[Tensor] = [block.dead(len(chunk[0][0]), batch) for block in blocks]
-        for key, frame in frames.items():
-            members = groups[key]
-            jacobians = torch.cat([blocks[index].jacobians(*chunk[index]) for index in members], 1)
-            logs = frame.push(jacobians).double()  # (S, layers in group * B, k)
-            for index, part in zip(members, torch.split(logs, batch, 1), strict=True):
-                parts[index] = blocks[index].place(part)
-        growth.append(torch.cat(parts, -1))
-    return torch.cat(growth), tuple(block.k for block in blocks)
-
-
-def _chunk_length(blocks: list[_Block], inputs: Tensor) -> int:
-    largest = max(block.size for block in blocks)
-    return max(1, CHUNK_BYTES // (inputs.shape[1] * largest**2 * inputs.element_size()))
-
-
-def _trajectory(network: Driven, steps: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Yield, `steps` at a time, each layer's states before the steps (S, B, D_l) and its inputs (S, B, I_l)."""
-    states = list(network.start)
-    for inputs in torch.split(network.inputs, steps):
-        chunk = []
-        for index, layer in enumerate(network.layers):
-            path = [states[index]]
-            for input in inputs:
-                path.append(layer.step(path[-1], input))
-            states[index] = path[-1]
-            visited = torch.stack(path)  # (S + 1, B, D_l)
-            if not bool(torch.isfinite(visited).all()):
-                raise ValueError(
-                    "a trajectory stays finite, but this one left its dtype's range: scale network or inputs"
-                )
-            chunk.append((visited[:-1], inputs))
-            inputs = visited[1:, :, : layer.hidden_size]
-        yield chunk
-
-
-class _Block:
-    """One layer's diagonal block of the Jacobian, without its dead units."""
-
-    def __init__(self, layer: DrivenLayer, state: State, k: int | None, like: Tensor) -> None:
-        self.layer = layer
-        self.size = layer.hidden_size if state == "h" else layer.state_size
-        self.k = self.size if k is None else k
-        if not 1 <= self.k <= self.size:
-            raise ValueError(f"k is between 1 and the {self.size} exponents of a layer, but is {k}")
-        support = layer.support(self.size) if hasattr(layer, "support") else None
-        self.alive = torch.arange(self.size, device=like.device) if support is None else living(support)
-        self.followed = min(self.k, len(self.alive))
-
-    def jacobians(self, states: Tensor, inputs: Tensor) -> Tensor:
-        """Return the living part of the Jacobians, (S, B, D, D)."""
-        arguments = (states.flatten(0, 1), inputs.flatten(0, 1), self.size)
-        if hasattr(self.layer, "jacobian"):
-            jacobians: Tensor = self.layer.jacobian(*arguments)
-        else:
-            jacobians = automatic_jacobian(self.layer.step, *arguments)
-        if len(self.alive) < self.size:
-            jacobians = jacobians[:, self.alive[:, None], self.alive]
-        return jacobians.reshape(*states.shape[:2], *jacobians.shape[1:])
-
-    def dead(self, steps: int, batch: int) -> Tensor:
-        """Return the growth of a layer that has no living unit, (S, B, k)."""
-        return torch.full((steps, batch, self.k), -torch.inf, dtype=torch.float64, device=self.alive.device)
-
-    def place(self, growth: Tensor) -> Tensor:
-        """Return the growth of the living (S, B, followed) at their positions among all, -inf elsewhere: (S, B, k)."""
-        if self.followed == self.k:
-            return growth
-        positions = self.alive if self.k == self.size else self.alive.new_tensor(range(self.followed))
-        return self.dead(*growth.shape[:2]).index_copy(-1, positions, growth)
+    with torch.set_grad_enabled(differentiable):
+        stack = driven(network, inputs, start, dtype)
+        steps = len(stack.inputs)
+        if not 0 <= warmup < steps:
+            raise ValueError(f"a sequence is longer than its warm-up, but has {steps} steps and warmup is {warmup}")
+        if published:
+            stack = stack.after(warmup)
+        rule = Rule(traced=differentiable, published=published, loose=warmup)
+        every, sizes = growth(stack, state == "full", k, rule)
+    return Spectrum(every[warmup:], sizes, warmup, state, convention)
 
 
 def _checked_state(state: str) -> State:

@@ -182,11 +182,11 @@ def _searched(run: Run) -> list[str]:
         "LS distance": f"{settings['distance']}, to the dense network's spectrum at the same epoch",
         **{name.replace("_", " "): _choices(choices) for name, choices in settings["space"].items()},
     }
-    headings = ("candidate", "method", "epochs", "valid perplexity", "end")
+    headings = ("candidate", "method", "epochs", "last valid perplexity", "best, if trained to the end")
     return [
         definitions(found),
         details("All candidates", table(headings, _candidates(run), text=2)),
-        details("All settings", definitions(_flat(settings))),
+        details("All settings (of the dense task only what differs)", definitions(_flat(_shortened(settings)))),
     ]
 
 
@@ -204,6 +204,13 @@ def _candidates(run: Run) -> list[tuple[str, ...]]:
         state = state if run.finished or state != "stopped" else ""
         rows.append((name, run.method(name), str(max(epochs, default=0)), f"{values[-1]:.2f}" if values else "", state))
     return rows
+
+
+def _shortened(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with those of the dense task only where they differ from the candidates'."""
+    task, dense = settings.get("task", {}), settings.get("dense_task", {})
+    differing = {name: value for name, value in dense.items() if name not in task or task[name] != value}
+    return {**settings, "dense_task": differing}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

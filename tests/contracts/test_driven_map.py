@@ -9,6 +9,7 @@ from torch import nn
 
 from hyperpruning.lyapunov.layers import StepLayer, automatic_jacobian
 from hyperpruning.lyapunov.networks import driven
+from hyperpruning.lyapunov.rhn import RHNLayer
 
 
 def check_driven_layer(layer, state, input):
@@ -60,6 +61,16 @@ def test_steps_follow_the_fused_module(cell, options):
             visited.append(state[:, : layer.hidden_size])
         outputs = torch.stack(visited)
     torch.testing.assert_close(outputs, network(inputs)[0], atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("gates", [2, 3])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_recurrent_highway(gates, depth):
+    torch.manual_seed(0)
+    layer = RHNLayer(
+        *(torch.randn(shape).double() for shape in ((gates * 5, 3), (depth, gates * 5, 5), (depth, gates * 5)))
+    )
+    check_driven_layer(layer, torch.randn(4, 5).double(), torch.randn(4, 3).double())
 
 
 def test_a_plain_step():

@@ -33,6 +33,15 @@ X = torch.zeros(20, 2, 3)
         (lambda s, x: s, X, {}, ValueError, r"start=\(B, D\) with B = 2"),
         (lambda s, x: s[:, :1], X, {"start": torch.zeros(2, 4)}, ValueError, r"\(2, 4\) became \(2, 1\)"),
         (lambda s, x: s * 1e30, X, {"start": torch.ones(2, 4)}, ValueError, "left its dtype's range"),
+        ([], X, {}, ValueError, "one state"),
+        (nn.LSTM(3, 4).to("meta"), X, {}, ValueError, "share one device, but have meta and cpu"),
+        (
+            nn.LSTM(3, 4),
+            X,
+            {"start": (torch.full((1, 2, 4), torch.nan),) * 2},
+            ValueError,
+            "start of layer 0 are to be",
+        ),
         ("lstm", X, {}, TypeError, "this is a str"),
     ],
 )

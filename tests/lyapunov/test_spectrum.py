@@ -1,14 +1,16 @@
 """Spectra against the plain definition and against closed forms."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from brute_force import exponents, module_jacobians, scaled, top_layer_first
-from scipy.special import psi
+from scipy.special import polygamma, psi
 from torch import nn
 
+from hyperpruning.lyapunov.rhn import RHNLayer
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 
 CELLS = {
@@ -184,6 +186,103 @@ def test_spectrum_tells_what_it_is(tmp_path):
     assert torch.equal(read.growth, spectrum.growth)
     assert (read.sizes, read.warmup, read.state, read.convention) == ((6, 6), 4, "h", "forward")
     assert [path.name for path in tmp_path.iterdir()] == ["dense.npz"]
+
+
+def test_standard_error_is_that_of_independent_steps():
+    # Gaussian matrices: Newman's standard error of exponent k is sqrt(trigamma((N - k + 1) / 2) / (4 T))
+    size, steps = 6, 4000
+    torch.manual_seed(0)
+    spectrum = linear_spectrum(torch.randn(steps, size, size, dtype=torch.float64) / size**0.5, warmup=10)
+    expected = np.sqrt(polygamma(1, (size - np.arange(size)) / 2) / (4 * steps))
+    # estimated from 40 stretches, it has a relative error of 1 / sqrt(80) = 0.11; four of them
+    np.testing.assert_allclose(spectrum.standard_error(blocks=40), expected, rtol=0.45)
+
+
+def test_standard_error_over_sequences_and_of_minus_infinity():
+    torch.manual_seed(0)
+    network, inputs = nn.RNN(3, 5, nonlinearity="relu"), torch.randn(20, 3, 3)
+    spectrum = lyapunov_spectrum(network, inputs)
+    errors = spectrum.standard_error(blocks=1)
+    assert bool((errors[torch.isneginf(spectrum.exponents)] == 0).all())
+    alive = torch.isfinite(spectrum.exponents)
+    torch.testing.assert_close(errors[alive], spectrum.per_sequence.std(0)[alive] / 3**0.5)
+    with pytest.raises(ValueError, match="two stretches"):
+        spectrum.standard_error(blocks=11)
+
+
+@pytest.mark.parametrize("gates", [2, 3])
+def test_recurrent_highway_layers(gates):
+    torch.manual_seed(0)
+    hidden, depth = 5, 3
+    layers = [
+        RHNLayer(
+            *(
+                torch.randn(s).double()
+                for s in ((gates * hidden, i), (depth, gates * hidden, hidden), (depth, gates * hidden))
+            )
+        )
+        for i in (4, hidden)
+    ]
+    inputs = torch.randn(12, 2, 4, dtype=torch.float64)
+
+    def stack(state, x):  # both layers as one plain step: no hand-written Jacobian, no blocks
+        lower, upper = state.chunk(2, -1)
+        lower = layers[0].step(lower, x)
+        return torch.cat([lower, layers[1].step(upper, lower)], -1)
+
+    spectrum = lyapunov_spectrum(layers, inputs, warmup=3)
+    whole = lyapunov_spectrum(stack, inputs, start=torch.zeros(2, 10).double(), warmup=0)
+    both = lyapunov_spectrum(layers, inputs, warmup=0)
+    torch.testing.assert_close(whole.exponents.sum(), both.exponents.sum(), atol=1e-9, rtol=0)
+    lower = lyapunov_spectrum(layers[0].step, inputs, start=torch.zeros(2, 5).double(), warmup=3)
+    torch.testing.assert_close(spectrum.exponents[:5], lower.exponents, atol=1e-10, rtol=0)
+    assert spectrum.sizes == (5, 5)
+
+
+def test_layers_are_converted():
+    torch.manual_seed(0)
+    layer = RHNLayer(torch.randn(8, 3), torch.randn(2, 8, 4), torch.randn(2, 8))
+    inputs = torch.randn(15, 2, 3)
+    single, double = lyapunov_spectrum([layer], inputs), lyapunov_spectrum([layer], inputs, dtype=torch.float64)
+    torch.testing.assert_close(single.exponents, double.exponents, atol=1e-4, rtol=0)
+    assert single.exponents.sub(double.exponents).abs().max() > 0
+
+
+class OwnCell(nn.Module):
+    """A user's cell: two states, [h, m], of which the layer above would read h."""
+
+    state_size, hidden_size = 6, 3
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(6 + 2, 6)
+
+    def step(self, state, input):
+        return torch.tanh(self.mix(torch.cat([state, input], -1)))
+
+    def driven_layers(self):
+        return [self]
+
+
+def test_a_network_that_describes_itself():
+    torch.manual_seed(0)
+    network, inputs = OwnCell(), torch.randn(20, 2, 2)
+    full = lyapunov_spectrum(network, inputs, state="full")  # in a float64 copy of the module
+    start = torch.zeros(2, 6, dtype=torch.float64)
+    plain = lyapunov_spectrum(OwnCell.step.__get__(deepcopy(network).double()), inputs.double(), start=start)
+    torch.testing.assert_close(full.exponents, plain.exponents, atol=1e-12, rtol=0)
+    assert lyapunov_spectrum(network, inputs).exponents.shape == (3,)
+    assert next(network.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("threads", [2])
+def test_threads_and_single_sequences_change_nothing(threads, monkeypatch):
+    network, inputs = network_and_inputs("lstm", 2)
+    expected = lyapunov_spectrum(network, inputs).growth
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SHARED_SIZE", 0)
+    torch.set_num_threads(threads)
+    torch.testing.assert_close(lyapunov_spectrum(network, inputs).growth, expected, atol=1e-12, rtol=0)
+    assert torch.get_num_threads() == threads
 
 
 def test_full_state_is_computed_in_float64():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -26,21 +27,25 @@ class Driven:
         return replace(self, inputs=torch.cat([self.inputs[:steps], self.inputs]))
 
 
-def driven(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None) -> Driven:
-    """Return the network as a driven map in `dtype` (None: its own, at least float32).
+def driven(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool = False) -> Driven:
+    """Return the network as a driven map in `dtype`; by default its own, but float64 where `full` adds a second state.
 
     Raises: TypeError or ValueError for what has no spectrum, or has it only after a change that the message names.
     """
     _check_inputs(inputs)
+    if isinstance(network, nn.Module):
+        _check_module(network, inputs)
     if isinstance(network, nn.RNNBase):
-        return _from_module(network, inputs, start, dtype)
+        return _from_module(network, inputs, start, dtype, full)
+    if isinstance(network, list | tuple):
+        return _from_layers(network, inputs, start, dtype, full)
     if hasattr(network, "driven_layers"):
-        return _from_layers(network.driven_layers(), network, inputs, start, dtype)
+        return _from_layers(network.driven_layers(), inputs, start, dtype, full)
     if callable(network):
         return _from_step(network, inputs, start, dtype)
     raise TypeError(
-        "a network is an nn.LSTM, nn.GRU or nn.RNN, an object with driven_layers(), or a function step(state, input), "
-        f"but this is a {type(network).__name__}: wrap it as lambda state, input: ..."
+        "a network is an nn.LSTM, nn.GRU or nn.RNN, an object with driven_layers() or a list of such layers, or a "
+        f"function step(state, input), but this is a {type(network).__name__}: wrap it as lambda state, input: ..."
     )
 
 
@@ -71,51 +76,66 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has the shape {shape}, but this one has {tuple(tensor.shape)}")
 
 
-def _check_evaluating(network: Any, dropout: float) -> None:
-    if dropout and network.training:
+def _check_module(network: nn.Module, inputs: Tensor) -> None:
+    dropout = getattr(network, "dropout", 0.0)
+    if network.training and isinstance(dropout, float) and dropout:
         raise ValueError(
             f"a spectrum is that of a deterministic map, but the network trains with dropout {dropout}: "
             "call network.eval() first"
         )
+    for name, weight in network.named_parameters():
+        _check_alike(f"parameter {name}", weight, "inputs", inputs)
+        _check_finite(f"parameter {name}: its values", weight)
 
 
-def _check_parameters(network: Any, inputs: Tensor) -> None:
-    if isinstance(network, nn.Module):
-        for name, weight in network.named_parameters():
-            _check_alike(f"parameter {name}", weight, "inputs", inputs)
-            _check_finite(f"parameter {name}: its values", weight)
-
-
-def _working(dtype: torch.dtype | None, own: torch.dtype) -> torch.dtype:
-    """Return the requested dtype, or the network's own where LAPACK knows it, else float32."""
-    dtype = dtype or (own if own == torch.float64 else torch.float32)
+def _prepared(
+    layers: Sequence[DrivenLayer], states: Sequence[Tensor], inputs: Tensor, dtype: torch.dtype | None, full: bool
+) -> Driven:
+    """Convert everything to `dtype`; by default its own, but float64 beyond the hidden state, where float32 is lost."""
+    beyond = full and any(layer.state_size > layer.hidden_size for layer in layers)
+    dtype = dtype or (torch.float64 if beyond or inputs.dtype == torch.float64 else torch.float32)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"a spectrum is computed in torch.float32 or torch.float64, but dtype is {dtype}")
-    return dtype
+    for index, (layer, state) in enumerate(zip(layers, states, strict=True)):
+        name = f"start of layer {index}"
+        _check_shape(name, state, (inputs.shape[1], layer.state_size))
+        _check_alike(name, state, "inputs", inputs)
+        _check_finite(name, state)
+    return Driven([_converted(layer, dtype) for layer in layers], [s.to(dtype) for s in states], inputs.to(dtype))
 
 
-def _from_module(network: nn.RNNBase, inputs: Tensor, start: Any, dtype: torch.dtype | None) -> Driven:
+def _converted(part: Any, dtype: torch.dtype) -> Any:
+    """Return a layer with its tensors in `dtype`: those of a dataclass, or of a copy of a module."""
+    if isinstance(part, Tensor):
+        return part.to(dtype) if part.is_floating_point() else part
+    if isinstance(part, nn.Module) and any(parameter.dtype != dtype for parameter in part.parameters()):
+        if torch.is_grad_enabled():
+            raise ValueError(f"a copy in {dtype} would lose its gradients: convert the network with .to({dtype}) first")
+        return copy.deepcopy(part).to(dtype)
+    if is_dataclass(part) and not isinstance(part, type | nn.Module | StepLayer):
+        return replace(part, **{field.name: _converted(getattr(part, field.name), dtype) for field in fields(part)})
+    return part
+
+
+def _from_module(network: nn.RNNBase, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool) -> Driven:
     if network.bidirectional:
         raise ValueError("a spectrum needs one direction of time, but this is bidirectional: take each direction alone")
     if network.proj_size:
         raise ValueError(f"a projected LSTM is not supported, but proj_size is {network.proj_size}: use proj_size=0")
-    _check_evaluating(network, network.dropout)
-    _check_parameters(network, inputs)
     if network.batch_first:
         inputs = inputs.transpose(0, 1)
     _check_shape("one time step of inputs", inputs[0], (inputs.shape[1], network.input_size))
-    dtype = _working(dtype, inputs.dtype)
     make = _MODULES[network.mode]
-    layers = [make(_weights(network, layer, dtype)) for layer in range(network.num_layers)]
-    shape = (network.num_layers, inputs.shape[1], network.hidden_size)
-    parts = _module_start(network, inputs, start, shape)
-    states = [torch.cat([part[layer] for part in parts], -1).to(dtype) for layer in range(network.num_layers)]
-    return Driven(layers, states, inputs.to(dtype))
+    layers = [make(_weights(network, layer)) for layer in range(network.num_layers)]
+    parts = _module_start(network, inputs, start)
+    states = [torch.cat([part[layer] for part in parts], -1) for layer in range(network.num_layers)]
+    return _prepared(layers, states, inputs, dtype, full)
 
 
-def _module_start(network: nn.RNNBase, inputs: Tensor, start: Any, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+def _module_start(network: nn.RNNBase, inputs: Tensor, start: Any) -> tuple[Tensor, ...]:
     """Return the parts of the start state, h or (h, c), each (L, B, H)."""
     names = ("h", "c") if network.mode == "LSTM" else ("h",)
+    shape = (network.num_layers, inputs.shape[1], network.hidden_size)
     if start is None:
         return tuple(inputs.new_zeros(shape) for _ in names)
     parts = (start,) if isinstance(start, Tensor) else tuple(start)
@@ -123,16 +143,14 @@ def _module_start(network: nn.RNNBase, inputs: Tensor, start: Any, shape: tuple[
         raise ValueError(f"an {network.mode} starts from ({', '.join(names)}), but start has {len(parts)} part(s)")
     for name, part in zip(names, parts, strict=True):
         _check_shape(f"start {name}", part, shape)
-        _check_alike(f"start {name}", part, "inputs", inputs)
-        _check_finite(f"start {name}: its values", part)
     return parts
 
 
-def _weights(network: nn.RNNBase, layer: int, dtype: torch.dtype) -> Weights:
-    w_ih, w_hh = (getattr(network, f"weight_{name}_l{layer}").to(dtype) for name in ("ih", "hh"))
+def _weights(network: nn.RNNBase, layer: int) -> Weights:
+    w_ih, w_hh = (getattr(network, f"weight_{name}_l{layer}") for name in ("ih", "hh"))
     if not network.bias:
         return Weights(w_ih, w_hh, w_hh.new_zeros(len(w_hh)), w_hh.new_zeros(len(w_hh)))
-    return Weights(w_ih, w_hh, *(getattr(network, f"bias_{name}_l{layer}").to(dtype) for name in ("ih", "hh")))
+    return Weights(w_ih, w_hh, *(getattr(network, f"bias_{name}_l{layer}") for name in ("ih", "hh")))
 
 
 _MODULES: dict[str, Callable[[Weights], DrivenLayer]] = {
@@ -144,21 +162,12 @@ _MODULES: dict[str, Callable[[Weights], DrivenLayer]] = {
 
 
 def _from_layers(
-    layers: Sequence[DrivenLayer], network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None
+    layers: Sequence[DrivenLayer], inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool
 ) -> Driven:
-    """Take a network that describes itself; its tensors stay as they are, so that `dtype` must be theirs."""
-    _check_evaluating(network, getattr(network, "dropout", 0.0))
-    _check_parameters(network, inputs)
-    dtype = _working(dtype, inputs.dtype)
-    shapes = [(inputs.shape[1], layer.state_size) for layer in layers]
-    states = [inputs.new_zeros(shape) for shape in shapes] if start is None else list(start)
-    if len(states) != len(layers):
-        raise ValueError(f"start has one state per layer, {len(layers)} in all, but {len(states)} were given")
-    for index, (state, shape) in enumerate(zip(states, shapes, strict=True)):
-        _check_shape(f"start of layer {index}", state, shape)
-        _check_alike(f"start of layer {index}", state, "inputs", inputs)
-        _check_finite(f"start of layer {index}: its values", state)
-    return Driven(layers, [state.to(dtype) for state in states], inputs.to(dtype))
+    states = [inputs.new_zeros(inputs.shape[1], layer.state_size) for layer in layers] if start is None else list(start)
+    if not layers or len(states) != len(layers):
+        raise ValueError(f"start has one state (B, D) per layer, {len(layers)} in all, but {len(states)} were given")
+    return _prepared(layers, states, inputs, dtype, full)
 
 
 def _from_step(step: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None) -> Driven:
@@ -168,8 +177,4 @@ def _from_step(step: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None)
             f"a plain step needs start=(B, D) with B = {inputs.shape[1]}, to know its state, but start is {shape}: "
             "pass for example torch.zeros(B, D)"
         )
-    _check_alike("start", start, "inputs", inputs)
-    _check_finite("start: its values", start)
-    _check_parameters(step, inputs)
-    dtype = _working(dtype, inputs.dtype)
-    return Driven([StepLayer(step, start.shape[1])], [start.to(dtype)], inputs.to(dtype))
+    return _prepared([StepLayer(step, start.shape[1])], [start], inputs, dtype, full=False)

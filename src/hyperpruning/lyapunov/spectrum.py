@@ -66,6 +66,22 @@ class Spectrum:
         counts = torch.arange(1, self.steps + 1, dtype=self.growth.dtype, device=self.growth.device)
         return self.growth.mean(1).cumsum(0) / counts[:, None]
 
+    def standard_error(self, blocks: int = 8) -> Tensor:
+        """Return the standard error of the exponents, (K,), from their scatter over sequences and stretches of time.
+
+        blocks: equal stretches into which each sequence is cut; longer ones are less dependent on each other.
+        Zero for an exponent of -inf, which is -inf whatever else is measured.
+        """
+        if not 1 <= blocks <= self.steps or blocks * self.growth.shape[1] < 2:
+            raise ValueError(
+                f"a standard error needs two stretches of a step or more, but blocks is {blocks} "
+                f"for {self.steps} steps of {self.growth.shape[1]} sequences"
+            )
+        length = self.steps // blocks
+        stretches = self.growth[: blocks * length].reshape(blocks, length, *self.growth.shape[1:])
+        means = stretches.mean(1).flatten(0, 1)  # (blocks * B, K)
+        return torch.where(torch.isneginf(self.exponents), 0.0, means.std(0) / len(means) ** 0.5)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one NumPy archive, without pickle; an older file is replaced at once or not at all."""
         path = Path(path)
@@ -108,8 +124,9 @@ def lyapunov_spectrum(
 ) -> Spectrum:
     """Return the Lyapunov spectrum of `network` driven by `inputs`.
 
-    network: `nn.LSTM`, `nn.GRU`, `nn.RNN` (any depth, one direction); an object with `driven_layers()`, see
-        `hyperpruning.lyapunov.layers.DrivenLayer`; or any function `step(state (B, D), input (B, I)) -> state (B, D)`.
+    network: `nn.LSTM`, `nn.GRU`, `nn.RNN` (any depth, one direction); an object with `driven_layers()`, or a list of
+        such layers from the bottom up, see `hyperpruning.lyapunov.layers.DrivenLayer`; or any function
+        `step(state (B, D), input (B, I)) -> state (B, D)`.
     inputs: (T, B, I), or (B, T, I) for a module with `batch_first`; the warm-up steps included.
     state: "h" follows the hidden state alone, an LSTM's cell held fixed within a step, as published; "full" follows
         all of it, (h, c), which is the network's real state. The two agree for a network without a second state.
@@ -140,9 +157,8 @@ def lyapunov_spectrum(
     """
     _checked_state(state)
     published = _checked_convention(convention) == "published"
-    dtype = torch.float64 if dtype is None and state == "full" else dtype
     with torch.set_grad_enabled(differentiable):
-        stack = driven(network, inputs, start, dtype)
+        stack = driven(network, inputs, start, dtype, full=state == "full")
         steps = len(stack.inputs)
         if not 0 <= warmup < steps:
             raise ValueError(f"a sequence is longer than its warm-up, but has {steps} steps and warmup is {warmup}")

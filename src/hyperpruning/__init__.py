@@ -5,6 +5,8 @@ from hyperpruning.export import load_model
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.search.plan import Plan
+from hyperpruning.search.slices import SpectrumConfig
+from hyperpruning.search.space import Between, Space
 from hyperpruning.sparsity.methods import METHODS, Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.epochs import TrainConfig
@@ -14,12 +16,15 @@ from hyperpruning.training.task import LanguageModelling, Task
 __all__ = [
     "METHODS",
     "SNTASGD",
+    "Between",
     "Experiment",
     "LanguageModelling",
     "Method",
     "Plan",
+    "Space",
     "Sparsifier",
     "Spectrum",
+    "SpectrumConfig",
     "Task",
     "TrainConfig",
     "hyperprune",

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,11 +23,11 @@ from rich.console import Console
 from rich.live import Live
 
 from hyperpruning import experiment as library
-from hyperpruning.experiment import EXPERIMENT, Experiment, ExperimentError, read_experiment
+from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
 from hyperpruning.report import tables
-# from hyperpruning.report.figures import spectra_figure
+from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.search.executors import executor, stop
 from hyperpruning.search.ledger import RunFolderError, read
@@ -36,7 +37,8 @@ from hyperpruning.search.slices import seconds_per_epoch
 from hyperpruning.search.space import Candidate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+err = Console(stderr=True, highlight=False)
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
 Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
@@ -75,7 +77,7 @@ def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
 def search(
     experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
-    unit: Annotated[str, typer.Option(help='With --data: a token is a "word" or a "character".')] = "word",
+    unit: Annotated[str, typer.Option(help='With --data alone: a token is a "word" or a "character".')] = "word",
     sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that are pruned.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
@@ -162,12 +164,10 @@ def _experiment(
     path: Path | None, data: Path | None, unit: str, sparsity: float | None, seed: int | None
 ) -> Experiment:
     """The experiment that the options describe."""
-    if path is not None and data is not None:
-        raise ExperimentError(
-            "A search takes its text from an experiment.toml or from --data, not both: leave one out."
-        )
     if path is not None:
         experiment = read_experiment(path)
+        if data is not None:
+            experiment = library.replaced(experiment, data={"folder": data.resolve()})
     elif data is None:
         experiment = Experiment()
     elif unit == "word":

@@ -282,7 +282,7 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def hyperprune(
-    experiment: Experiment,
+    experiment: Experiment | Plan,
     folder: Path | str,
     *,
     executor: Executor | None = None,
@@ -291,8 +291,8 @@ def hyperprune(
     """Find the best way to prune: the whole search in one call. Calling it again continues it.
 
     Args:
-        experiment: what to search.
-        folder: the run folder; the experiment is written into it.
+        experiment: what to search: an `Experiment` for language models of a text, a `Plan` for a task of your own.
+        folder: the run folder; an experiment is written into it, so that `hyperprune resume` can go on.
         executor: a `concurrent.futures.Executor`; by default candidates are trained in this process.
         on_fact: is called with each new line of the ledger.
 
@@ -306,9 +306,9 @@ def hyperprune(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    plan = experiment.plan()
+    plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
     check(plan)
-    if not (folder / LEDGER).exists():
+    if isinstance(experiment, Experiment) and not (folder / LEDGER).exists():
         data = experiment.data
         if data.folder is not None:
             experiment = experiment.model_copy(
@@ -348,9 +348,7 @@ def model_spectrum(
     if data is None and (path.parent / EXPERIMENT).is_file():
         data = read_experiment(path.parent / EXPERIMENT).data.folder
     if data is None and description["corpus"] != builtin_text().name:
-        raise ValueError(
-            f"A spectrum needs the text that drives the network, and {path} has none: give --data."
-        )
+        raise ValueError(f"A spectrum needs the text that drives the network, and {path} has none: give --data.")
     task = LanguageModelling(
         folder=data,
         unit=description["unit"],

@@ -56,9 +56,14 @@ def load_model(path: Path | str) -> LanguageModel:
         path: a ``*.safetensors`` that a search wrote.
 
     Raises:
-        ModelFileError: not a model file of this project.
+        ModelFileError: not a language model of this project; networks of other tasks load with safetensors alone.
     """
     description = describe_model(path)
+    if "model" not in description or "vocabulary" not in description:
+        raise ModelFileError(
+            f"A language model says its sizes and vocabulary, and {path} holds a network of another task: "
+            "load its weights with safetensors.torch.load_file."
+        )
     network = LanguageModel(len(description["vocabulary"]), **description["model"])
     with _open(Path(path)) as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)

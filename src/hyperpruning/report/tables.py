@@ -216,7 +216,7 @@ def _centred_ranks(values: Ranks) -> Ranks:
 
 
 HEADINGS = ("network", "method", "sparsity", "active", "valid", "test", "epoch", "epochs spent", "place")
-WIDTHS = {"network": 4, "method": 5}  # of what the numbers leave, in a terminal
+TEXT = ("network", "method")  # what may be broken over lines in a terminal
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -235,28 +235,30 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """The results for a terminal, 100 columns wide at most; perplexities on validation and test text."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), width=100)
-    printed = [cells(row) for row in rows]
-    for heading, column in zip(HEADINGS, zip(*printed, strict=True) if printed else [()] * len(HEADINGS), strict=True):
-        if heading == "place" and not any(column):
-            continue
-        text = heading in WIDTHS
-        table.add_column(heading, justify="left" if text else "right", no_wrap=not text, ratio=WIDTHS.get(heading))
+    """The results for a terminal; perplexities on validation and test text."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    printed = [dict(zip(HEADINGS, cells(row), strict=True)) for row in rows]
+    headings = [heading for heading in HEADINGS if any(row[heading] for row in printed) or heading in TEXT]
+    for heading in headings:
+        text = heading in TEXT
+        table.add_column(heading, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for row in printed:
-        table.add_row(*row[: len(table.columns)])
+        table.add_row(*(row[heading] for heading in headings))
     return table
 
 
 def correlations_table(found: Sequence[Correlation], columns: int = 8) -> Table:
-    """The correlations for a terminal: a line for each predictor, a column for each of at most `columns` epochs."""
-    epochs = some({correlation.epoch for correlation in found}, columns)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("rank correlation with the end")
+    """The correlations for a terminal, of the search's own distance: the first epochs and the last before the end."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("rank correlation with the end", no_wrap=True)
+    epochs = sorted({correlation.epoch for correlation in found if correlation.epoch > 0})
+    epochs = epochs if len(epochs) <= columns else [*epochs[: columns - 1], epochs[-1]]
     for epoch in epochs:
         table.add_column(f"e={epoch}", justify="right", no_wrap=True)
+    distances = [predictor for predictor in pivot(found) if predictor.startswith("LS ")]
     for predictor, by_epoch in pivot(found).items():
-        table.add_row(predictor, *(signed(by_epoch[epoch].rho) for epoch in epochs))
+        if predictor not in distances[1:]:
+            table.add_row(predictor, *(signed(by_epoch[epoch].rho) for epoch in epochs))
     return table
 
 

@@ -150,7 +150,8 @@ def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConf
 def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
     training.network.load_state_dict(training.best)
     training.network.eval()
-    test = training.task.evaluate(training.network, "test")
+    with torch.no_grad():
+        test = training.task.evaluate(training.network, "test")
     best = min(records[1:], key=lambda record: record.valid_loss)
     return {
         "best_epoch": best.epoch,

@@ -1,0 +1,68 @@
+"""A search on a task of your own: a GRU reads a few symbols and says which came first. A task is any such object."""
+
+import tempfile
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
+
+import hyperpruning as hp
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.answer = nn.GRU(4, 24), nn.Linear(24, 4)
+
+    def forward(self, sequences):  # (T, B, 4) -> (B, 4)
+        return self.answer(self.rnn(sequences)[0][-1])
+
+
+@dataclass(frozen=True)
+class FirstSymbol:
+    length: int = 6
+
+    def network(self, seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Reader()
+
+    def sequences(self, seed, count):
+        numbers = torch.randint(4, (self.length, count), generator=torch.Generator().manual_seed(seed))
+        return one_hot(numbers, 4).float()
+
+    def steps(self):
+        return 40
+
+    def batches(self, epoch, seed):
+        return (self.sequences(self.steps() * epoch + step, 32) for step in range(self.steps()))
+
+    def loss(self, network, batch, carry):
+        return cross_entropy(network(batch), batch[0]), None
+
+    def evaluate(self, network, split):
+        return float(self.loss(network, self.sequences({"valid": 10**9, "test": 10**9 + 1}[split], 256), None)[0])
+
+    def recurrence(self, network):  # what moves, and the inputs that drive it
+        return network.rnn, self.sequences(0, 4)
+
+    def row_groups(self, network):  # three gates in the rows of each weight
+        return {"rnn.weight_ih_l0": 3, "rnn.weight_hh_l0": 3}
+
+    def identity(self):  # all that results depend on
+        return {"task": "first symbol", **vars(self)}
+
+    def describe(self, network):  # goes into the header of winner.safetensors
+        return self.identity()
+
+
+if __name__ == "__main__":
+    task, train = FirstSymbol(), hp.TrainConfig(epochs=10, lr=1.0, clip=1.0)
+    space = hp.Space({"drop": ("magnitude", "signed_magnitude"), "drop_fraction": hp.Between(0.2, 0.6, 0.1)})
+    spectrum = hp.SpectrumConfig(warmup=2)
+    plan = hp.Plan(task, task, train, 0.5, space, pool=4, rungs=(3,), keep=(2,), spectrum=spectrum)
+    history = hp.hyperprune(plan, tempfile.mkdtemp())
+    for judge, winner in history.winners.items():
+        loss, dense = (history.finals[name]["test_loss"] for name in (winner, "dense"))
+        print(f"{judge} chooses {history.candidates[winner].point}: test loss {loss:.3f}, dense {dense:.3f}")

@@ -1,0 +1,70 @@
+"""The direction of imports between the rooms of the house; design: a leaf knows no sibling, nobody looks up."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hyperpruning
+
+ROOT = Path(hyperpruning.__file__).parent
+LEAVES = ("data", "models", "sparsity", "lyapunov")
+# what each room may import of the others
+MAY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(LEAVES, ()),
+    "training": ("data", "models", "sparsity"),
+    "search": ("data", "models", "sparsity", "training", "lyapunov"),
+    "report": ("lyapunov", "sparsity", "training", "search"),
+    "export": ("models", "sparsity", "training"),
+    "experiment": (*LEAVES, "training", "search", "report", "export"),
+    "cli": (*LEAVES, "training", "search", "report", "export", "experiment"),
+}
+# third-party packages that only one place needs
+ONLY_IN = {"optuna": ("search",), "typer": ("cli",), "matplotlib": ("report",), "pydantic": ("experiment",)}
+
+
+def modules():
+    return [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.stem != "__init__"]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively: write the whole name"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_what_lies_below_it(path):
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("hyperpruning.")}
+    assert rooms - {room(path)} <= set(MAY[room(path)])
+    assert "hyperpruning" not in imported(path) or room(path) == "cli"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_dependency_stays_in_its_place(path):
+    packages = {name.split(".")[0] for name in imported(path)}
+    for package, rooms in ONLY_IN.items():
+        assert package not in packages or room(path) in rooms
+    if room(path) in LEAVES:
+        assert not packages & {"optuna", "pydantic", "typer", "rich", "matplotlib", "safetensors", "filelock"}
+
+
+def test_there_are_two_levels_and_no_rooms_without_a_name():
+    assert {path.parent.parent for path in modules() if path.parent != ROOT} == {ROOT}
+    assert not {room(path) for path in modules()} & {"utils", "core", "common", "base", "types", "registry", "plugins"}
+
+
+def test_the_library_is_quiet():
+    for path in modules():
+        if room(path) != "cli":
+            names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+            assert "print" not in names, path

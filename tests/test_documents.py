@@ -1,0 +1,64 @@
+"""What README and docs show is run: every Python block as it stands, every command at least as a dry run."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hyperpruning.cli import app
+from small import write_text
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "extending.md"]
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "my_text").mkdir()
+    write_text(folder / "my_text")
+    return folder
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_run(document, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    found = blocks(document, "python")
+    assert found
+    names: dict[str, object] = {}
+    for block in found:
+        exec(compile(block, str(document), "exec"), names)
+    assert capsys.readouterr().out
+
+
+def test_readme_commands_run(place, monkeypatch):
+    monkeypatch.chdir(place)
+    if not (place / "runs" / "mine").exists():
+        exec(blocks(DOCUMENTS[0], "python")[0], {})
+    commands = [line for block in blocks(DOCUMENTS[0], "sh") for line in block.splitlines() if line.startswith("hyper")]
+    assert len(commands) >= 7
+    for command in commands:
+        words = shlex.split(command, comments=True)[1:]
+        result = CliRunner().invoke(app, [*words, "--dry-run"] if words[0] == "search" else words)
+        assert result.exit_code == 0, (command, result.output)
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_run(example, capsys):
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out
+    assert len(example.read_text().splitlines()) <= 75
+
+
+def test_experiment_files_are_valid():
+    from hyperpruning.experiment import read_experiment
+
+    for path in (ROOT / "examples").glob("*.toml"):
+        read_experiment(path).plan()

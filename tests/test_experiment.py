@@ -1,0 +1,110 @@
+"""The experiment: TOML there and back, every mistake named at once, and the whole search in one call."""
+
+import tomllib
+
+import pytest
+
+from hyperpruning.experiment import (
+    Experiment,
+    ExperimentError,
+    demo_experiment,
+    hyperprune,
+    read_experiment,
+    replaced,
+    words,
+)
+from hyperpruning.export import describe_model, load_model, sparsity
+from hyperpruning.search.ledger import RunFolderError
+from hyperpruning.search.slices import weights_sha256
+from small import small
+
+
+@pytest.mark.parametrize("make", [Experiment, demo_experiment, lambda: words("/some/where")])
+def test_toml_there_and_back(make):
+    assert Experiment(**tomllib.loads(make().to_toml())) == make()
+
+
+def test_a_plan_has_what_the_experiment_says(text):
+    plan = small(text, model={"dropout": 0.1, "dense_dropout": 0.3}).plan()
+    assert (plan.task.dropout, plan.dense_task.dropout) == (0.1, 0.3)
+    assert plan.task.probe_steps == 14
+    assert plan.train.updates_per_epoch == 3
+    assert plan.space.dimensions["drop_fraction"].low == 0.3
+
+
+def test_every_mistake_is_named_at_once_with_the_nearest_name():
+    with pytest.raises(ExperimentError) as caught:
+        Experiment(
+            modle={},
+            search={"pol": 3, "sampler": "tpee", "objectives": ["rank_sums"]},
+            space={"drop": ["magnitud"], "drop_fraction": {"low": 2}},
+            pruning={"sparsity": 1.0},
+            model={"tied": True, "hidden": 3},
+            spectrum={"distance": "l3"},
+        )
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 9
+    for part in (
+        "modle is not a setting: did you mean 'model'?",
+        "search.pol is not a setting: did you mean 'pool'?",
+        "'tpee' is not: did you mean 'tpe'?",
+        "'rank_sums' is not: did you mean 'rank_sum'?",
+        "'magnitud' is not: did you mean 'magnitude'?",
+        "space.drop_fraction.low = 2",
+        "pruning.sparsity = 1.0 cannot be used: input should be less than 1",
+        "64 is not 3: make them equal",
+        "did you mean 'l2'?",
+    ):
+        assert part in str(caught.value), part
+
+
+def test_rounds_that_eliminate_everybody_are_refused():
+    with pytest.raises(ExperimentError, match="eliminates everybody"):
+        Experiment(search={"rungs": (1, 2), "keep": (3, 0)})
+
+
+def test_a_relative_data_folder_is_taken_from_the_file(tmp_path):
+    (tmp_path / "experiment.toml").write_text('[data]\nfolder = "text"\n')
+    assert read_experiment(tmp_path / "experiment.toml").data.folder == tmp_path / "text"
+
+
+@pytest.mark.parametrize("content", [None, "[data", b"\xff\xfe"])
+def test_a_file_that_is_no_experiment_is_explained(tmp_path, content):
+    path = tmp_path / "experiment.toml"
+    if isinstance(content, str):
+        path.write_text(content)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ExperimentError, match="An experiment is a TOML file"):
+        read_experiment(path)
+
+
+def test_the_whole_search_in_one_call(text, tmp_path):
+    folder = tmp_path / "run"
+    history = hyperprune(small(text), folder)
+    winner = history.winners["ls"]
+    model, description = load_model(folder / "winner.safetensors"), describe_model(folder / "winner.safetensors")
+    assert weights_sha256(model.state_dict()) == history.finals[winner]["sha256"] == description["sha256"]
+    assert sparsity(model.state_dict()) == pytest.approx(0.6, abs=1e-3)
+    assert description["network"] == winner
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert read_experiment(folder / "experiment.toml") == small(text)
+
+    before = {path: path.read_bytes() for path in folder.rglob("*.jsonl")}
+    hyperprune(small(text), folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*.jsonl")} == before
+
+    with pytest.raises(RunFolderError, match=r"train\.seed is 0 there and 1 here"):
+        hyperprune(replaced(small(text), training={"seed": 1}), folder)
+    assert read_experiment(folder / "experiment.toml") == small(text)
+
+
+def test_a_winner_whose_weights_were_lost_is_trained_again(text, tmp_path):
+    folder = tmp_path / "run"
+    history = hyperprune(small(text), folder)
+    winner = folder / "networks" / history.winners["ls"]
+    for path in (*winner.glob("*.pt"), folder / "winner.safetensors"):
+        path.unlink()
+    hyperprune(small(text), folder)
+    weights = load_model(folder / "winner.safetensors").state_dict()
+    assert weights_sha256(weights) == history.finals[winner.name]["sha256"]

@@ -20,8 +20,8 @@ from hyperpruning.lyapunov.layers import DrivenLayer, automatic_jacobian, walk
 from hyperpruning.lyapunov.networks import Driven
 
 STRETCH = 64  # steps of the trajectory held at a time
-CHUNK_BYTES = 2**22  # Jacobians held at a time: they stay in the cache
-SHARED_SIZE = 192  # layers up to this size share calls
+CHUNK_BYTES = 2**20  # Jacobians held at a time: they stay in the cache
+SHARED_SIZE = 128  # layers up to this size share calls
 
 Stretch = Sequence[
     tuple[Tensor, Tensor]
@@ -104,11 +104,16 @@ class Team:
         self.blocks, self.layers, self.sequences, self.frame = blocks, layers, sequences, frame
 
     @property
+    def small(self) -> bool:
+        """Whether the matrices are small."""
+        return len(self.blocks[0].alive) <= SHARED_SIZE
+
+    @property
     def portable(self) -> bool:
         """Whether a thread of its own pays: large matrices, on a processor, by hand-written Jacobians, untraced."""
         block = self.blocks[0]
         simple = hasattr(block.layer, "jacobian") and not block.rule.traced and block.alive.device.type == "cpu"
-        return simple and len(block.alive) > SHARED_SIZE
+        return simple and not self.small
 
     def advance(self, stretch: Stretch) -> Sequence[Tensor]:
         """Carry the frame through a stretch and return each layer's growth, (S, sequences, k) in float64."""
@@ -144,20 +149,25 @@ def teams(blocks: Sequence[Block], batch: int, like: Tensor) -> list[Team]:
 
 @contextmanager
 def threads(everyone: Sequence[Team]) -> Iterator[Callable[..., Iterable[Sequence[Tensor]]]]:
-    """Provide a `map` over the teams: on torch's number of threads, one each, where teams are large enough for that."""
+    """Provide a `map` over the teams: on torch's number of threads, one team each, where teams are large enough.
+
+    On small matrices several threads only wait for each other, many times longer than one takes.
+    """
     before = torch.get_num_threads()
     count = min(before, sum(team.portable for team in everyone))
-    if count < 2:
-        yield map
-        return
 
     def alone() -> None:  # both settings are a thread's own; that of MKL is not, hence `before` again at the end
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
 
     try:
-        with ThreadPoolExecutor(count, initializer=alone) as pool:
-            yield pool.map
+        if count > 1:
+            with ThreadPoolExecutor(count, initializer=alone) as pool:
+                yield pool.map
+        else:
+            if all(team.small for team in everyone):
+                torch.set_num_threads(1)
+            yield map
     finally:
         torch.set_num_threads(before)
 

@@ -60,7 +60,7 @@ class Frame:
         rows = torch.linalg.vector_norm(jacobians, dim=-1).argsort(-1, descending=True)  # (S, N, D)
         columns = torch.cat([self._order[None], rows[:-1]])
         self._order = rows[-1]
-        return _take_rows(jacobians, rows).take_along_dim(columns[..., None, :], -1)
+        return _take_rows(jacobians, rows).gather(-1, columns[..., None, :].expand_as(jacobians))
 
 
 class ExplicitFrame(Frame):

@@ -1,0 +1,197 @@
+"""Measure the Lyapunov spectrum: time, error, threads, memory; beside the published code where a checkout is given.
+
+    python benchmarks/spectrum.py [--reference DIR] [--sizes 64 128 256 512 1500] [--json FILE]
+
+DIR is a checkout of the published code (github FATE4869/hyperpruning), which is imported, timed and nothing else. A
+2-layer LSTM of equal widths, batch 2, 10 + 35 steps, float32, one thread, weights at three times torch's initial scale:
+a network whose Jacobians are as badly conditioned as a trained one's. Everything in one row is measured in one run,
+alternately, and the best of the repetitions counts. From 1500 on, the published code is timed over 3 steps and scaled.
+
+Columns: seconds; the published code's seconds and how many times longer; the share of the floor, that is, of the time
+in which this machine's matrix product does the 10/3 H^3 operations per layer, sequence and step that Householder's QR
+needs; the top quarter of the exponents and two threads, as factors of time saved; the largest error against float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperpruning.lyapunov.rhn import RHNLayer
+from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
+
+WARMUP, STEPS, BATCH, LAYERS, GAIN = 10, 35, 2, 2, 3.0
+
+
+def best(functions: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+    """Run all of them in turn, again and again; return each one's shortest time in seconds."""
+    times = dict.fromkeys(functions, math.inf)
+    for _ in range(repetitions):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name] = min(times[name], time.perf_counter() - start)
+    return times
+
+
+def lstm(size: int) -> tuple[nn.LSTM, Tensor]:
+    """Return the network and its inputs (T, B, H)."""
+    torch.manual_seed(0)
+    network = nn.LSTM(size, size, LAYERS)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(GAIN)
+    return network, torch.randn(WARMUP + STEPS, BATCH, size)
+
+
+class Published:
+    """The published function, called as its own script calls it."""
+
+    def __init__(self, folder: Path) -> None:
+        sys.path.append(str(folder / "sources" if (folder / "sources").is_dir() else folder))
+        warnings.simplefilter("ignore")  # of torch.qr, which it calls
+        self.module = importlib.import_module("lyapunov")
+        self.module.tqdm = lambda iterable, **_: iterable
+
+    def __call__(self, network: nn.LSTM, inputs: Tensor, warmup: int) -> Tensor:
+        """Return its exponents (B, K), in bits."""
+        model = nn.Module()
+        model.rnn = network
+        start = inputs.new_zeros(LAYERS, inputs.shape[1], network.hidden_size)
+        return self.module.calc_LEs_an(inputs, (start, start.clone()), model=model, warmup=warmup)[0]
+
+
+def row(size: int, published: Published | None, threads: int) -> dict[str, float]:
+    """Measure one width."""
+    network, inputs = lstm(size)
+    square = torch.randn(max(size, 512), max(size, 512))
+    few = size >= 1000
+    jobs: dict[str, Callable[[], Any]] = {
+        "product": lambda: square @ square,
+        "ours": lambda: lyapunov_spectrum(network, inputs),
+        "quarter": lambda: lyapunov_spectrum(network, inputs, k=size // 4),
+    }
+    if published is not None:
+        jobs["published"] = lambda: published(network, inputs[:2] if few else inputs[WARMUP:], 1 if few else WARMUP)
+    times = best(jobs, 1 if few else max(2, min(7, 1024 // size)))
+    floor = 10 / 3 * size**3 * LAYERS * BATCH * len(inputs) * times["product"] / (2 * len(square) ** 3)
+    result = {"H": size, "seconds": times["ours"], "floor": floor / times["ours"]}
+    if published is not None:
+        result["published"] = times["published"] * (15 if few else 1)
+        result["ratio"] = result["published"] / times["ours"]
+    result["quarter"] = times["ours"] / times["quarter"]
+    result["threads"] = with_threads(jobs["ours"], threads, 1 if few else 4)
+    if not few:
+        exact = lyapunov_spectrum(network, inputs, dtype=torch.float64).per_sequence
+        error = (lyapunov_spectrum(network, inputs).per_sequence - exact).abs()
+        result["error"], result["mean error"] = error.max().item(), error.mean().item()
+    if published is not None and size <= 256:
+        exact = lyapunov_spectrum(network, inputs[WARMUP:], dtype=torch.float64, convention="published").per_sequence
+        found = published(network, inputs[WARMUP:], WARMUP) * math.log(2)
+        result["published error"] = (found - exact).abs().max().item()
+    return result
+
+
+def with_threads(job: Callable[[], Any], threads: int, repetitions: int) -> float:
+    """Return how many times faster the job is on so many threads."""
+    times = []
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        times.append(best({"job": job}, repetitions)["job"])
+    torch.set_num_threads(1)
+    return times[0] / times[1]
+
+
+def by_differentiation(size: int, depth: int) -> list[dict[str, Any]]:
+    """Compare hand-written Jacobians with forward-mode AD, over a few steps."""
+    torch.manual_seed(0)
+    gru = nn.GRU(256, 256)
+    scale, bias = size**-0.5, torch.zeros(depth, 2 * size)
+    bias[:, size:] = -2  # gates start nearly closed, as in the paper
+    highway = RHNLayer(torch.randn(2 * size, size) * scale, torch.randn(depth, 2 * size, size) * scale, bias)
+    results = []
+    for name, network, step, width, steps in (
+        ("GRU 256", gru, lambda h, x: gru(x[None], h[None])[1][0], 256, 6),
+        (f"RHN {size} x {depth}", [highway], highway.step, size, 2),
+    ):
+        inputs, start = torch.randn(steps, BATCH, width), torch.zeros(BATCH, width)
+        times = best(
+            {
+                "ours": lambda n=network, x=inputs: lyapunov_spectrum(n, x, warmup=1),
+                "AD": lambda s=step, x=inputs, h=start: lyapunov_spectrum(s, x, warmup=1, start=h),
+            },
+            2,
+        )
+        one = lyapunov_spectrum(network, inputs, warmup=1).exponents
+        other = lyapunov_spectrum(step, inputs, warmup=1, start=start).exponents
+        difference = (one - other).abs().max().item()
+        per_step = {key: value / steps for key, value in times.items()}
+        results.append({"cell": name, **per_step, "ratio": times["AD"] / times["ours"], "difference": difference})
+    return results
+
+
+def memory(size: int) -> dict[str, float]:
+    """Return the peak memory in MiB of a process of its own: before the spectrum (torch, weights), and in all."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import spectrum; spectrum.peak({size})"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    before, after = (int(kib) / 1024 for kib in out.split())
+    return {"H": size, "before": before, "peak": after}
+
+
+def peak(size: int) -> None:
+    """Print the peak memory in KiB before and after a spectrum."""
+    torch.set_num_threads(1)
+    network, inputs = lstm(size)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    lyapunov_spectrum(network, inputs[:6], warmup=2)  # the peak does not grow with the steps
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print the rows under each other."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    print("  ".join(f"{column:>16}" for column in columns))
+    for row in rows:
+        cells = (row.get(column, "-") for column in columns)
+        print("  ".join(f"{cell:>16.4g}" if isinstance(cell, float) else f"{cell:>16}" for cell in cells), flush=True)
+    print()
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reference", type=Path, help="checkout of the published code")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1500])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rhn", type=int, nargs=2, default=[830, 10], metavar=("H", "DEPTH"))
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    published = Published(arguments.reference) if arguments.reference else None
+    results: dict[str, list[dict[str, Any]]] = {"lstm": []}
+    for size in arguments.sizes:
+        results["lstm"].append(row(size, published, arguments.threads))
+    table(results["lstm"])
+    results["jacobians"] = by_differentiation(*arguments.rhn)
+    table(results["jacobians"])
+    results["memory"] = [memory(max(arguments.sizes))]
+    table(results["memory"])
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -155,7 +155,7 @@ def spectrum(
     for other in others:
         out.print(f"Distance (l2): {float(spectrum_distance(one, other)):.4f}")
     one.save(output.with_suffix(".npz"))
-    curves = {path: found.sorted().tolist() for path, found in spectra.items()}
+    curves = {"/".join(Path(path).parts[-2:]): found.sorted().tolist() for path, found in spectra.items()}
     spectra_figure(curves).savefig(output.with_suffix(".svg"))
     out.print(f"Wrote {output.with_suffix('.npz')} and {output.with_suffix('.svg')}.", soft_wrap=True)
 

@@ -99,7 +99,7 @@ def builtin_text() -> Corpus:
     """The help texts of Python's standard library (`pydoc_data.topics`), by characters, without repetitions.
 
     Topics repeat each other's paragraphs, so a paragraph of which a line of 40 or more characters stood before is left
-    out: no such line stands in two paragraphs, let alone in two splits. Of every ten topics one goes to valid and one to test.
+    out: no such line stands in two paragraphs, let alone in two splits. Of ten topics one goes to valid, one to test.
     About 345 thousand characters; they differ a little between Python versions.
     """
     seen: set[str] = set()

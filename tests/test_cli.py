@@ -1,0 +1,201 @@
+"""The command line as a person meets it: real processes, exit codes, and one sentence for everything that is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hyperpruning.cli import app
+from hyperpruning.search.ledger import LEDGER
+from small import small
+
+
+def run(*words: object) -> tuple[int, str]:
+    """A command in this process: exit code and all that it said."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture
+def experiment(text, tmp_path) -> Path:
+    path = tmp_path / "experiment.toml"
+    path.write_text(small(text).to_toml())
+    return path
+
+
+@pytest.fixture
+def finished(experiment, tmp_path) -> Path:
+    code, said = run("search", experiment, "--out", tmp_path / "run", "--workers", 1)
+    assert code == 0, said
+    return tmp_path / "run"
+
+
+def test_a_search_ends_with_the_table_the_verdict_and_the_report(experiment, tmp_path):
+    code, said = run("search", experiment, "--out", tmp_path / "run", "--workers", 1)
+    assert code == 0
+    for part in ("c01 is", "epoch 4: validation perplexity", "ls keeps", "LSH's choice", "chooses c0", "report.html"):
+        assert part in said, part
+
+
+def test_status_report_resume_and_spectrum_work_on_what_it_leaves(finished, tmp_path):
+    assert "finished" in run("status", finished)[1]
+    assert "report.html" in run("report", finished)[1]
+    before = (finished / LEDGER).read_bytes()
+    assert run("resume", finished, "--workers", 1)[0] == 0
+    assert (finished / LEDGER).read_bytes() == before
+    code, said = run(
+        "spectrum", finished, "--against", finished / "dense.safetensors", "--steps", 20, "--warmup", 5,
+        "--sequences", 2, "--out", tmp_path / "picture",
+    )  # fmt: skip
+    assert code == 0, said
+    assert "Distance (l2)" in said
+    assert (tmp_path / "picture.npz").exists()
+    assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
+
+
+def test_a_dry_run_writes_nothing(experiment, tmp_path):
+    code, said = run("search", experiment, "--out", tmp_path / "run", "--dry-run")
+    assert code == 0
+    assert "3 more" not in said
+    assert "and 2 more" in said
+    assert "An epoch takes about" in said
+    assert not (tmp_path / "run").exists()
+
+
+def spoiled(text: Path, how: str) -> Path:
+    if how == "missing split":
+        (text / "valid.txt").unlink()
+    elif how == "empty split":
+        (text / "valid.txt").write_text("")
+    elif how == "not UTF-8":
+        (text / "train.txt").write_bytes(b"\xff\xfe")
+    elif how == "missing folder":
+        return text / "nowhere"
+    return text
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("missing folder", "does not"),
+        ("missing split", "no valid split"),
+        ("empty split", "is empty"),
+        ("not UTF-8", "must be UTF-8"),
+    ],
+)
+def test_data_that_cannot_be_used(text, tmp_path, how, says):
+    code, said = run("search", "--data", spoiled(text, how), "--out", tmp_path / "run", "--workers", 1)
+    assert code == 2
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("[pruning]\nsparsity = 1.0", "pruning.sparsity = 1.0"),
+        ("[pruning]\nsparsity = -0.1", "pruning.sparsity = -0.1"),
+        ("[pruning]\nsparsity = 0.99999", "leave every tensor a weight"),
+        ('[space]\ndrop = ["magnitud"]', "did you mean 'magnitude'?"),
+        ('[search]\nsampler = "tpee"', "did you mean 'tpe'?"),
+        ("[serach]\npool = 3", "did you mean 'search'?"),
+        ("[search]\nrungs = [1, 2]\nkeep = [3, 0]", "eliminates everybody"),
+        ("[search", "is not"),
+    ],
+)
+def test_experiments_that_cannot_be_run(tmp_path, toml, says):
+    path = tmp_path / "experiment.toml"
+    path.write_text(toml)
+    code, said = run("search", path, "--out", tmp_path / "run", "--workers", 1)
+    assert code == 2
+    assert says in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run" / LEDGER).exists()
+
+
+def test_a_run_folder_of_another_experiment_shows_the_difference(finished, experiment):
+    before = (finished / LEDGER).read_bytes()
+    code, said = run("search", experiment, "--out", finished, "--workers", 1, "--sparsity", 0.7)
+    assert code == 2
+    assert "sparsity is 0.6 there and 0.7 here" in said
+    assert (finished / LEDGER).read_bytes() == before
+
+
+def test_a_run_folder_in_use(finished, experiment):
+    from hyperpruning.search.ledger import locked
+
+    with locked(finished):
+        code, said = run("resume", finished, "--workers", 1)
+    assert code == 2
+    assert "is in use" in said
+
+
+@pytest.mark.parametrize("command", ["status", "resume", "report"])
+def test_a_folder_that_is_no_run_folder(tmp_path, command):
+    code, said = run(command, tmp_path)
+    assert code == 2
+    assert LEDGER in said
+
+
+def test_a_model_file_that_is_a_pickle(tmp_path):
+    import torch
+
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
+    code, said = run("spectrum", tmp_path / "model.pt")
+    assert code == 2
+    assert "is a pickle" in said
+
+
+def test_no_space_left_and_then_some(experiment, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    saved = []
+
+    def full(descriptor):
+        saved.append(descriptor)
+        if len(saved) > 30:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        code, said = run("search", experiment, "--out", folder, "--workers", 1)
+    assert code == 2
+    assert f"hyperprune resume {folder}" in said
+    assert run("resume", folder, "--workers", 1)[0] == 0
+    assert run("search", experiment, "--out", tmp_path / "whole", "--workers", 1)[0] == 0
+    assert (folder / LEDGER).read_bytes() == (tmp_path / "whole" / LEDGER).read_bytes()
+
+
+def test_an_unexpected_fault_is_a_sentence_with_a_file(monkeypatch, tmp_path):
+    def broken(folder):
+        raise KeyError("oops")
+
+    monkeypatch.setattr("hyperpruning.cli.write_report", broken)
+    code, said = run("report", tmp_path)
+    assert code == 1
+    assert "This is a fault in hyperprune (KeyError" in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path, number, code, workers):
+    folder = tmp_path / "interrupted"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hyperpruning.cli", "search", experiment, "--out", folder, "--workers", str(workers)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("networks/c0*/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert f"hyperprune resume {folder}" in said
+    assert "Traceback" not in said
+    assert run("resume", folder, "--workers", 1)[0] == 0
+    assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()

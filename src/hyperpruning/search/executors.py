@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -34,7 +35,11 @@ def executor(workers: int) -> Executor:
     if workers == 1:
         return InProcess()
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    with _ctrl_c_ignored():  # inherited by the workers, which are started now
+        for _ in range(workers):
+            pool.submit(os.getpid)
+    return pool
 
 
 def stop(pool: Executor) -> None:
@@ -44,6 +49,18 @@ def stop(pool: Executor) -> None:
     for process in processes:
         process.kill()
         process.join()
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change this
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _follow_parent() -> None:

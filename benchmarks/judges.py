@@ -1,0 +1,50 @@
+"""Which judge was right? The demo's search over several seeds, everybody trained out: python benchmarks/judges.py.
+
+Prints, for every seed, each judge's choice with its place in the pool, and the rank correlations with the final
+validation loss; then their means. Writes benchmarks/results/judges.json. Continues where it was interrupted.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import hyperpruning as hp
+from hyperpruning.experiment import demo_experiment, replaced
+from hyperpruning.report.tables import correlations, results
+from hyperpruning.search.executors import executor
+
+RESULTS = Path(__file__).parent / "results" / "judges.json"
+
+
+def main() -> None:
+    """Run the searches, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/judges"))
+    options = parser.parse_args()
+    found: dict[str, dict[int, list[float | None]]] = {}
+    choices = []
+    for seed in options.seeds:
+        folder = options.out / f"seed-{seed}"
+        with executor(options.workers) as pool:
+            hp.hyperprune(replaced(demo_experiment(), training={"seed": seed}), folder, executor=pool)
+        for row in results(folder):
+            place = "" if row.place is None else f"{row.place} of {row.of}"
+            choices.append([seed, row.label, row.method, round(row.valid, 3), round(row.test, 3), place])
+        for one in correlations(folder):
+            found.setdefault(one.predictor, {}).setdefault(one.epoch, []).append(one.rho)
+    for choice in choices:
+        print("  ".join(str(value) for value in choice))
+    means = {
+        predictor: {epoch: sum(rho or 0.0 for rho in rhos) / len(rhos) for epoch, rhos in by_epoch.items() if epoch}
+        for predictor, by_epoch in found.items()
+    }
+    for predictor, by_epoch in means.items():
+        print(f"{predictor:<24}" + "  ".join(f"{rho:+.2f}" for rho in by_epoch.values()))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"choices": choices, "mean_rank_correlations": means}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,11 +4,11 @@ import tomllib
 
 import pytest
 
+from hyperpruning.api import hyperprune
 from hyperpruning.experiment import (
     Experiment,
     ExperimentError,
     demo_experiment,
-    hyperprune,
     read_experiment,
     replaced,
     words,

@@ -1,6 +1,7 @@
 """Finds the best way to prune a recurrent network, by its Lyapunov spectrum, without training every candidate."""
 
-from hyperpruning.experiment import Experiment, hyperprune
+from hyperpruning.api import hyperprune
+from hyperpruning.experiment import Experiment
 from hyperpruning.export import load_model
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum

@@ -22,8 +22,8 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from hyperpruning import experiment as library
-from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
+from hyperpruning.api import hyperprune, model_spectrum
+from hyperpruning.experiment import EXPERIMENT, Experiment, demo_experiment, read_experiment, replaced, words
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
 from hyperpruning.report import tables
@@ -70,7 +70,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 @_command
 def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
-    _search(library.demo_experiment(), folder, workers)
+    _search(demo_experiment(), folder, workers)
 
 
 @_command
@@ -142,7 +142,7 @@ def spectrum(
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
     models = [model] if against is None else [model, against]
     probe: dict[str, Any] = {"data": data, "state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
-    spectra = {str(path): library.model_spectrum(path, **probe) for path in models}
+    spectra = {str(path): model_spectrum(path, **probe) for path in models}
     out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
     for path, found in spectra.items():
         finite = found.exponents[found.exponents.isfinite()]
@@ -167,16 +167,16 @@ def _experiment(
     if path is not None:
         experiment = read_experiment(path)
         if data is not None:
-            experiment = library.replaced(experiment, data={"folder": data.resolve()})
+            experiment = replaced(experiment, data={"folder": data.resolve()})
     elif data is None:
         experiment = Experiment()
     elif unit == "word":
-        experiment = library.words(data.resolve())
+        experiment = words(data.resolve())
     else:
         experiment = Experiment(data={"folder": data.resolve(), "unit": unit})
     pruning = {} if sparsity is None else {"sparsity": sparsity}
     training = {} if seed is None else {"seed": seed}
-    return library.replaced(experiment, pruning=pruning, training=training)
+    return replaced(experiment, pruning=pruning, training=training)
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:
@@ -184,7 +184,7 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
     pool = executor(workers)
     try:
         with _progress(folder, workers) as on_fact:
-            library.hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
+            hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
     except BaseException as error:
         stop(pool)
         raise typer.Exit(_explain(error, str(folder))) from None

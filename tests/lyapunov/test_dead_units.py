@@ -60,6 +60,32 @@ def test_units_that_read_nothing(cell):
     torch.testing.assert_close(spectrum.exponents[:8], expected.exponents[:8])
 
 
+def test_whole_state_of_units_that_read_nothing():
+    # h' is then a function of c' alone: one direction is lost, and c lives on with its forget gate
+    torch.manual_seed(0)
+    network, inputs = nn.LSTM(3, 8, dtype=torch.float64), torch.randn(30, 2, 3, dtype=torch.float64)
+    for unit in DEAD:
+        kill(network, unit, rows=True)
+    spectrum = lyapunov_spectrum(network, inputs, state="full")
+    assert spectrum.infinite == 3
+    assert spectrum.exponents[torch.isfinite(spectrum.exponents)].min() > -8  # nothing near ln eps = -36
+    forget = torch.sigmoid(inputs @ network.weight_ih_l0[8:16].T + network.bias_ih_l0[8:16] + network.bias_hh_l0[8:16])
+    for unit in DEAD:
+        assert (spectrum.exponents - forget[10:, :, unit].log().mean()).abs().min() < 0.15  # finite-time: not exact
+
+
+def test_rank_lost_without_a_dead_unit():
+    # units 0 and 1 read unit 2 alone: proportional rows, though none is zero
+    torch.manual_seed(0)
+    network, inputs = nn.RNN(3, 6), torch.randn(30, 2, 3)
+    with torch.no_grad():
+        network.weight_hh_l0[:2] = 0
+        network.weight_hh_l0[:2, 2] = 1
+    spectrum = lyapunov_spectrum(network, inputs)
+    assert spectrum.infinite == 1
+    assert spectrum.exponents[torch.isfinite(spectrum.exponents)].min() > -8  # nothing near ln eps = -16
+
+
 def test_death_spreads_along_a_chain():
     # 0 -> 1 -> 2, and 3 reads itself: unit 2 is read by nobody, then 1 neither, then 0 neither
     support = torch.zeros(4, 4, dtype=torch.bool)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperpruning.lyapunov.growth import ExplicitFrame, Frame, living
+from hyperpruning.lyapunov.growth import ExplicitFrame, Frame, living, rank
 from hyperpruning.lyapunov.layers import DrivenLayer, automatic_jacobian, walk
 from hyperpruning.lyapunov.networks import Driven
 
@@ -63,11 +63,12 @@ class Block:
         self.layer, self.size, self.k, self.rule = layer, size, size if k is None else k, rule
         if not 1 <= self.k <= size:
             raise ValueError(f"k is between 1 and the {size} exponents of a layer, but is {k}")
-        if hasattr(layer, "support") and not rule.published:
-            self.alive = living(layer.support(size))
-        else:
-            self.alive = torch.arange(size, device=like.device)
-        self.followed = min(self.k, len(self.alive))
+        self.alive = torch.arange(size, device=like.device)
+        self.followed = self.k
+        if hasattr(layer, "generic") and not rule.published:
+            generic = layer.generic(size)
+            self.alive = living(generic != 0)
+            self.followed = min(self.k, rank(generic[self.alive[:, None], self.alive]))
 
     def jacobians(self, states: Tensor, inputs: Tensor) -> Tensor:
         """Return the living part of the Jacobians, (S, B, D_l), (S, B, I_l) -> (S, B, D, D)."""
@@ -92,7 +93,7 @@ class Block:
         """Return the growth of the living (S, B, followed) at their positions among all, -inf elsewhere: (S, B, k)."""
         if self.followed == self.k:
             return growth
-        positions = self.alive if self.k == self.size else torch.arange(self.followed, device=growth.device)
+        positions = self.alive[: self.followed] if self.k == self.size else torch.arange(self.followed).to(self.alive)
         everywhere = growth.new_full((*growth.shape[:2], self.k), -torch.inf)
         return everywhere.index_copy(-1, positions, growth)
 
@@ -102,18 +103,6 @@ class Team:
 
     def __init__(self, blocks: Sequence[Block], layers: Sequence[int], sequences: slice, frame: Frame) -> None:
         self.blocks, self.layers, self.sequences, self.frame = blocks, layers, sequences, frame
-
-    @property
-    def small(self) -> bool:
-        """Whether the matrices are small."""
-        return len(self.blocks[0].alive) <= SHARED_SIZE
-
-    @property
-    def portable(self) -> bool:
-        """Whether a thread of its own pays: large matrices, on a processor, by hand-written Jacobians, untraced."""
-        block = self.blocks[0]
-        simple = hasattr(block.layer, "jacobian") and not block.rule.traced and block.alive.device.type == "cpu"
-        return simple and not self.small
 
     def advance(self, stretch: Stretch) -> Sequence[Tensor]:
         """Carry the frame through a stretch and return each layer's growth, (S, sequences, k) in float64."""
@@ -147,40 +136,16 @@ def teams(blocks: Sequence[Block], batch: int, like: Tensor) -> list[Team]:
     return found
 
 
-@contextmanager
-def threads(everyone: Sequence[Team]) -> Iterator[Callable[..., Iterable[Sequence[Tensor]]]]:
-    """Provide a `map` over the teams: on torch's number of threads, one team each, where teams are large enough.
-
-    On small matrices several threads only wait for each other, many times longer than one takes.
-    """
-    before = torch.get_num_threads()
-    count = min(before, sum(team.portable for team in everyone))
-
-    def alone() -> None:  # both settings are a thread's own; that of MKL is not, hence `before` again at the end
-        torch.set_num_threads(1)
-        torch.set_grad_enabled(False)
-
-    try:
-        if count > 1:
-            with ThreadPoolExecutor(count, initializer=alone) as pool:
-                yield pool.map
-        else:
-            if all(team.small for team in everyone):
-                torch.set_num_threads(1)
-            yield map
-    finally:
-        torch.set_num_threads(before)
-
-
 def growth(network: Driven, full: bool, k: int | None, rule: Rule) -> tuple[Tensor, tuple[int, ...]]:
     """Return every step's growth (T, B, K), in state order, and how many of K belong to each layer."""
-    blocks = [
-        Block(layer, layer.state_size if full else layer.hidden_size, k, rule, network.inputs)
-        for layer in network.layers
-    ]
-    everyone = teams(blocks, network.inputs.shape[1], network.inputs)
+    layers, (_, batch, _) = network.layers, network.inputs.shape
+    sizes = [layer.state_size if full else layer.hidden_size for layer in layers]
+    large = [layer for layer, size in zip(layers, sizes, strict=True) if size > SHARED_SIZE]
+    apart = not rule.traced and not network.inputs.is_cuda and all(hasattr(layer, "jacobian") for layer in large)
     stretches = []
-    with threads(everyone) as each:
+    with threads(len(large) * batch if apart else min(1, len(large))) as each:
+        blocks = [Block(layer, size, k, rule, network.inputs) for layer, size in zip(layers, sizes, strict=True)]
+        everyone = teams(blocks, batch, network.inputs)
         for stretch in trajectory(network):
             by_layer: list[list[Tensor]] = [[] for _ in blocks]
             for team, parts in zip(everyone, each(lambda team, at=stretch: team.advance(at), everyone), strict=True):
@@ -188,3 +153,27 @@ def growth(network: Driven, full: bool, k: int | None, rule: Rule) -> tuple[Tens
                     by_layer[layer].append(part)
             stretches.append(torch.cat([torch.cat(parts, 1) for parts in by_layer], -1))
     return torch.cat(stretches), tuple(block.k for block in blocks)
+
+
+@contextmanager
+def threads(large: int) -> Iterator[Callable[..., Iterable[Sequence[Tensor]]]]:
+    """Provide a `map` over teams, of which so many are large: on torch's number of threads, one team each.
+
+    Where none is large, one thread does all: on small matrices several only wait for each other, for many times longer.
+    """
+    before = torch.get_num_threads()
+
+    def alone() -> None:  # both settings are a thread's own; that of MKL is not, hence `before` again at the end
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+
+    try:
+        if min(before, large) > 1:
+            with ThreadPoolExecutor(min(before, large), initializer=alone) as pool:
+                yield pool.map
+        else:
+            if not large:
+                torch.set_num_threads(1)
+            yield map
+    finally:
+        torch.set_num_threads(before)

@@ -60,9 +60,11 @@ class Weights:
         """Return U h + b, (..., G H)."""
         return torch.nn.functional.linear(hidden, self.w_hh, self.b_hh)
 
-    def alive(self) -> Tensor:
-        """Return which recurrent connections any gate has, (H, H) bool."""
-        return (self.gates != 0).any(0)
+    def anywhere(self, count: int) -> Tensor:
+        """Return so many vectors of random scales, as gates have them, (1, count, H)."""
+        generator = torch.Generator().manual_seed(0)
+        scales = 0.5 + torch.rand(1, count, self.hidden_size, generator=generator, dtype=torch.float64)
+        return scales.to(self.w_hh)
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class RNNLayer(Hidden):
         slope = (drive > 0).to(drive.dtype) if self.relu else tanh_slope(drive)
         return scale_rows(slope[:, None], self.weights.gates)
 
-    def support(self, size: int) -> Tensor:
-        """Return the connections that are not zero."""
-        return self.weights.alive()
+    def generic(self, size: int) -> Tensor:
+        """Return U, whose zeros and rank are those of diag(phi') U."""
+        return self.weights.w_hh
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,10 @@ class GRULayer(Hidden):
         )  # (N, 3, H) in torch's order r, z, n
         return scale_rows(scales, self.weights.gates) + torch.diag_embed(torch.sigmoid(z))
 
-    def support(self, size: int) -> Tensor:
-        """Return the connections that are not zero; each unit carries itself."""
-        alive = self.weights.alive()
-        return alive | torch.eye(size, dtype=torch.bool, device=alive.device)
+    def generic(self, size: int) -> Tensor:
+        """Return the Jacobian at random gates."""
+        scales = self.weights.anywhere(4)
+        return (scale_rows(scales[:, 1:], self.weights.gates) + torch.diag_embed(scales[:, 0]))[0]
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,10 @@ class LSTMLayer:
             [sigmoid_slope(i) * torch.tanh(g), sigmoid_slope(f) * c, torch.sigmoid(i) * tanh_slope(g)], 1
         )  # (N, 3, H): dc' / d(what enters i, f, g)
         c_to_h = torch.sigmoid(o) * tanh_slope(cell)  # dh' / dc'
-        through_o = sigmoid_slope(o) * torch.tanh(cell)
+        through_o = sigmoid_slope(o) * torch.tanh(cell)  # dh' / d(what enters o)
+        return self._assembled(to_c, c_to_h, through_o, keep, size)
+
+    def _assembled(self, to_c: Tensor, c_to_h: Tensor, through_o: Tensor, keep: Tensor, size: int) -> Tensor:
         gates = self.weights.gates  # (4, H, H)
         h_h = scale_rows(torch.cat([c_to_h[:, None] * to_c, through_o[:, None]], 1), gates)
         if size == self.hidden_size:
@@ -205,11 +210,8 @@ class LSTMLayer:
         to_next_c = torch.cat([scale_rows(to_c, gates[:3]), torch.diag_embed(keep)], -1)
         return torch.cat([to_next_h, to_next_c], -2)
 
-    def support(self, size: int) -> Tensor:
-        """Return the connections that are not zero; in the whole state each cell carries itself."""
-        alive = self.weights.alive()
-        if size == self.hidden_size:
-            return alive
-        itself = torch.eye(self.hidden_size, dtype=torch.bool, device=alive.device)
-        to_c = (self.weights.gates[:3] != 0).any(0)
-        return torch.cat([torch.cat([alive, itself], -1), torch.cat([to_c, itself], -1)], -2)
+    def generic(self, size: int) -> Tensor:
+        """Return the Jacobian at random gates."""
+        scales = self.weights.anywhere(6)
+        c_to_h, through_o, keep = scales[:, 3:].unbind(1)
+        return self._assembled(scales[:, :3], c_to_h, through_o, keep, size)[0]

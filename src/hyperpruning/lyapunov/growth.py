@@ -7,7 +7,8 @@ With an orthonormal frame Q: Z = J Q, Z = Q' R, and ln |r_ii| is the growth of t
 - the rows of Z are sorted by decreasing norm before its QR, which makes Householder's method accurate row by row
   (Cox and Higham 1998), and the columns of the next Jacobian in the same order. Because Q is orthogonal, a row of
   Z = J Q is as long as that of J, so that all the orders are known before the first QR;
-- a unit that nothing reads, or that reads nothing, is taken out: its exponent is -inf, and nobody else's changes.
+- a unit that nothing reads, or that reads nothing, is taken out: its exponent is -inf, and nobody else's changes. What
+  else the pruned weights leave of rank is known before, so that no direction is followed that is nothing but rounding.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ def living(support: Tensor) -> Tensor:
         if bool((remaining == alive).all()):
             return alive.nonzero().flatten()
         alive = remaining
+
+
+def rank(matrix: Tensor) -> int:
+    """Return how many columns do not depend on those before; to be asked of a matrix of generic, ungraded entries."""
+    matrix = matrix.detach().double()
+    left = torch.geqrf(matrix)[0].diagonal().abs()  # of each column, beside those before
+    return int((left > 1e-10 * torch.linalg.vector_norm(matrix, dim=0)).sum())
 
 
 class Frame:
@@ -56,7 +64,12 @@ class Frame:
         return pushed
 
     def _sorted(self, jacobians: Tensor) -> Tensor:
-        """Return the Jacobians with rows in decreasing order of length, columns in that of the step before."""
+        """Return the Jacobians with rows in decreasing order of length, columns in that of the step before.
+
+        The upper half of the spectrum does without: what is lost on short rows is no part of its directions.
+        """
+        if 2 * self._k <= jacobians.shape[-1]:
+            return jacobians
         rows = torch.linalg.vector_norm(jacobians, dim=-1).argsort(-1, descending=True)  # (S, N, D)
         columns = torch.cat([self._order[None], rows[:-1]])
         self._order = rows[-1]

@@ -24,7 +24,8 @@ class DrivenLayer(Protocol):
     Optional methods, for speed and for dead units:
 
     - `jacobian(state, input, size) -> (N, size, size)`: d next[:size] / d state[:size]; forward-mode AD otherwise;
-    - `support(size) -> (size, size)` bool: the entries of that Jacobian that can differ from zero at all;
+    - `generic(size) -> (size, size)`: that Jacobian at random gates: its zero entries are zero at any gates, its rank
+      is not exceeded at any;
     - `path(state, inputs (S, N, I)) -> (S + 1, N, D)`: the state before the first step and after each.
     """
 

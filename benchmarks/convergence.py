@@ -95,7 +95,7 @@ def draw(dense: Spectrum, sparse: dict[float, Spectrum], figure: Path) -> None:
         gaps = zip(spectrum.history(), dense.history(), strict=True)
         right.semilogx(steps, [float(spectrum_distance(*gap)) for gap in gaps], label=f"sparsity {sparsity}")
     right.set(title="L2 distance to the dense network, same window")
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc=(0.55, 0.55))
     for axis in (left, right):
         axis.axvline(STEPS, color="grey", linewidth=0.7, linestyle=":")
         axis.set_xlabel("measured steps T")

@@ -15,6 +15,7 @@ X = torch.zeros(20, 2, 3)
         (nn.LSTM(3, 4, bidirectional=True), X, {}, ValueError, "bidirectional"),
         (nn.LSTM(3, 4, proj_size=2), X, {}, ValueError, "proj_size is 2"),
         (nn.LSTM(3, 4, 2, dropout=0.5).train(), X, {}, ValueError, r"call network.eval\(\)"),
+        (nn.Sequential(nn.Dropout(0.5)), X, {"start": torch.zeros(2, 3)}, ValueError, "trains with dropout 0.5"),
         (nn.LSTM(3, 4), X[:10], {}, ValueError, "has 10 steps and warmup is 10"),
         (nn.LSTM(3, 4), X, {"warmup": -1}, ValueError, "warmup is -1"),
         (nn.LSTM(3, 4), X, {"k": 5}, ValueError, "between 1 and the 4 exponents of a layer, but is 5"),

@@ -77,12 +77,13 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _check_module(network: nn.Module, inputs: Tensor) -> None:
-    dropout = getattr(network, "dropout", 0.0)
-    if network.training and isinstance(dropout, float) and dropout:
-        raise ValueError(
-            f"a spectrum is that of a deterministic map, but the network trains with dropout {dropout}: "
-            "call network.eval() first"
-        )
+    for part in network.modules():
+        dropout = part.p if isinstance(part, nn.Dropout) else getattr(part, "dropout", 0.0)
+        if part.training and isinstance(dropout, float) and dropout:
+            raise ValueError(
+                f"a spectrum is that of a deterministic map, but the network trains with dropout {dropout}: "
+                "call network.eval() first"
+            )
     for name, weight in network.named_parameters():
         _check_alike(f"parameter {name}", weight, "inputs", inputs)
         _check_finite(f"parameter {name}: its values", weight)

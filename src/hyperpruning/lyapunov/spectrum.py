@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -42,12 +43,12 @@ class Spectrum:
         """Measured time steps T."""
         return self.growth.shape[0]
 
-    @property
+    @cached_property
     def per_sequence(self) -> Tensor:
         """Exponents of each sequence, (B, K)."""
         return self.growth.mean(0)
 
-    @property
+    @cached_property
     def exponents(self) -> Tensor:
         """Exponents averaged over the sequences, (K,)."""
         return self.per_sequence.mean(0)

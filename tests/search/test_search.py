@@ -17,8 +17,8 @@ from small import small
 class Curves(Executor):
     """Answers every job from a formula: the loss of a network falls to its own end, its exponents tell that end."""
 
-    def __init__(self, ends=None, diverging=()):
-        self.ends, self.diverging, self.trained = ends or {}, diverging, {}
+    def __init__(self, ends=None, diverging=None):
+        self.ends, self.diverging, self.trained = ends or {}, diverging or {}, {}
 
     def submit(self, fn, job):
         future = Future()
@@ -27,8 +27,9 @@ class Curves(Executor):
 
     def answer(self, job):
         end = self.ends.get(job.name, 3.0 + int(job.name[1:]) / 10 if job.name != "dense" else 2.0)
-        if job.name in self.diverging:
-            return Slice((self.record(0, end),), failure="the loss was nan")
+        if self.diverging.get(job.name, 99) <= job.until:
+            records = tuple(self.record(epoch, end) for epoch in range(self.diverging[job.name]))
+            return Slice(records, failure="the loss was nan")
         self.trained[job.name] = max(self.trained.get(job.name, 0), job.until)
         final = None
         if job.until == job.train.epochs:
@@ -64,19 +65,28 @@ def test_judges_that_disagree_share_what_they_train(plan, tmp_path):
 
 
 def test_a_candidate_that_diverges_is_left_behind(plan, tmp_path):
-    history = search(plan, tmp_path / "run", executor=Curves(diverging=("c01",)))
+    history = search(plan, tmp_path / "run", executor=Curves(diverging={"c01": 1}))
     assert history.failures == {"c01": "the loss was nan"}
     assert history.winners["loss"] == "c02"
 
 
+def test_a_candidate_that_diverges_late_changes_no_earlier_decision(plan, tmp_path):
+    history = search(plan, tmp_path / "run", executor=Curves(diverging={"c01": 3}))
+    assert history.rounds["loss", 0]["kept"] == ["c01", "c02", "c03"]
+    assert history.winners["loss"] == "c02"
+    again = search(plan, tmp_path / "run", executor=Curves(diverging={"c01": 3}))
+    assert again.rounds == history.rounds
+    assert again.winners == history.winners
+
+
 def test_all_candidates_diverging_is_an_error_with_the_reason(plan, tmp_path):
-    with pytest.raises(ValueError, match="all diverged: the loss was nan"):
-        search(plan, tmp_path / "run", executor=Curves(diverging=[f"c0{index}" for index in range(1, 6)]))
+    with pytest.raises(ValueError, match="all that ls kept diverged: the loss was nan"):
+        search(plan, tmp_path / "run", executor=Curves(diverging={f"c0{index}": 1 for index in range(1, 6)}))
 
 
 def test_a_dense_network_that_diverges_is_an_error(plan, tmp_path):
     with pytest.raises(ValueError, match="The dense reference must train"):
-        search(plan, tmp_path / "run", executor=Curves(diverging=("dense",)))
+        search(plan, tmp_path / "run", executor=Curves(diverging={"dense": 1}))
 
 
 def test_an_exhaustive_search_trains_everybody_to_the_end(text, tmp_path):
@@ -89,8 +99,9 @@ class Crash(Exception):
     """A driver that dies."""
 
 
-def test_a_search_that_dies_after_any_line_ends_as_if_it_had_not(plan, tmp_path):
-    search(plan, tmp_path / "whole", executor=Curves())
+@pytest.mark.parametrize("diverging", [{}, {"c01": 3}, {"c02": 1, "c03": 2}])
+def test_a_search_that_dies_after_any_line_ends_as_if_it_had_not(plan, tmp_path, diverging):
+    search(plan, tmp_path / "whole", executor=Curves(diverging=diverging))
     whole = (tmp_path / "whole" / LEDGER).read_bytes()
     for line in range(1, whole.count(b"\n")):
         folder, said = tmp_path / f"dies-{line}", []
@@ -101,8 +112,8 @@ def test_a_search_that_dies_after_any_line_ends_as_if_it_had_not(plan, tmp_path)
                 raise Crash
 
         with pytest.raises(Crash):
-            search(plan, folder, executor=Curves(), on_fact=die)
-        search(plan, folder, executor=Curves())
+            search(plan, folder, executor=Curves(diverging=diverging), on_fact=die)
+        search(plan, folder, executor=Curves(diverging=diverging))
         assert (folder / LEDGER).read_bytes() == whole
 
 

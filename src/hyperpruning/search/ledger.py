@@ -88,12 +88,8 @@ class History:
         return epoch
 
     def at(self, epoch: int) -> dict[str, EpochRecord]:
-        """The candidates' records of one epoch, those that diverged left out."""
-        return {
-            name: self.epochs[name][epoch]
-            for name in self.candidates
-            if epoch in self.epochs.get(name, {}) and name not in self.failures
-        }
+        """The candidates' records of one epoch; one that diverged has records up to then, and none after."""
+        return {name: self.epochs[name][epoch] for name in self.candidates if epoch in self.epochs.get(name, {})}
 
 
 def epoch_fact(network: str, record: EpochRecord) -> Fact:

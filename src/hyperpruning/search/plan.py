@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.rounds import check_rounds
 from hyperpruning.search.slices import Job, SpectrumConfig
 from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space, suggest
@@ -81,6 +83,10 @@ def check(plan: Plan) -> None:
     Raises:
         ValueError: rounds that cannot be held, or a sparsity that some allocation of the space cannot hold.
     """
+    for name in plan.objectives:
+        _among("judge", name, OBJECTIVES)
+    _among("sampler", plan.sampler, SAMPLERS)
+    _among("distance", plan.distance, DISTANCES)
     check_rounds(pool=plan.pool, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
     if plan.pool > plan.space.size():
         raise ValueError(
@@ -92,6 +98,11 @@ def check(plan: Plan) -> None:
         Sparsifier(
             plan.task.network(plan.train.seed), None, composed({"allocation": allocation}), sparsity=plan.sparsity
         )
+
+
+def _among(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ValueError(f"A {what} is one of {', '.join(known)}, and {name!r} is not: choose one of them.")
 
 
 def ask(plan: Plan, generation: int, told: Sequence[tuple[Point, float]] = ()) -> list[Point]:

@@ -168,10 +168,13 @@ def _rounds(run: _Run) -> dict[str, list[str]]:
     for number, (epoch, keep) in enumerate(zip(plan.rungs, plan.keep, strict=True)):
         union = _union(alive)
         run.advance({DENSE: plan.rungs[min(number + 1, len(plan.rungs) - 1)]} | dict.fromkeys(union, epoch))
-        if not history.at(epoch):
-            raise ValueError(f"Some candidate must train, and all diverged: {'; '.join(history.failures.values())}")
         for objective in plan.objectives:
             scores = run.scores(objective, alive[objective], epoch)
+            if not scores:
+                raise ValueError(
+                    f"Some candidate must train, and all that {objective} kept diverged: "
+                    f"{'; '.join(dict.fromkeys(history.failures.values()))}"
+                )
             alive[objective], dropped = decide(scores, keep)
             if (objective, number) not in history.rounds:
                 fact = {"kind": "round", "objective": objective, "round": number, "epoch": epoch}

@@ -30,12 +30,10 @@ class SpectrumConfig:
     Attributes:
         state: "h", or "full" for an LSTM's (h, c).
         warmup: first steps of the probe, not measured.
-        until: last epoch after which a spectrum is taken; None takes one after every epoch.
     """
 
     state: Literal["h", "full"] = "h"
     warmup: int = 20
-    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,6 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 
 
 def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConfig) -> EpochRecord:
-    if config.until is not None and record.epoch > config.until:
-        return record
     with training.evaluated() as network:
         recurrent, probe = training.task.recurrence(network)
         spectrum = lyapunov_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)

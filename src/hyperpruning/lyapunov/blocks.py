@@ -23,9 +23,8 @@ STRETCH = 64  # steps of the trajectory held at a time
 CHUNK_BYTES = 2**20  # Jacobians held at a time: they stay in the cache
 SHARED_SIZE = 128  # layers up to this size share calls
 
-Stretch = Sequence[
-    tuple[Tensor, Tensor]
-]  # each layer's states before the steps (S, B, D_l), and its inputs (S, B, I_l)
+# Each layer's states before the steps (S, B, D_l), and its inputs (S, B, I_l).
+Stretch = Sequence[tuple[Tensor, Tensor]]
 
 
 def trajectory(network: Driven) -> Iterator[Stretch]:

@@ -42,7 +42,7 @@ class Frame:
     """The first `k` unit vectors of N independent D-dimensional spaces, carried along by Jacobians."""
 
     def __init__(self, chains: int, size: int, k: int, like: Tensor) -> None:
-        self._k = k
+        self._k, self._upper = k, 2 * k <= size
         self._order = torch.arange(size, device=like.device).expand(chains, size)
         self._reflectors = like.new_zeros(chains, size, k)  # no reflection: the identity
         self._tau = like.new_zeros(chains, k)
@@ -57,10 +57,10 @@ class Frame:
 
     def _apply(self, jacobian: Tensor) -> Tensor:
         """Return J Q, (N, D, k)."""
-        if self._k == jacobian.shape[-1]:
-            pushed: Tensor = torch.ormqr(self._reflectors, self._tau, jacobian, left=False)
+        if self._upper:  # few columns: forming them is cheaper than reflecting all of J
+            pushed: Tensor = jacobian @ torch.linalg.householder_product(self._reflectors, self._tau)
         else:
-            pushed = jacobian @ torch.linalg.householder_product(self._reflectors, self._tau)
+            pushed = torch.ormqr(self._reflectors, self._tau, jacobian, left=False)[..., : self._k]
         return pushed
 
     def _sorted(self, jacobians: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Frame:
 
         The upper half of the spectrum does without: what is lost on short rows is no part of its directions.
         """
-        if 2 * self._k <= jacobians.shape[-1]:
+        if self._upper:
             return jacobians
         rows = torch.linalg.vector_norm(jacobians, dim=-1).argsort(-1, descending=True)  # (S, N, D)
         columns = torch.cat([self._order[None], rows[:-1]])

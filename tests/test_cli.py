@@ -1,6 +1,7 @@
 """The command line as a person meets it: real processes, exit codes, and one sentence for everything that is wrong."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from hyperpruning.cli import app
 from hyperpruning.search.ledger import LEDGER
-from small import small
+from small import small, write_text
 
 
 def run(*words: object) -> tuple[int, str]:
@@ -21,23 +22,30 @@ def run(*words: object) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
-@pytest.fixture
-def experiment(text, tmp_path) -> Path:
-    path = tmp_path / "experiment.toml"
-    path.write_text(small(text).to_toml())
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    path = folder / "experiment.toml"
+    path.write_text(small(write_text(folder)).to_toml())
     return path
 
 
-@pytest.fixture
-def finished(experiment, tmp_path) -> Path:
-    code, said = run("search", experiment, "--out", tmp_path / "run", "--workers", 1)
+@pytest.fixture(scope="module")
+def searched(experiment) -> tuple[Path, str]:
+    """A finished search, and what it said."""
+    folder = experiment.parent / "run"
+    code, said = run("search", experiment, "--out", folder, "--workers", 1)
     assert code == 0, said
-    return tmp_path / "run"
+    return folder, said
 
 
-def test_a_search_ends_with_the_table_the_verdict_and_the_report(experiment, tmp_path):
-    code, said = run("search", experiment, "--out", tmp_path / "run", "--workers", 1)
-    assert code == 0
+@pytest.fixture
+def finished(searched, tmp_path) -> Path:
+    return Path(shutil.copytree(searched[0], tmp_path / "run"))
+
+
+def test_a_search_ends_with_the_table_the_verdict_and_the_report(searched):
+    _, said = searched
     for part in ("c01 is", "epoch 4: validation perplexity", "ls keeps", "LSH's choice", "chooses c0", "report.html"):
         assert part in said, part
 
@@ -150,8 +158,8 @@ def test_a_model_file_that_is_a_pickle(tmp_path):
     assert "is a pickle" in said
 
 
-def test_no_space_left_and_then_some(experiment, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
+def test_no_space_left_and_then_some(experiment, finished, tmp_path, monkeypatch):
+    folder = tmp_path / "full"
     saved = []
 
     def full(descriptor):
@@ -165,8 +173,7 @@ def test_no_space_left_and_then_some(experiment, tmp_path, monkeypatch):
     assert code == 2
     assert f"hyperprune resume {folder}" in said
     assert run("resume", folder, "--workers", 1)[0] == 0
-    assert run("search", experiment, "--out", tmp_path / "whole", "--workers", 1)[0] == 0
-    assert (folder / LEDGER).read_bytes() == (tmp_path / "whole" / LEDGER).read_bytes()
+    assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
 
 
 def test_an_unexpected_fault_is_a_sentence_with_a_file(monkeypatch, tmp_path):
@@ -179,8 +186,7 @@ def test_an_unexpected_fault_is_a_sentence_with_a_file(monkeypatch, tmp_path):
     assert "This is a fault in hyperprune (KeyError" in said
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 2)])
 def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path, number, code, workers):
     folder = tmp_path / "interrupted"
     process = subprocess.Popen(

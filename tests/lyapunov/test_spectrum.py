@@ -134,6 +134,20 @@ def test_products_of_gaussian_matrices_follow_newman():
     assert np.abs(errors[:16]).max() < 4 * math.sqrt(0.12 / (4 * steps))  # trigamma(8.5) = 0.12
 
 
+def test_a_large_random_network_follows_the_mean_field():
+    # N -> infinity at gain 2: sigma^2 = g^2 <tanh^2>, largest ln g + ln <sech^4> / 2, mean ln g - 1/2 + <ln sech^2>
+    size, gain = 400, 2.0
+    torch.manual_seed(0)
+    network = nn.RNN(1, size, bias=False)
+    with torch.no_grad():
+        network.weight_hh_l0.normal_(std=gain / math.sqrt(size))
+    inputs, start = torch.zeros(180, 1, 1), torch.randn(1, 1, size)
+    largest = lyapunov_spectrum(network, inputs, start=start, warmup=60, k=1).exponents.item()
+    assert largest == pytest.approx(0.154724, abs=0.03)  # O(1 / sqrt(N)) = 0.05 between networks
+    mean = lyapunov_spectrum(network, inputs[:80], start=start, warmup=60).exponents.mean().item()
+    assert mean == pytest.approx(-1.149023, abs=0.03)
+
+
 def test_a_change_of_basis_changes_nothing_when_the_start_turns_too():
     torch.manual_seed(0)
     jacobians = torch.randn(25, 7, 7, dtype=torch.float64)

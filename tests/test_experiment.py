@@ -13,7 +13,7 @@ from hyperpruning.experiment import (
     replaced,
     words,
 )
-from hyperpruning.export import describe_model, load_model, sparsity
+from hyperpruning.export import describe_model, load_model
 from hyperpruning.search.ledger import RunFolderError
 from hyperpruning.search.slices import weights_sha256
 from small import small
@@ -68,6 +68,17 @@ def test_a_relative_data_folder_is_taken_from_the_file(tmp_path):
     assert read_experiment(tmp_path / "experiment.toml").data.folder == tmp_path / "text"
 
 
+def test_a_tied_model_is_counted_and_stored_once(text, tmp_path):
+    tied = small(text, model={"hidden": 8, "embedding": 8, "tied": True})
+    history = hyperprune(tied, tmp_path / "run")
+    model, description = (read(tmp_path / "run" / "winner.safetensors") for read in (load_model, describe_model))
+    matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
+    active, total = sum(int(weight.count_nonzero()) for weight in matrices), sum(weight.numel() for weight in matrices)
+    assert active == round(0.4 * total)
+    assert description["sparsity"] == 1 - active / total
+    assert weights_sha256(model.state_dict()) == history.finals[history.winners["ls"]]["sha256"]
+
+
 @pytest.mark.parametrize("content", [None, "[data", b"\xff\xfe"])
 def test_a_file_that_is_no_experiment_is_explained(tmp_path, content):
     path = tmp_path / "experiment.toml"
@@ -85,7 +96,10 @@ def test_the_whole_search_in_one_call(text, tmp_path):
     winner = history.winners["ls"]
     model, description = load_model(folder / "winner.safetensors"), describe_model(folder / "winner.safetensors")
     assert weights_sha256(model.state_dict()) == history.finals[winner]["sha256"] == description["sha256"]
-    assert sparsity(model.state_dict()) == pytest.approx(0.6, abs=1e-3)
+    matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
+    active, total = sum(int(weight.count_nonzero()) for weight in matrices), sum(weight.numel() for weight in matrices)
+    assert active == round(0.4 * total) == history.finals[winner]["active"]
+    assert description["sparsity"] == 1 - active / total
     assert description["network"] == winner
     assert (folder / "report.html").stat().st_size > 10_000
     assert read_experiment(folder / "experiment.toml") == small(text)

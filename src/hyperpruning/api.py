@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from hyperpruning.data.corpus import builtin_text
-from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
-from hyperpruning.export import describe_model, load_model, save_model, sparsity
+from hyperpruning.experiment import EXPERIMENT, Experiment, located, read_experiment
+from hyperpruning.export import describe_model, load_model, save_model
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.report.page import write_report
-from hyperpruning.search.ledger import LEDGER, Fact, History
+from hyperpruning.search.ledger import Fact, History, locked
 from hyperpruning.search.plan import DENSE, Plan, check, job
-from hyperpruning.search.search import search
+from hyperpruning.search.search import refuse_another, search
 from hyperpruning.search.slices import best_of
 from hyperpruning.sparsity.methods import spelled
 from hyperpruning.training.checkpoint import write_atomic
+from hyperpruning.training.epochs import prunable_weights
 from hyperpruning.training.task import LanguageModelling
 
 
@@ -45,19 +47,15 @@ def hyperprune(
         RunFolderError: a folder that is in use or holds another search.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
     check(plan)
-    if isinstance(experiment, Experiment) and not (folder / LEDGER).exists():
-        data = experiment.data
-        if data.folder is not None:
-            experiment = experiment.model_copy(
-                update={"data": data.model_copy(update={"folder": data.folder.resolve()})}
-            )
-        write_atomic(folder / EXPERIMENT, experiment.to_toml().encode())
-    history = search(plan, folder, executor=executor, on_fact=on_fact)
-    _export(plan, history, folder)
-    write_report(folder)
+    with locked(folder):
+        refuse_another(plan, folder)
+        if isinstance(experiment, Experiment):
+            write_atomic(folder / EXPERIMENT, located(Path.cwd(), experiment).to_toml().encode())
+        history = search(plan, folder, executor=executor, on_fact=on_fact)
+        _export(plan, history, folder)
+        write_report(folder)
     return history
 
 
@@ -87,7 +85,7 @@ def model_spectrum(
     network, description = load_model(path), describe_model(path)
     if data is None and (path.parent / EXPERIMENT).is_file():
         data = read_experiment(path.parent / EXPERIMENT).data.folder
-    if data is None and description["corpus"] != builtin_text().name:
+    if data is None and description.get("corpus") != builtin_text().name:
         raise ValueError(f"A spectrum needs the text that drives the network, and {path} has none: give --data.")
     task = LanguageModelling(
         folder=data,
@@ -110,11 +108,13 @@ def _export(plan: Plan, history: History, folder: Path) -> None:
     winner = history.winners[plan.objectives[0]]
     for file, network in (("winner", winner), ("dense", DENSE)):
         done, final = job(plan, folder, history.candidates.get(network), plan.train.epochs), history.finals[network]
-        weights = best_of(done, final["sha256"])
-        description = done.task.describe(done.task.network(plan.train.seed)) | {
+        network_there = done.task.network(plan.train.seed)
+        once = {key for key, _ in chain(network_there.named_parameters(), network_there.named_buffers())}
+        weights = {key: value for key, value in best_of(done, final["sha256"]).items() if key in once}  # tied ones once
+        description = done.task.describe(network_there) | {
             "network": network,
             "method": None if done.method is None else spelled(done.method),
-            "sparsity": sparsity(weights),
+            "sparsity": 1 - final["active"] / prunable_weights(network_there),
             **{key: final[key] for key in ("best_epoch", "valid_loss", "test_loss", "sha256")},
         }
         save_model(folder / f"{file}.safetensors", weights, description)

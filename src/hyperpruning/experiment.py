@@ -34,14 +34,17 @@ class ExperimentError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _known(names: Collection[str]) -> Callable[[Any], Any]:
     """A validator: a name, or each of several, must be among those known; says the nearest one."""
 
     def check(value: Any) -> Any:
-        for name in (value,) if isinstance(value, str) else value:
+        chosen = (value,) if isinstance(value, str) else value
+        for name in chosen:
+            if chosen.count(name) > 1:
+                raise ValueError(f"names each choice once, and {name!r} stands there twice: leave one out")
             if name not in names:
                 raise ValueError(f"must be among {', '.join(names)}, and {name!r} is not{_nearest(name, names)}")
         return value
@@ -83,7 +86,7 @@ class Model(_Section):
     def _tied_sizes(self) -> Self:
         if self.tied and self.embedding != self.hidden:
             raise ValueError(
-                f"tied weights need embedding = hidden, and {self.embedding} is not {self.hidden}: make them equal"
+                f"is tied, which needs embedding = hidden, and {self.embedding} is not {self.hidden}: make them equal"
             )
         return self
 
@@ -93,7 +96,7 @@ class Training(_Section):
 
     epochs: int = Field(10, ge=1, description="a full training")
     lr: float = Field(15.0, gt=0, description="learning rate")
-    lr_decay: float = Field(1.0, gt=0, le=1, description="factor on it in each epoch after the following one")
+    lr_decay: float = Field(1.0, gt=0, le=1, description="factor on it in every epoch after lr_decay_after")
     lr_decay_after: int = Field(0, ge=0, description="epochs at the full learning rate")
     clip: float = Field(0.25, gt=0, description="largest norm of the gradient")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
@@ -102,7 +105,7 @@ class Training(_Section):
     average_from: float = Field(
         0.6, ge=0, le=1, description="fraction of the epochs after which weights are averaged; 1 never"
     )
-    seed: int = Field(0, ge=0, description="of weights, masks, dropout and suggestions")
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, masks, dropout and suggestions")
     threads: int = Field(1, ge=1, description="of torch; results repeat bit for bit at the same number")
 
 
@@ -123,7 +126,12 @@ class DropFraction(_Section):
     @model_validator(mode="after")
     def _order(self) -> Self:
         if self.high < self.low:
-            raise ValueError(f"a range goes from low to high, and {self.low} is above {self.high}: exchange them")
+            raise ValueError(f"goes from low to high, and {self.low} is above {self.high}: exchange them")
+        steps = (self.high - self.low) / self.step
+        if abs(steps - round(steps)) > 1e-6:
+            raise ValueError(
+                f"is a whole number of steps wide, and {self.step} does not divide it: change step or high"
+            )
         return self
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -27,15 +26,11 @@ def save_model(path: Path, weights: Mapping[str, Tensor], description: Mapping[s
 
     Args:
         path: of the file, ``*.safetensors``.
-        weights: the state of the network, pruned weights as zeros.
+        weights: of the network, pruned ones as zeros, tied ones once.
         description: JSON types: sizes ("model"), "vocabulary", and whatever is worth knowing.
     """
-    tensors, seen = {}, set()
-    for name, value in weights.items():
-        if value.data_ptr() not in seen:  # tied weights once
-            tensors[name] = value.contiguous()
-            seen.add(value.data_ptr())
-    write_atomic(path, save(tensors, {"format": FORMAT, "description": json.dumps(description)}))
+    tensors = {name: value.contiguous() for name, value in weights.items()}
+    write_atomic(path, save(tensors, {FORMAT: json.dumps(description)}))  # one key: the order of two would vary
 
 
 def describe_model(path: Path | str) -> dict[str, Any]:
@@ -45,7 +40,7 @@ def describe_model(path: Path | str) -> dict[str, Any]:
         ModelFileError: not a model file of this project; a pickle is refused, since loading one can run code.
     """
     with _open(Path(path)) as file:
-        description: dict[str, Any] = json.loads(file.metadata()["description"])
+        description: dict[str, Any] = json.loads(file.metadata()[FORMAT])
         return description
 
 
@@ -64,12 +59,17 @@ def load_model(path: Path | str) -> LanguageModel:
             f"A language model says its sizes and vocabulary, and {path} holds a network of another task: "
             "load its weights with safetensors.torch.load_file."
         )
-    network = LanguageModel(len(description["vocabulary"]), **description["model"])
     with _open(Path(path)) as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    if unexpected or any(name != "decoder.weight" or not description["model"]["tied"] for name in missing):
-        raise ModelFileError(f"A model file holds the weights it describes, and {path} does not: export it again.")
+    try:
+        network = LanguageModel(len(description["vocabulary"]), **description["model"])
+        if description["model"]["tied"]:
+            weights["decoder.weight"] = weights["encoder.weight"]
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError):
+        raise ModelFileError(
+            f"A model file holds the network it describes, and {path} does not: export it again."
+        ) from None
     return network.eval()
 
 
@@ -88,14 +88,8 @@ def _open(path: Path) -> Any:
     except SafetensorError as error:
         raise ModelFileError(f"A model file is safetensors, and {path} is not ({error}).") from None
     metadata = file.metadata()  # type: ignore[no-untyped-call]
-    if (metadata or {}).get("format") != FORMAT:
+    if FORMAT not in (metadata or {}):
         raise ModelFileError(
             f"A model file says how to build its network, and {path} does not: export it with hyperprune."
         )
     return file
-
-
-def sparsity(weights: Mapping[str, Tensor]) -> float:
-    """Fraction of zeros over the weight matrices."""
-    matrices = [value for value in weights.values() if value.ndim >= 2]
-    return 1 - sum(int(torch.count_nonzero(value)) for value in matrices) / sum(value.numel() for value in matrices)

@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_used_is_explained(tmp_path, spoil, says):
 
 
 def test_a_missing_folder_is_explained(tmp_path):
-    with pytest.raises(DataError, match="does not: give a folder"):
+    with pytest.raises(DataError, match="is not: give a folder"):
         read_folder(tmp_path / "nowhere")
 
 

@@ -29,7 +29,7 @@ def test_what_is_written_is_read(folder):
 def test_a_damaged_line_costs_that_line_alone(folder, caplog):
     path = folder / LEDGER
     path.write_text(path.read_text().replace('"c01", "generation"', '"c02", "generation"'))
-    history = read(folder)
+    history = read(folder, warn=True)
     assert not history.candidates
     assert history.winners == {"ls": "c01"}
     assert "Line 2" in caplog.text

@@ -86,7 +86,7 @@ def read_folder(folder: Path, *, unit: Unit = "word", known: str | None = None) 
         DataError: a missing folder or split, an empty split, a file that is not UTF-8, or not the known corpus.
     """
     if not folder.is_dir():
-        raise DataError(f"The data folder must exist, and {folder} does not: give a folder with {_names('train')}, ...")
+        raise DataError(f"Data is a folder that exists, and {folder} is not: give a folder with {_names('train')}, ...")
     texts = {split: _read(folder, split) for split in SPLITS}
     corpus = _corpus(known or folder.name, texts, unit)
     if known is not None:
@@ -129,7 +129,7 @@ def _find(folder: Path, split: str) -> Path:
 def _read(folder: Path, split: str) -> str:
     path = _find(folder, split)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"Text must be UTF-8, and {path} is not at byte {error.start}: convert it, e.g. with iconv."
@@ -143,7 +143,7 @@ def _tokens(text: str, unit: Unit) -> Iterator[str]:
     if unit == "character":
         yield from text
         return
-    for line in text.splitlines():
+    for line in text.removesuffix("\n").split("\n"):
         yield from line.split()
         yield "<eos>"
 

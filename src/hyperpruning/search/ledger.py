@@ -99,8 +99,12 @@ def epoch_fact(network: str, record: EpochRecord) -> Fact:
     return {"kind": "epoch", "network": network, **values}
 
 
-def read(folder: Path) -> History:
+def read(folder: Path, *, warn: bool = False) -> History:
     """What the ledger of a run folder says, also while a search writes it.
+
+    Args:
+        folder: of the run.
+        warn: log a warning for each damaged line.
 
     Raises:
         RunFolderError: there is no ledger.
@@ -109,8 +113,11 @@ def read(folder: Path) -> History:
     if not path.is_file():
         raise RunFolderError(f"A run folder holds a {LEDGER}, and {folder} has none: give the --out of a search.")
     history = History()
-    for fact in _facts(path):
-        history.add(fact)
+    for number, fact in _facts(path):
+        if fact is not None:
+            history.add(fact)
+        elif warn:
+            logger.warning("Line %d of %s is damaged and left out: what it said is recomputed.", number, path)
     return history
 
 
@@ -157,16 +164,17 @@ class Ledger:
                 raise
 
 
-def _facts(path: Path) -> Iterator[Fact]:
+def _facts(path: Path) -> Iterator[tuple[int, Fact | None]]:
+    """The lines by number; None for a damaged one."""
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             fact = json.loads(line)
             if fact.pop("check") != _check(fact):
                 raise ValueError
-        except (ValueError, KeyError, AttributeError):
-            logger.warning("Line %d of %s is damaged and left out: what it said is recomputed.", number, path)
-            continue
-        yield fact
+        except (ValueError, KeyError, AttributeError, TypeError):
+            yield number, None
+        else:
+            yield number, fact
 
 
 def _cut_torn_line(path: Path) -> None:

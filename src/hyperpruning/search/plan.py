@@ -93,6 +93,10 @@ def check(plan: Plan) -> None:
             f"A pool holds different candidates, and the space has {plan.space.size()} where pool is {plan.pool}: "
             "lower pool or widen [space]."
         )
+    if plan.generation < 1:
+        raise ValueError(f"A generation has at least one candidate, and generation is {plan.generation}: set it to 1.")
+    for task in (plan.task, plan.dense_task):
+        task.steps()
     allocations = plan.space.dimensions.get("allocation", ("uniform",))
     for allocation in allocations if isinstance(allocations, tuple) else ():
         Sparsifier(
@@ -117,7 +121,7 @@ def ask(plan: Plan, generation: int, told: Sequence[tuple[Point, float]] = ()) -
         plan.space,
         told,
         sampler=SAMPLERS[plan.sampler],
-        seed=plan.train.seed * 1_000_003 + generation,
+        seed=(plan.train.seed * 1_000_003 + generation) % 2**32,  # the samplers' limit
         count=min(plan.generation, plan.pool - generation * plan.generation),
     )
 

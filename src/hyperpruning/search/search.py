@@ -18,7 +18,7 @@ from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.search.executors import InProcess
-from hyperpruning.search.ledger import Fact, History, Ledger, RunFolderError, epoch_fact, locked, read
+from hyperpruning.search.ledger import LEDGER, Fact, History, Ledger, RunFolderError, epoch_fact, read
 from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.plan import DENSE, Plan, ask, candidate_name, check, job
 from hyperpruning.search.rounds import decide
@@ -27,6 +27,7 @@ from hyperpruning.search.space import Point
 from hyperpruning.training.checkpoint import release
 
 logger = logging.getLogger(__name__)
+_NO_DENSE = "The dense reference must train, and it did not: "
 
 
 def search(
@@ -36,7 +37,7 @@ def search(
     executor: Executor | None = None,
     on_fact: Callable[[Fact], None] | None = None,
 ) -> History:
-    """Run a search, or go on with it.
+    """Run a search, or go on with it; the caller holds the run folder (`ledger.locked`).
 
     Args:
         plan: what to search.
@@ -49,16 +50,30 @@ def search(
 
     Raises:
         ValueError: a plan that cannot be carried out.
-        RunFolderError: the folder is in use or holds another search.
+        RunFolderError: the folder holds another search.
     """
     check(plan)
-    with locked(folder):
-        run = _Run(plan, folder, executor or InProcess(), on_fact)
-        run.open()
-        _pool(run)
-        alive = _rounds(run)
-        _finals(run, alive)
+    refuse_another(plan, folder)
+    run = _Run(plan, folder, executor or InProcess(), on_fact)
+    run.open()
+    _pool(run)
+    alive = _rounds(run)
+    _finals(run, alive)
     return run.history
+
+
+def refuse_another(plan: Plan, folder: Path) -> None:
+    """See that a run folder is new or belongs to this search.
+
+    Raises:
+        RunFolderError: it holds another search; the message says what differs.
+    """
+    there = read(folder).header.get("identity") if (folder / LEDGER).exists() else None
+    if there is not None and (differences := compare(there, _plain(plan.identity()))):
+        raise RunFolderError(
+            f"A run folder belongs to one search, and {folder} holds another ({'; '.join(differences)}): "
+            "give another --out, or restore the experiment."
+        )
 
 
 class _Run:
@@ -69,20 +84,22 @@ class _Run:
     ) -> None:
         self.plan, self.folder, self.executor, self.on_fact = plan, folder, executor, on_fact
         self.ledger = Ledger(folder)
-        self.history = read(folder) if self.ledger.path.exists() else History()
+        self.history = read(folder, warn=True) if self.ledger.path.exists() else History()
 
     def open(self) -> None:
-        """Write the header, or see that the one there is of the same search."""
+        """Write the header, or see whether the versions are still those of the one there."""
         header: Fact = {"kind": "search", "identity": _plain(self.plan.identity()), "versions": _versions()}
         if not self.history.header:
+            if self.ledger.path.exists():  # what is in it could be of any search: checkpoints know whose they are
+                logger.warning("%s has lost its first line: going back to the checkpoints.", self.ledger.path)
+                self.ledger.path.replace(self.ledger.path.with_suffix(".damaged"))
+                self.history = History()
+            self.folder.mkdir(parents=True, exist_ok=True)
             self.state(header)
-        elif differences := compare(self.history.header["identity"], header["identity"]):
-            raise RunFolderError(
-                f"A run folder belongs to one search, and {self.folder} holds another "
-                f"({'; '.join(differences)}): give another --out, or restore the experiment."
-            )
         elif differences := compare(self.history.header["versions"], header["versions"]):
             logger.warning("The search was begun with other versions, results may differ: %s.", "; ".join(differences))
+        if DENSE in self.history.failures:
+            raise ValueError(_NO_DENSE + self.history.failures[DENSE])
 
     def state(self, fact: Fact) -> None:
         """Append a fact to the ledger, and take it in."""
@@ -122,7 +139,7 @@ class _Run:
         if result.failure is not None:
             self.state({"kind": "failure", "network": name, "reason": result.failure})
             if name == DENSE:
-                raise ValueError(f"The dense reference must train, and it did not: {result.failure}")
+                raise ValueError(_NO_DENSE + result.failure)
 
     def scores(self, objective: str, names: Iterable[str], epoch: int) -> dict[str, float]:
         """One judge's scores of the candidates that have reached an epoch."""
@@ -154,7 +171,8 @@ def _pool(run: _Run) -> None:
 
 def _told(run: _Run, generation: int) -> list[tuple[Point, float]]:
     """What the sampler knows when it is asked for a generation: the scores of those before, at the first rung."""
-    before = [candidate for candidate in run.history.candidates.values() if candidate.generation < generation]
+    names = [candidate_name(index) for index in range(generation * run.plan.generation)]  # whatever the ledger's order
+    before = [run.history.candidates[name] for name in names if name in run.history.candidates]
     scores: dict[str, float] = {}
     if before:
         scores = run.scores(run.plan.objectives[0], [candidate.name for candidate in before], run.plan.rungs[0])

@@ -88,7 +88,7 @@ def train_slice(job: Job) -> Slice:
                 save(training, job.folder, job.identity(), records)
         except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
             return Slice(tuple(records), failure=str(error))
-        final = _final(training, records) if training.epoch == job.train.epochs else None
+        final = _final(training, records) if training.epoch == job.train.epochs == job.until else None
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)
 
 

@@ -80,7 +80,9 @@ class Space:
     def size(self) -> int:
         """How many points there are."""
         return math.prod(
-            round((choices.high - choices.low) / choices.step) + 1 if isinstance(choices, Between) else len(choices)
+            math.floor((choices.high - choices.low) / choices.step + 1e-6) + 1
+            if isinstance(choices, Between)
+            else len(set(choices))
             for choices in self.dimensions.values()
         )
 

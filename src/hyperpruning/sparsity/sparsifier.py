@@ -48,6 +48,7 @@ class Sparsifier:
         total_steps: optimizer steps of the whole training; without it the drop fraction stays as it starts and updates
             never stop.
         interval: optimizer steps between updates, default the method's.
+    when: (step, from 1 on) -> whether that step may update the masks; default every `interval` steps.
         prunable: (name, parameter) -> whether it is pruned, default every one with at least two dimensions.
         seed: of the masks and of random growth.
 
@@ -77,6 +78,7 @@ class Sparsifier:
         sparsity: float,
         total_steps: int | None = None,
         interval: int | None = None,
+        when: Callable[[int], bool] | None = None,
         prunable: Callable[[str, nn.Parameter], bool] | None = None,
         seed: int = 0,
     ) -> None:
@@ -91,6 +93,7 @@ class Sparsifier:
         self.parameters = {name: p for name, p in model.named_parameters() if chosen(name, p)}
         counts = _allocated(method, {name: p.shape for name, p in self.parameters.items()}, sparsity)
         self.budget = sum(counts.values())
+        self.when = when or (lambda step: step % self.interval == 0)
         self._step = 0
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same masks on every device
         self.masks = {
@@ -171,7 +174,7 @@ class Sparsifier:
 
     def _due(self) -> bool:
         """Tell whether this step updates the masks."""
-        if self.method.drop is None or self._step % self.interval:
+        if self.method.drop is None or not self.when(self._step):
             return False
         if self.total_steps is None:
             return True

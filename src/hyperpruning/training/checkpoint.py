@@ -77,9 +77,10 @@ def save(training: Training, folder: Path, identity: str, records: Sequence[Epoc
         "records": [asdict(record) for record in records],
     }
     write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
-    for stale in sorted(folder.glob("epoch-*.json"))[:-GENERATIONS]:
-        stale.unlink()
-        stale.with_suffix(".pt").unlink(missing_ok=True)
+    kept = {f"epoch-{training.epoch - age:04d}" for age in range(GENERATIONS)}
+    for path in folder.glob("epoch-*"):  # older ones, and what another search may have left here
+        if path.stem not in kept:
+            path.unlink(missing_ok=True)
 
 
 def load(training: Training, folder: Path, identity: str) -> tuple[EpochRecord, ...]:
@@ -114,7 +115,7 @@ def _whole_generations(folder: Path, identity: str) -> Iterator[tuple[dict[str, 
                 raise ValueError("its SHA-256 differs")
             state = torch.load(io.BytesIO(content), weights_only=True)
         except (OSError, ValueError, pickle.UnpicklingError) as error:
-            logger.warning("Checkpoint %s is damaged (%s): going back one generation.", path.with_suffix(".pt"), error)
+            logger.warning("Checkpoint %s is passed over (%s): going back one.", path.with_suffix(".pt"), error)
             continue
         yield state, sidecar
 

@@ -60,10 +60,10 @@ class SNTASGD(Optimizer):
         state = self.state[weight]
         if not state:
             state["average"] = torch.zeros_like(weight)
-            state["count"] = torch.zeros_like(weight, dtype=torch.int32)
+            state["count"] = torch.zeros_like(weight)  # not integers: torch's load_state_dict would make them floats
         count, average = state["count"], state["average"]
         count.add_(1)
-        average.addcdiv_(weight - average, (count - 1).clamp_(min=1).to(weight.dtype))
+        average.addcdiv_(weight - average, (count - 1).clamp_(min=1))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

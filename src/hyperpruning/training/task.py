@@ -28,7 +28,7 @@ class Task(Protocol):
         """A new network; the same seed gives the same weights."""
 
     def steps(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Optimizer steps in an epoch. Is asked before anything is trained: the place to refuse unusable data."""
 
     def batches(self, epoch: int, seed: int) -> Iterator[Any]:
         """The batches of an epoch, each passed to `loss` as it is."""
@@ -108,12 +108,35 @@ class LanguageModelling:
         )
 
     def steps(self) -> int:
-        """Windows of the training text."""
-        return window_count(columns(self.corpus().train, self.batch), self.bptt)
+        """Windows of the training text.
+
+        Raises:
+            ValueError: a split is too short for its columns or for the probe; asked before anything is trained.
+        """
+        for split in ("valid", "test"):
+            self._columns(split, self.eval_batch)
+        self._probe()
+        return window_count(self._columns("train", self.batch), self.bptt)
+
+    def _columns(self, split: str, batch: int) -> Tensor:
+        try:
+            return columns(getattr(self.corpus(), split), batch)
+        except ValueError as error:
+            setting = "[training] batch" if split == "train" else "[data] eval_batch"
+            raise ValueError(f"The {split} text is too short. {error} The batch size is {setting}.") from None
+
+    def _probe(self) -> Tensor:
+        text = self._columns("valid", self.probe_batch)
+        if len(text) < self.probe_steps:
+            raise ValueError(
+                f"The probe takes {self.probe_steps} tokens x {self.probe_batch} sequences of the validation text, and "
+                f"it has {len(self.corpus().valid)}: lower steps, warmup or sequences in [spectrum]."
+            )
+        return text[: self.probe_steps]
 
     def batches(self, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training text in windows, in order (every epoch the same)."""
-        return windows(columns(self.corpus().train, self.batch), self.bptt)
+        return windows(self._columns("train", self.batch), self.bptt)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
         """Mean cross-entropy in nats; carries the recurrent state on."""
@@ -124,7 +147,7 @@ class LanguageModelling:
     @torch.no_grad()
     def evaluate(self, network: nn.Module, split: str) -> float:
         """Mean cross-entropy in nats over every token of the split but the first of each column."""
-        stream = columns(getattr(self.corpus(), split), self.eval_batch)
+        stream = self._columns(split, self.eval_batch)
         total, count, carry = 0.0, 0, None
         for inputs, targets in windows(stream, self.bptt):
             loss, carry = self.loss(network, (inputs, targets), carry)
@@ -136,13 +159,7 @@ class LanguageModelling:
     def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:
         """The recurrent layers, and the embedded probe: windows of the validation text."""
         assert isinstance(network, LanguageModel)
-        text = columns(self.corpus().valid, self.probe_batch)
-        if len(text) < self.probe_steps:
-            raise ValueError(
-                f"The probe takes {self.probe_steps} tokens x {self.probe_batch} sequences of the validation text, and "
-                f"it has {len(self.corpus().valid)}: lower [spectrum] steps or sequences."
-            )
-        return network.rnn, network.encoder(text[: self.probe_steps])
+        return network.rnn, network.encoder(self._probe())
 
     def row_groups(self, network: nn.Module) -> Mapping[str, int]:
         """The gates of the recurrent weights."""

@@ -7,6 +7,7 @@ validation loss; then their means. Writes benchmarks/results/judges.json. Contin
 import argparse
 import json
 from pathlib import Path
+from statistics import mean
 
 import hyperpruning as hp
 from hyperpruning.experiment import demo_experiment, replaced
@@ -37,7 +38,7 @@ def main() -> None:
     for choice in choices:
         print("  ".join(str(value) for value in choice))
     means = {
-        predictor: {epoch: sum(rho or 0.0 for rho in rhos) / len(rhos) for epoch, rhos in by_epoch.items() if epoch}
+        predictor: {epoch: mean(rho for rho in rhos if rho is not None) for epoch, rhos in by_epoch.items() if epoch}
         for predictor, by_epoch in found.items()
     }
     for predictor, by_epoch in means.items():

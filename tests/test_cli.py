@@ -46,7 +46,7 @@ def finished(searched, tmp_path) -> Path:
 
 def test_a_search_ends_with_the_table_the_verdict_and_the_report(searched):
     _, said = searched
-    for part in ("c01 is", "epoch 4: validation perplexity", "ls keeps", "LSH's choice", "chooses c0", "report.html"):
+    for part in ("c01 is", "epoch 4: valid perplexity", "ls keeps", "LSH's choice", "chooses c0", "report.html"):
         assert part in said, part
 
 
@@ -90,7 +90,7 @@ def spoiled(text: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("missing folder", "does not"),
+        ("missing folder", "Data is a folder that exists"),
         ("missing split", "no valid split"),
         ("empty split", "is empty"),
         ("not UTF-8", "must be UTF-8"),

@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -35,6 +36,7 @@ from hyperpruning.search.plan import ask, candidate_name, check, job
 from hyperpruning.search.rounds import cost, most
 from hyperpruning.search.slices import seconds_per_epoch
 from hyperpruning.search.space import Candidate
+from hyperpruning.training.task import perplexity
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
@@ -61,7 +63,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         except typer.Exit:
             raise
         except BaseException as error:
-            raise typer.Exit(_explain(error, "RUN_FOLDER")) from None
+            raise typer.Exit(_explain(error)) from None
 
     app.command()(guarded)
     return guarded
@@ -77,7 +79,7 @@ def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
 def search(
     experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
-    unit: Annotated[str, typer.Option(help='With --data alone: a token is a "word" or a "character".')] = "word",
+    unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
     sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that are pruned.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
@@ -96,7 +98,7 @@ def search(
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiment.toml"),
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
-    unit: Annotated[str, typer.Option(help='With --data: a token is a "word" or a "character".')] = "word",
+    unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
 ) -> None:
     """Write a commented experiment.toml with every setting."""
     if path.exists():
@@ -109,6 +111,11 @@ def init(
 def resume(folder: Run, workers: Workers = CORES) -> None:
     """Go on with a search that was interrupted."""
     read(folder)
+    if not (folder / EXPERIMENT).exists():
+        raise RunFolderError(
+            f"A search is resumed by its {EXPERIMENT}, and {folder} has none: call `hyperprune search` (or, for a plan "
+            "of your own, hp.hyperprune) again as it was called before."
+        )
     _search(read_experiment(folder / EXPERIMENT), folder, workers)
 
 
@@ -142,38 +149,36 @@ def spectrum(
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
     models = [model] if against is None else [model, against]
     probe: dict[str, Any] = {"data": data, "state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
-    spectra = {str(path): model_spectrum(path, **probe) for path in models}
+    spectra = [(str(path), model_spectrum(path, **probe)) for path in models]
     out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
-    for path, found in spectra.items():
-        finite = found.exponents[found.exponents.isfinite()]
+    for path, found in spectra:
+        order = [value for value in found.sorted().tolist() if math.isfinite(value)] or [-math.inf]
         out.print(
-            f"{path}: {len(found.exponents)} exponents of {state}, largest {float(finite.max()):.4f}, "
-            f"mean {float(finite.mean()):.4f}, smallest {float(finite.min()):.4f}; {found.infinite} of them -inf",
+            f"{path}: {len(found.exponents)} exponents of {state}, largest {order[0]:.4f}, "
+            f"mean {sum(order) / len(order):.4f}, smallest {order[-1]:.4f}; {found.infinite} of them -inf",
             soft_wrap=True,
         )
-    one, *others = spectra.values()
-    for other in others:
-        out.print(f"Distance (l2): {float(spectrum_distance(one, other)):.4f}")
-    one.save(output.with_suffix(".npz"))
-    curves = {"/".join(Path(path).parts[-2:]): found.sorted().tolist() for path, found in spectra.items()}
-    spectra_figure(curves).savefig(output.with_suffix(".svg"))
-    out.print(f"Wrote {output.with_suffix('.npz')} and {output.with_suffix('.svg')}.", soft_wrap=True)
+    for _, other in spectra[1:]:
+        out.print(f"Distance (l2): {float(spectrum_distance(spectra[0][1], other)):.4f}")
+    table, picture = (output.with_name(output.name + suffix) for suffix in (".npz", ".svg"))
+    spectra[0][1].save(table)
+    curves = {path if len(path) <= 40 else f"…{path[-39:]}": found.sorted().tolist() for path, found in spectra}
+    spectra_figure(curves).savefig(picture)
+    out.print(f"Wrote {table} and {picture}.", soft_wrap=True)
 
 
 def _experiment(
-    path: Path | None, data: Path | None, unit: str, sparsity: float | None, seed: int | None
+    path: Path | None, data: Path | None, unit: str | None, sparsity: float | None, seed: int | None
 ) -> Experiment:
     """The experiment that the options describe."""
+    where: dict[str, Any] = {} if data is None else {"folder": data.resolve()}
+    what: dict[str, Any] = {} if unit is None else {"unit": unit}
     if path is not None:
-        experiment = read_experiment(path)
-        if data is not None:
-            experiment = replaced(experiment, data={"folder": data.resolve()})
-    elif data is None:
-        experiment = Experiment()
-    elif unit == "word":
+        experiment = replaced(read_experiment(path), data=where | what)
+    elif data is not None and unit in (None, "word"):
         experiment = words(data.resolve())
     else:
-        experiment = Experiment(data={"folder": data.resolve(), "unit": unit})
+        experiment = Experiment(data=where | what)
     pruning = {} if sparsity is None else {"sparsity": sparsity}
     training = {} if seed is None else {"seed": seed}
     return replaced(experiment, pruning=pruning, training=training)
@@ -187,7 +192,7 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
             hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
     except BaseException as error:
         stop(pool)
-        raise typer.Exit(_explain(error, str(folder))) from None
+        raise typer.Exit(_explain(error, folder)) from None
     pool.shutdown()
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
@@ -216,7 +221,7 @@ def _line(fact: dict[str, Any]) -> str | None:
         case "candidate":
             return f"{fact['name']} is {', '.join(str(value) for value in fact['point'].values())}"
         case "epoch" if fact["epoch"]:
-            return f"{fact['network']} epoch {fact['epoch']}: validation perplexity {math.exp(fact['valid_loss']):.2f}"
+            return f"{fact['network']} epoch {fact['epoch']}: valid perplexity {perplexity(fact['valid_loss']):.2f}"
         case "round":
             return f"After epoch {fact['epoch']}, {fact['objective']} keeps {', '.join(fact['kept'])}"
         case "failure":
@@ -243,7 +248,7 @@ def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     if plan.pool > len(points):
         out.print(f"... and {plan.pool - len(points)} more, which depend on what these show.")
     for epoch, keep in zip(plan.rungs, plan.keep, strict=True):
-        out.print(f"After epoch {epoch}, {' and '.join(plan.objectives)} each keep {keep}.")
+        out.print(f"After epoch {epoch} each judge ({', '.join(plan.objectives)}) keeps {keep}.")
     rounds: dict[str, Any] = {"pool": plan.pool, "rungs": plan.rungs, "keep": plan.keep, "epochs": plan.train.epochs}
     everything = plan.pool * plan.train.epochs
     bound = everything if plan.exhaustive else min(everything, most(judges=len(plan.objectives), **rounds))
@@ -251,11 +256,13 @@ def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     out.print(f"Together, and with the dense network, at most {bound + plan.train.epochs} epochs.")
     seconds = seconds_per_epoch(job(plan, folder, Candidate(candidate_name(0), 0, points[0]), 1))
     hours = (bound + plan.train.epochs) * seconds / workers / 3600
-    out.print(f"An epoch takes about {seconds:.1f} s here; with {workers} workers at most about {_duration(hours)}.")
+    out.print(f"An epoch takes about {seconds:.1f} s here; on {workers} at a time at most about {_duration(hours)}.")
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(hours * 60))} minutes"
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
 
 
 def main() -> None:
@@ -269,16 +276,23 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _explain(error: BaseException, folder: str) -> int:
+def _explain(error: BaseException, folder: Path | None = None) -> int:
     """Say what went wrong, in a sentence, and how to go on with a run folder; returns the exit code."""
+    go_on = f"go on with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
     if isinstance(error, KeyboardInterrupt | _Terminated):
-        _say(f"Stopped; every finished epoch is kept. Go on with: hyperprune resume {folder}")
+        _say(f"Stopped; every finished epoch is kept: {go_on}" if folder else "Stopped.")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     if isinstance(error, BrokenProcessPool):
-        _say(f"A worker was killed, perhaps for want of memory. Go on with fewer --workers: hyperprune resume {folder}")
+        _say(f"A worker was killed, perhaps for want of memory; with fewer --workers {go_on}")
         return 1
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        _say("The network does not fit into the memory: make it smaller in [model].")
+        return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _say(f"No space is left on the disk, nothing is lost: free some, then go on with: hyperprune resume {folder}")
+        _say(f"No space is left on the disk, nothing is lost: free some, then {go_on}")
+        return 2
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        _say(f"{error.filename} must be a place to read or write, and it is not ({error.strerror}): give another.")
         return 2
     if isinstance(error, ValueError | OSError | RunFolderError):
         _say(str(error))

@@ -191,3 +191,36 @@ def test_eliminated_networks_release_their_tensors_and_keep_their_records(plan, 
         folder = tmp_path / "run" / "networks" / name
         assert bool(list(folder.glob("*.pt"))) == (name in history.finals)
         assert list(folder.glob("*.json"))
+
+
+def test_a_search_without_its_first_line_goes_back_to_the_checkpoints(text, tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    sparser = small(text, pruning={"sparsity": 0.7, "updates_per_epoch": 3}).plan()
+    search(small(text).plan(), folder)
+    search(sparser, other)
+    (folder / LEDGER).write_bytes(b"{}\n" + b"".join((folder / LEDGER).read_bytes().splitlines(keepends=True)[1:]))
+    search(sparser, folder)  # nothing of the first search is taken for this one's
+    assert (folder / LEDGER).read_bytes() == (other / LEDGER).read_bytes()
+
+
+def test_a_dense_network_that_diverged_is_said_again_on_resume(plan, tmp_path):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="The dense reference must train"):
+            search(plan, tmp_path / "run", executor=Curves(diverging={"dense": 1}))
+
+
+def test_texts_that_are_too_short_are_refused_before_training(text, tmp_path):
+    for split, says in (("test", r"test text is too short.*eval_batch"), ("train", r"train text is too short.*batch")):
+        before = (text / f"{split}.txt").read_text()
+        (text / f"{split}.txt").write_text("abc")
+        with pytest.raises(ValueError, match=says):
+            search(small(text).plan(), tmp_path / "run", executor=Curves())
+        (text / f"{split}.txt").write_text(before)
+    with pytest.raises(ValueError, match="The probe takes"):
+        search(small(text, spectrum={"steps": 5000}).plan(), tmp_path / "run", executor=Curves())
+    assert not (tmp_path / "run").exists()
+
+
+def test_any_seed_will_do(text, tmp_path):
+    plan = small(text, training={"epochs": 4, "seed": 2**32 - 1}).plan()
+    assert search(plan, tmp_path / "run", executor=Curves()).winners

@@ -48,9 +48,9 @@ def test_apportion_is_proportional_where_no_bound_binds(problem):
     free = [n for n in shares if lower[n] + 1 < counts[n] < upper[n] - 1 and shares[n] > 1e-6 * max(shares.values())]
     for one in free:
         for other in free:
-            # each count is within one of scale * share
-            low, high = (counts[one] - 1.001) / shares[one], (counts[one] + 1.001) / shares[one]
-            assert low * shares[other] - 1.001 <= counts[other] <= high * shares[other] + 1.001
+            # each count is within one of scale * share (the shares divided first: a count over a tiny one would overflow)
+            ratio = shares[other] / shares[one]
+            assert (counts[one] - 1.001) * ratio - 1.001 <= counts[other] <= (counts[one] + 1.001) * ratio + 1.001
 
 
 def test_apportion_by_hand():

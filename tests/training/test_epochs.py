@@ -1,13 +1,14 @@
 """The loop over epochs: exact budgets, exact continuation, and training that works."""
 
 from dataclasses import asdict, replace
+from itertools import pairwise
 
 import pytest
 import torch
 
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.training.checkpoint import load, save
-from hyperpruning.training.epochs import DivergedError, TrainConfig, Training, epochs, prunable_weights
+from hyperpruning.training.epochs import DivergedError, TrainConfig, Training, epochs, prunable_weights, update_steps
 from small import small
 
 
@@ -72,3 +73,22 @@ def test_divergence_is_said_with_the_epoch_and_the_remedy(text):
     training = Training(plan.task, replace(plan.train, lr=1e38, clip=1e38))
     with pytest.raises(DivergedError, match="lower the learning rate"):
         list(epochs(training))
+
+
+@pytest.mark.parametrize("steps", [4, 7, 10, 100, 331])
+@pytest.mark.parametrize("updates", [1, 3, 4])
+def test_updates_are_spread_and_none_comes_shortly_before_an_evaluation(steps, updates):
+    found = sorted(update_steps(steps, updates))
+    assert len(found) == updates
+    assert found[0] >= 1
+    assert steps - found[-1] >= steps // (2 * updates) - 1
+    gaps = [after - before for before, after in pairwise(found)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_a_training_updates_as_often_as_asked(text):
+    training = begin(text)
+    steps = training.task.steps()
+    due = [step for step in range(1, 3 * steps + 1) if training.sparsifier.when(step)]
+    assert len(due) == 9
+    assert {(step - 1) % steps + 1 for step in due} == update_steps(steps, 3)

@@ -73,7 +73,6 @@ KNOWN: dict[str, dict[str, tuple[int, str | None]]] = {
 }
 
 
-@lru_cache(maxsize=4)
 def read_folder(folder: Path, *, unit: Unit = "word", known: str | None = None) -> Corpus:
     """Read a folder with a training, a validation and a test text.
 
@@ -87,8 +86,8 @@ def read_folder(folder: Path, *, unit: Unit = "word", known: str | None = None) 
     """
     if not folder.is_dir():
         raise DataError(f"Data is a folder that exists, and {folder} is not: give a folder with {_names('train')}, ...")
-    texts = {split: _read(folder, split) for split in SPLITS}
-    corpus = _corpus(known or folder.name, texts, unit)
+    paths = tuple(_find(folder, split) for split in SPLITS)
+    corpus = _read_splits(paths, tuple(path.stat().st_mtime_ns for path in paths), known or folder.name, unit)
     if known is not None:
         _check_known(corpus, folder, known)
     return corpus
@@ -126,8 +125,13 @@ def _find(folder: Path, split: str) -> Path:
     raise DataError(f"A data folder holds three splits, and {folder} has no {split} split: add {_names(split)}.")
 
 
-def _read(folder: Path, split: str) -> str:
-    path = _find(folder, split)
+@lru_cache(maxsize=4)
+def _read_splits(paths: tuple[Path, ...], stamps: tuple[int, ...], name: str, unit: Unit) -> Corpus:
+    """Read once a process, and again when a file has changed."""
+    return _corpus(name, {split: _read(path) for split, path in zip(SPLITS, paths, strict=True)}, unit)
+
+
+def _read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

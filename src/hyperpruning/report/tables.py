@@ -132,7 +132,7 @@ def verdict(rows: Sequence[Row]) -> str:
     if chosen.place is not None and chosen.spent and chosen.full:
         sentences.append(
             f"All candidates trained to the end, it is number {chosen.place} of {chosen.of} by validation loss; the "
-            f"search for it takes {chosen.spent} of their {chosen.full} epochs."
+            f"search for it takes {chosen.spent} of their {chosen.full} epochs, the dense network's not counted."
         )
     elif chosen.spent and chosen.full:
         sentences.append(f"The search for it takes {chosen.spent} epochs; all candidates to the end, {chosen.full}.")

@@ -41,7 +41,8 @@ def check_rounds(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs
         )
     if list(rungs) != sorted(set(rungs)) or rungs[0] < 0 or rungs[-1] >= epochs:
         raise ValueError(
-            f"Rounds come in growing epochs before the last one ({epochs}), and rungs is {list(rungs)}: reorder them."
+            f"Rounds come in growing epochs before the last one, {epochs}, and rungs is {list(rungs)}: "
+            "change rungs or epochs."
         )
     if keep[-1] < 1:
         raise ValueError(

@@ -86,11 +86,17 @@ class Sparsifier:
             if steps is not None and steps < 1:
                 raise ValueError(f"{rule} must be at least 1, not {steps}; leave it out for the default")
         chosen = prunable or matrices
+        self.parameters = {name: p for name, p in model.named_parameters() if chosen(name, p)}
+        held = {p for group in optimizer.param_groups for p in group["params"]} if optimizer is not None else set()
+        if held and self.parameters and held.isdisjoint(self.parameters.values()):
+            raise ValueError(
+                "the optimizer must hold the model's parameters, and it holds none of those that are pruned; "
+                "make it from model.parameters()"
+            )
         self.optimizer = optimizer
         self.method = method
         self.total_steps = total_steps
         self.interval = method.interval if interval is None else interval
-        self.parameters = {name: p for name, p in model.named_parameters() if chosen(name, p)}
         counts = _allocated(method, {name: p.shape for name, p in self.parameters.items()}, sparsity)
         self.budget = sum(counts.values())
         self.when = when or (lambda step: step % self.interval == 0)

@@ -119,8 +119,9 @@ class LanguageModelling:
         return window_count(self._columns("train", self.batch), self.bptt)
 
     def _columns(self, split: str, batch: int) -> Tensor:
+        tokens = getattr(self.corpus(), split)
         try:
-            return columns(getattr(self.corpus(), split), batch)
+            return columns(tokens, batch)
         except ValueError as error:
             setting = "[training] batch" if split == "train" else "[data] eval_batch"
             raise ValueError(f"The {split} text is too short. {error} The batch size is {setting}.") from None

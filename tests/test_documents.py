@@ -62,3 +62,11 @@ def test_experiment_files_are_valid():
 
     for path in (ROOT / "examples").glob("*.toml"):
         read_experiment(path).plan()
+
+
+@pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name)
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(document):
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (document.parent / target).exists(), target
+    assert not re.search(r"\b(TODO|FIXME|DEMO_[A-Z]+|XXX)\b", text)

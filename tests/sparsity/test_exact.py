@@ -48,7 +48,7 @@ def test_apportion_is_proportional_where_no_bound_binds(problem):
     free = [n for n in shares if lower[n] + 1 < counts[n] < upper[n] - 1 and shares[n] > 1e-6 * max(shares.values())]
     for one in free:
         for other in free:
-            # each count is within one of scale * share (the shares divided first: a count over a tiny one would overflow)
+            # each count is within one of scale * share; shares divided first, since a count over a tiny one overflows
             ratio = shares[other] / shares[one]
             assert (counts[one] - 1.001) * ratio - 1.001 <= counts[other] <= (counts[one] + 1.001) * ratio + 1.001
 

@@ -11,6 +11,8 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from hyperpruning.experiment import demo_experiment
 from hyperpruning.search.executors import executor
 from hyperpruning.sparsity.methods import Method, composed
@@ -22,6 +24,7 @@ PLAIN = {"allocation": "er", "drop": "magnitude", "grow": "random", "redistribut
 
 def best(dropout: float, seed: int, method: Method | None) -> float:
     """The best validation perplexity of a full training."""
+    torch.set_num_threads(1)
     plan = demo_experiment().plan()
     task, train = replace(plan.task, dropout=dropout), replace(plan.train, seed=seed)
     training = Training(task, train, method, sparsity=plan.sparsity if method else 0.0)

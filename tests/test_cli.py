@@ -205,3 +205,13 @@ def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path,
     assert "Traceback" not in said
     assert run("resume", folder, "--workers", 1)[0] == 0
     assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_an_interruption_while_torch_is_imported_is_no_traceback(seconds):
+    process = subprocess.Popen([sys.executable, "-m", "hyperprune", "--help"], stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert "Traceback" not in said
+    assert process.returncode in (0, 130)

@@ -63,18 +63,21 @@ def main(figure: Path | None) -> None:
     network, embedding, loss = trained()
     long = embedding(words(WARMUP + LONG, 8, torch.Generator().manual_seed(2))).detach()
     windows = {"first": long[: WARMUP + STEPS], "later": long[500 : 500 + WARMUP + STEPS], "long": long}
-    dense = {name: lyapunov_spectrum(network, inputs) for name, inputs in windows.items()}
+    dense = {name: lyapunov_spectrum(network, inputs, stretches=LONG) for name, inputs in windows.items()}
     print(f"trained to a loss of {loss:.3f} nats")
     for state in ("h", "full"):
         spectrum = lyapunov_spectrum(network, long, state=state)
         print(f"state {state}: largest exponent {spectrum.exponents.max():.3f}, lowest {spectrum.exponents.min():.2f}")
-    for name, blocks in (("first", 1), ("long", 8)):
-        error = torch.linalg.vector_norm(dense[name].standard_error(blocks))
-        print(f"L2 of the standard errors, 8 sequences of {dense[name].steps} steps: {error:.2f}")
+    for name, stretches in (("first", 1), ("long", 8)):
+        error = lyapunov_spectrum(network, windows[name], stretches=stretches).standard_error()
+        print(f"L2 of the standard errors, 8 sequences of {dense[name].steps} steps: {error.norm():.2f}")
     print(f"L2 from {STEPS} to {LONG} steps: {spectrum_distance(dense['first'], dense['long']):.2f}")
     print(f"L2 from {STEPS} to {STEPS} later steps: {spectrum_distance(dense['first'], dense['later']):.2f}")
     sparse = {
-        sparsity: {name: lyapunov_spectrum(pruned(network, sparsity), inputs) for name, inputs in windows.items()}
+        sparsity: {
+            name: lyapunov_spectrum(pruned(network, sparsity), inputs, stretches=LONG)
+            for name, inputs in windows.items()
+        }
         for sparsity in SPARSITIES
     }
     for sparsity, spectra in sparse.items():

@@ -8,9 +8,10 @@ a network whose Jacobians are as badly conditioned as a trained one's. Everythin
 alternately, and the best of the repetitions counts, in seconds of the processor's time (of the clock for the threads),
 which other jobs on the machine disturb least. From 1500 on, the published code is timed over 3 steps and scaled.
 
-Columns: seconds; the published code's seconds and how many times longer; the share of the floor, that is, of the time
-in which this machine's matrix product does the 10/3 H^3 operations per layer, sequence and step that Householder's QR
-needs; the top quarter of the exponents and two threads, as factors of time saved; the largest error against float64.
+Columns: seconds; the same in float64; the published code's seconds and how many times longer; the share of the floor,
+that is, of the time in which this machine's float32 matrix product does 10/3 H^3 operations per layer, sequence and
+step, those of a Householder QR at every step; the top quarter of the exponents and two threads, as factors of time
+saved; errors against float64, beside those that rounding the Jacobians alone to float32 makes (with a QR in float64).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperpruning.lyapunov.blocks import trajectory
+from hyperpruning.lyapunov.networks import driven
 from hyperpruning.lyapunov.rhn import RHNLayer
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 
@@ -83,14 +86,15 @@ def row(size: int, published: Published | None, threads: int) -> dict[str, float
     few = size >= 1000
     jobs: dict[str, Callable[[], Any]] = {
         "ours": lambda: lyapunov_spectrum(network, inputs),
+        "float64": lambda: lyapunov_spectrum(network, inputs, dtype=torch.float64),
         "quarter": lambda: lyapunov_spectrum(network, inputs, k=size // 4),
     }
     if published is not None:
         jobs["published"] = lambda: published(network, inputs[:2] if few else inputs[WARMUP:], 1 if few else WARMUP)
-    times = best(jobs, 1 if few else max(2, min(7, 1024 // size)))
+    times = best(jobs, 1 if few else max(3, min(25, 2560 // size)))
     times |= best({"product": lambda: square @ square}, 7)
     floor = 10 / 3 * size**3 * LAYERS * BATCH * len(inputs) * times["product"] / (2 * len(square) ** 3)
-    result = {"H": size, "seconds": times["ours"], "floor": floor / times["ours"]}
+    result = {"H": size, "seconds": times["ours"], "float64": times["float64"], "floor": floor / times["ours"]}
     if published is not None:
         result["published"] = times["published"] * (15 if few else 1)
         result["ratio"] = result["published"] / times["ours"]
@@ -100,11 +104,28 @@ def row(size: int, published: Published | None, threads: int) -> dict[str, float
         exact = lyapunov_spectrum(network, inputs, dtype=torch.float64).per_sequence
         error = (lyapunov_spectrum(network, inputs).per_sequence - exact).abs()
         result["error"], result["mean error"] = error.max().item(), error.mean().item()
+        rounded = (with_rounded_jacobians(network, inputs) - exact).abs()
+        result["rounding"], result["mean rounding"] = rounded.max().item(), rounded.mean().item()
     if published is not None and size <= 256:
         exact = lyapunov_spectrum(network, inputs[WARMUP:], dtype=torch.float64, convention="published").per_sequence
         found = published(network, inputs[WARMUP:], WARMUP) * math.log(2)
         result["published error"] = (found - exact).abs().max().item()
     return result
+
+
+@torch.no_grad()
+def with_rounded_jacobians(network: nn.LSTM, inputs: Tensor) -> Tensor:
+    """Return the exponents (B, K) of Jacobians that are computed in float32, and then multiplied in float64 by QR."""
+    found = []
+    stack = driven(network, inputs, None, None)
+    for layer, path in zip(stack.layers, next(trajectory(stack)), strict=True):
+        jacobians = layer.assembled(layer.slopes(*(part.flatten(0, 1) for part in path)), network.hidden_size)
+        q, growth = torch.eye(network.hidden_size).double(), 0
+        for step, jacobian in enumerate(jacobians.unflatten(0, (-1, BATCH)).double()):
+            q, r = torch.linalg.qr(jacobian @ q)
+            growth = growth + r.diagonal(dim1=-2, dim2=-1).abs().log() * (step >= WARMUP)
+        found.append(growth / STEPS)
+    return torch.cat(found, -1)
 
 
 def with_threads(job: Callable[[], Any], threads: int, repetitions: int) -> float:

@@ -155,15 +155,18 @@ def spectrum(
         order = [value for value in found.sorted().tolist() if math.isfinite(value)] or [-math.inf]
         out.print(
             f"{path}: {len(found.exponents)} exponents of {state}, largest {order[0]:.4f}, "
-            f"mean {sum(order) / len(order):.4f}, smallest {order[-1]:.4f}; {found.infinite} of them -inf",
+            f"mean {sum(order) / len(order):.4f}, smallest {order[-1]:.4f}; {found.infinite} of them -inf; "
+            f"standard error {float(found.standard_error().square().mean().sqrt()):.4f} (root mean square)",
             soft_wrap=True,
         )
     for _, other in spectra[1:]:
         out.print(f"Distance (l2): {float(spectrum_distance(spectra[0][1], other)):.4f}")
     table, picture = (output.with_name(output.name + suffix) for suffix in (".npz", ".svg"))
     spectra[0][1].save(table)
-    curves = {path if len(path) <= 40 else f"…{path[-39:]}": found.sorted().tolist() for path, found in spectra}
-    spectra_figure(curves).savefig(picture)
+    names = [path if len(path) <= 40 else f"…{path[-39:]}" for path, _ in spectra]
+    exponents = {name: found.exponents.tolist() for name, (_, found) in zip(names, spectra, strict=True)}
+    errors = {name: found.standard_error().tolist() for name, (_, found) in zip(names, spectra, strict=True)}
+    spectra_figure(exponents, errors).savefig(picture)
     out.print(f"Wrote {table} and {picture}.", soft_wrap=True)
 
 

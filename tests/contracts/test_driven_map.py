@@ -13,7 +13,7 @@ from hyperpruning.lyapunov.rhn import RHNLayer
 
 
 def check_driven_layer(layer, state, input):
-    """Check the protocol: shapes, independent rows, and the hand-written Jacobian and its generic form against AD."""
+    """Check the protocol: shapes, independent rows, the hand-written Jacobian against AD, also at random slopes."""
     following = layer.step(state, input)
     assert following.shape == state.shape == (len(state), layer.state_size)
     assert 1 <= layer.hidden_size <= layer.state_size
@@ -22,10 +22,10 @@ def check_driven_layer(layer, state, input):
         pushed = automatic_jacobian(layer.step, state, input, size)
         pulled = torch.func.vmap(torch.func.jacrev(lambda s, x: layer.step(s[None], x[None])[0]))(state, input)
         torch.testing.assert_close(pushed, pulled[:, :size, :size], atol=1e-12, rtol=1e-10)
-        if hasattr(layer, "jacobian"):
-            torch.testing.assert_close(layer.jacobian(state, input, size), pushed, atol=1e-12, rtol=1e-10)
-        if hasattr(layer, "generic"):
-            generic = layer.generic(size)
+        if hasattr(layer, "assembled"):
+            slopes = layer.slopes(state, input)
+            torch.testing.assert_close(layer.assembled(slopes, size), pushed, atol=1e-12, rtol=1e-10)
+            generic = layer.assembled(0.5 + torch.rand_like(slopes[:1]), size)[0]
             assert generic.shape == (size, size)
             assert not bool((pushed[:, generic == 0] != 0).any()), "an entry that is zero in general is not zero here"
             assert bool((torch.linalg.matrix_rank(pushed) <= torch.linalg.matrix_rank(generic)).all())

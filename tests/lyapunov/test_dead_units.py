@@ -5,7 +5,7 @@ import torch
 from brute_force import scaled
 from torch import nn
 
-from hyperpruning.lyapunov.growth import living
+from hyperpruning.lyapunov.growth import independent, living
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 
 DEAD = [1, 4, 5]
@@ -126,3 +126,68 @@ def test_relu_units_that_are_off_give_minus_infinity_and_no_nan():
     spectrum = lyapunov_spectrum(network, inputs)
     assert spectrum.infinite > 0
     assert not bool(spectrum.exponents.isnan().any())
+
+
+def test_dead_units_of_a_plain_step():
+    torch.manual_seed(0)
+    cell, inputs = nn.RNNCell(3, 8, dtype=torch.float64), torch.randn(30, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        cell.weight_hh[:, DEAD] = 0
+        alive = [unit for unit in range(8) if unit not in DEAD]
+        small = nn.RNNCell(3, 5, dtype=torch.float64)
+        for name, parameter in small.named_parameters():
+            whole = getattr(cell, name)[alive]
+            parameter.copy_(whole[:, alive] if name == "weight_hh" else whole)
+    spectra = [
+        lyapunov_spectrum(lambda h, x, c=c: c(x, h), inputs, start=torch.zeros(2, c.hidden_size).double())
+        for c in (cell, small)
+    ]
+    assert torch.isneginf(spectra[0].exponents).nonzero().flatten().tolist() == DEAD
+    torch.testing.assert_close(spectra[0].exponents[alive], spectra[1].exponents, atol=1e-10, rtol=0)
+
+
+def test_a_unit_that_wakes_up_late_is_alive():
+    # until the input turns, unit 2 is read by nobody
+    torch.manual_seed(0)
+    weights = torch.randn(3, 3, dtype=torch.float64)
+    asleep = weights.clone()
+    asleep[:, 2] = 0
+    inputs = torch.zeros(70, 1, 1, dtype=torch.float64)
+    inputs[66:] = 1
+    start = torch.zeros(1, 3, dtype=torch.float64)
+
+    def step(state, x):
+        return torch.tanh(torch.where(x > 0, state @ weights.T, state @ asleep.T))
+
+    awake = lyapunov_spectrum(step, inputs[60:], start=start, warmup=6)
+    assert awake.infinite == 0
+    assert lyapunov_spectrum(step, inputs[:66], start=start).infinite == 1
+    assert lyapunov_spectrum(step, inputs, start=start, warmup=66).infinite == 0
+
+
+def test_lost_rank_is_placed_where_it_is_lost():
+    # units 0 and 1 read unit 2 alone, so that columns 0 to 4 are independent and column 5 is not
+    torch.manual_seed(0)
+    network, inputs = nn.RNN(3, 6, dtype=torch.float64), torch.randn(30, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        network.weight_hh_l0[:2] = 0
+        network.weight_hh_l0[:2, 2] = 1
+        network.weight_hh_l0[:, 3] = 2 * network.weight_hh_l0[:, 1]  # but column 3 is twice column 1
+    ranks = [int(torch.linalg.matrix_rank(network.weight_hh_l0[:, : count + 1])) for count in range(6)]
+    lost = [unit for unit, (one, two) in enumerate(zip([0, *ranks], ranks, strict=False)) if one == two]
+    assert 3 in lost
+    exponents = lyapunov_spectrum(network, inputs).exponents
+    assert torch.isneginf(exponents).nonzero().flatten().tolist() == lost
+    assert exponents[torch.isfinite(exponents)].min() > -8
+
+
+def test_rank_that_only_products_lose():
+    # {0, 1} -> 2 -> {3, 4} -> {0, 1}: nobody is dead, and what passes through 2 is of rank one
+    torch.manual_seed(0)
+    weights = torch.zeros(5, 5, dtype=torch.float64)
+    weights[2, :2], weights[3:, 2], weights[:2, 3:] = torch.randn(2), torch.randn(2), torch.randn(2, 2)
+    assert torch.linalg.matrix_rank(weights @ weights) < torch.linalg.matrix_rank(weights)
+    found = independent(weights)
+    product = torch.linalg.matrix_power(weights, 5)
+    assert len(found) == torch.linalg.matrix_rank(product)
+    assert torch.linalg.matrix_rank(product[:, found]) == len(found)

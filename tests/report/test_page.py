@@ -140,5 +140,7 @@ def test_building_blocks_escape() -> None:
 
 def test_a_figure_of_spectra_can_be_saved(tmp_path: Path) -> None:
     spectra = {Path("a"): [-1.0, 0.1, -np.inf], "b": [-0.5, -2.0, -3.0]}
-    spectra_figure(spectra).savefig(tmp_path / "spectra.svg")
+    spectra_figure(spectra, {name: [0.1] * len(values) for name, values in spectra.items()}).savefig(
+        tmp_path / "spectra.svg"
+    )
     assert (tmp_path / "spectra.svg").read_text().count("<svg") == 1

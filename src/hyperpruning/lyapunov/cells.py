@@ -60,12 +60,6 @@ class Weights:
         """Return U h + b, (..., G H)."""
         return torch.nn.functional.linear(hidden, self.w_hh, self.b_hh)
 
-    def anywhere(self, count: int) -> Tensor:
-        """Return so many vectors of random scales, as gates have them, (1, count, H)."""
-        generator = torch.Generator().manual_seed(0)
-        scales = 0.5 + torch.rand(1, count, self.hidden_size, generator=generator, dtype=torch.float64)
-        return scales.to(self.w_hh)
-
 
 @dataclass(frozen=True)
 class Hidden:
@@ -101,15 +95,15 @@ class RNNLayer(Hidden):
         outputs = fused(inputs, state[None], self.weights.all, True, 1, 0.0, False, False, False)[0]
         return torch.cat([state[None], outputs])
 
-    def jacobian(self, state: Tensor, input: Tensor, size: int) -> Tensor:
-        """Return diag(phi') U, (N, H, H)."""
+    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return phi', (N, 1, H)."""
         drive = self.weights.from_below(input) + self.weights.from_before(state)
         slope = (drive > 0).to(drive.dtype) if self.relu else tanh_slope(drive)
-        return scale_rows(slope[:, None], self.weights.gates)
+        return slope[:, None]
 
-    def generic(self, size: int) -> Tensor:
-        """Return U, whose zeros and rank are those of diag(phi') U."""
-        return self.weights.w_hh
+    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+        """Return diag(phi') U, (N, H, H)."""
+        return scale_rows(slopes, self.weights.gates)
 
 
 @dataclass(frozen=True)
@@ -131,24 +125,16 @@ class GRULayer(Hidden):
         outputs = torch.gru(inputs, state[None], self.weights.all, True, 1, 0.0, False, False, False)[0]
         return torch.cat([state[None], outputs])
 
-    def jacobian(self, state: Tensor, input: Tensor, size: int) -> Tensor:
-        """Return diag(z) + the three gates' rows, (N, H, H)."""
+    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return the scales of the rows of the gates r, z, n, and of the state itself, (N, 4, H)."""
         r, z, n, hn = self._gates(state, input)
-        through_n = torch.sigmoid(-z) * tanh_slope(n)
-        scales = torch.stack(
-            [
-                through_n * hn * sigmoid_slope(r),
-                (state - torch.tanh(n)) * sigmoid_slope(z),
-                through_n * torch.sigmoid(r),
-            ],
-            1,
-        )  # (N, 3, H) in torch's order r, z, n
-        return scale_rows(scales, self.weights.gates) + torch.diag_embed(torch.sigmoid(z))
+        keep, through_n = torch.sigmoid(z), torch.sigmoid(-z) * tanh_slope(n)
+        to_r, to_z = through_n * hn * sigmoid_slope(r), (state - torch.tanh(n)) * sigmoid_slope(z)
+        return torch.stack([to_r, to_z, through_n * torch.sigmoid(r), keep], 1)
 
-    def generic(self, size: int) -> Tensor:
-        """Return the Jacobian at random gates."""
-        scales = self.weights.anywhere(4)
-        return (scale_rows(scales[:, 1:], self.weights.gates) + torch.diag_embed(scales[:, 0]))[0]
+    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+        """Return diag(z) + the three gates' rows, (N, H, H)."""
+        return scale_rows(slopes[:, :3], self.weights.gates) + torch.diag_embed(slopes[:, 3])
 
 
 @dataclass(frozen=True)
@@ -188,30 +174,22 @@ class LSTMLayer:
             cells.append(keep * cells[-1] + new)
         return torch.cat([hidden, torch.stack(cells)], -1)
 
-    def jacobian(self, state: Tensor, input: Tensor, size: int) -> Tensor:
-        """Return dh'/dh with c held (size H), or the whole d[h', c']/d[h, c] (size 2 H)."""
+    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return dc' / d(what enters i, f, g), dh' / d(what enters o), dh' / dc' and dc' / dc, (N, 6, H)."""
         h, c = state.chunk(2, -1)
         i, f, g, o = self._gates(h, input)
         keep = torch.sigmoid(f)
         cell = keep * c + torch.sigmoid(i) * torch.tanh(g)
-        to_c = torch.stack(
-            [sigmoid_slope(i) * torch.tanh(g), sigmoid_slope(f) * c, torch.sigmoid(i) * tanh_slope(g)], 1
-        )  # (N, 3, H): dc' / d(what enters i, f, g)
-        c_to_h = torch.sigmoid(o) * tanh_slope(cell)  # dh' / dc'
-        through_o = sigmoid_slope(o) * torch.tanh(cell)  # dh' / d(what enters o)
-        return self._assembled(to_c, c_to_h, through_o, keep, size)
+        to_c = [sigmoid_slope(i) * torch.tanh(g), sigmoid_slope(f) * c, torch.sigmoid(i) * tanh_slope(g)]
+        return torch.stack([*to_c, sigmoid_slope(o) * torch.tanh(cell), torch.sigmoid(o) * tanh_slope(cell), keep], 1)
 
-    def _assembled(self, to_c: Tensor, c_to_h: Tensor, through_o: Tensor, keep: Tensor, size: int) -> Tensor:
+    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+        """Return dh'/dh with c held (size H), or the whole d[h', c']/d[h, c] (size 2 H)."""
+        to_c, through_o, c_to_h, keep = slopes[:, :3], slopes[:, 3:4], slopes[:, 4:5], slopes[:, 5]
         gates = self.weights.gates  # (4, H, H)
-        h_h = scale_rows(torch.cat([c_to_h[:, None] * to_c, through_o[:, None]], 1), gates)
+        h_h = scale_rows(torch.cat([c_to_h * to_c, through_o], 1), gates)
         if size == self.hidden_size:
             return h_h
-        to_next_h = torch.cat([h_h, torch.diag_embed(c_to_h * keep)], -1)  # (N, H, 2 H)
+        to_next_h = torch.cat([h_h, torch.diag_embed(c_to_h[:, 0] * keep)], -1)  # (N, H, 2 H)
         to_next_c = torch.cat([scale_rows(to_c, gates[:3]), torch.diag_embed(keep)], -1)
         return torch.cat([to_next_h, to_next_c], -2)
-
-    def generic(self, size: int) -> Tensor:
-        """Return the Jacobian at random gates."""
-        scales = self.weights.anywhere(6)
-        c_to_h, through_o, keep = scales[:, 3:].unbind(1)
-        return self._assembled(scales[:, :3], c_to_h, through_o, keep, size)[0]

@@ -21,12 +21,8 @@ class DrivenLayer(Protocol):
     """What the spectrum needs of one layer: `step(state (N, D), input (N, I)) -> state (N, D)`, row by row independent.
 
     The leading `hidden_size` entries of the state are what the layer above reads and what `state="h"` follows.
-    Optional methods, for speed and for dead units:
-
-    - `jacobian(state, input, size) -> (N, size, size)`: d next[:size] / d state[:size]; forward-mode AD otherwise;
-    - `generic(size) -> (size, size)`: that Jacobian at random gates: its zero entries are zero at any gates, its rank
-      is not exceeded at any;
-    - `path(state, inputs (S, N, I)) -> (S + 1, N, D)`: the state before the first step and after each.
+    Optional, for speed: `path(state, inputs (S, N, I)) -> (S + 1, N, D)`, the state before the first step and after
+    each; and the methods of `LinearisedLayer`.
     """
 
     @property
@@ -39,6 +35,19 @@ class DrivenLayer(Protocol):
 
     def step(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the next state (N, D)."""
+
+
+class LinearisedLayer(DrivenLayer, Protocol):
+    """A layer that knows its Jacobian, which forward-mode AD finds otherwise: faster, and it shows dead units."""
+
+    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return whatever in the Jacobian varies along the sequence, such as gates' slopes, (N, ...)."""
+
+    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+        """Return the Jacobian d next[:size] / d state[:size] from its slopes, (N, size, size).
+
+        At random slopes it has every entry that is ever non-zero, and the highest rank that it ever has.
+        """
 
 
 @dataclass(frozen=True)

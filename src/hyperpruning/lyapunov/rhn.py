@@ -49,18 +49,24 @@ class RHNLayer:
             state = torch.tanh(h) * torch.sigmoid(t) + state * torch.sigmoid(c)
         return state
 
-    def jacobian(self, state: Tensor, input: Tensor, size: int) -> Tensor:
-        """Return the product of the micro-steps' Jacobians diag(c) + the gates' rows, (N, H, H)."""
-        product: Tensor | None = None
+    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return the scales of the gates' rows and of the state, for each micro-step, (N, depth, G + 1, H)."""
+        slopes = []
         for r, drive in self._drives(input):
             h, t, c = self._gates(drive + state @ r.T)
-            to_h = torch.sigmoid(t) * tanh_slope(h)
+            keep, to_h = torch.sigmoid(c), torch.sigmoid(t) * tanh_slope(h)
             to_t, to_c = torch.tanh(h) * sigmoid_slope(t), state * sigmoid_slope(c)
             coupled = 2 * self.hidden_size == len(r)
-            scales = torch.stack([to_h, to_t - to_c] if coupled else [to_h, to_t, to_c], 1)  # (N, G, H)
-            factor = scale_rows(scales, r.reshape(-1, size, size)) + torch.diag_embed(torch.sigmoid(c))
+            slopes.append(torch.stack([to_h, to_t - to_c, keep] if coupled else [to_h, to_t, to_c, keep], 1))
+            state = torch.tanh(h) * torch.sigmoid(t) + state * keep
+        return torch.stack(slopes, 1)
+
+    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+        """Return the product of the micro-steps' Jacobians diag(c) + the gates' rows, (N, H, H)."""
+        product: Tensor | None = None
+        for r, step in zip(self.r, slopes.unbind(1), strict=True):
+            factor = scale_rows(step[:, :-1], r.reshape(-1, size, size)) + torch.diag_embed(step[:, -1])
             product = factor if product is None else factor @ product
-            state = torch.tanh(h) * torch.sigmoid(t) + state * torch.sigmoid(c)
         if product is None:
             raise ValueError("a recurrent highway layer has a depth of at least 1, but its r is empty")
         return product

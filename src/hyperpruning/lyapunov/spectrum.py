@@ -28,11 +28,13 @@ Convention = Literal["forward", "published"]
 class Spectrum:
     """Lyapunov exponents in nats per time step, in state order: layer by layer, each from its first unit vector on.
 
-    `growth` (T, B, K): ln |r_ii| of each measured step, sequence and exponent; all else follows from it.
-    `sizes`: how many exponents each layer has. `steps`: T. `warmup`: the steps left out before.
+    `growth` (S, B, K): by how much the logarithms of length grow in each stretch of time, sequence and exponent.
+    `lengths`: the measured time steps of each stretch, S in all. `sizes`: how many exponents each layer has.
+    `warmup`: the steps left out before.
     """
 
     growth: Tensor
+    lengths: tuple[int, ...]
     sizes: tuple[int, ...]
     warmup: int
     state: State = "h"
@@ -41,12 +43,12 @@ class Spectrum:
     @property
     def steps(self) -> int:
         """Measured time steps T."""
-        return self.growth.shape[0]
+        return sum(self.lengths)
 
     @cached_property
     def per_sequence(self) -> Tensor:
         """Exponents of each sequence, (B, K)."""
-        return self.growth.mean(0)
+        return self.growth.sum(0) / self.steps
 
     @cached_property
     def exponents(self) -> Tensor:
@@ -63,24 +65,23 @@ class Spectrum:
         return self.exponents.sort(descending=True).values
 
     def history(self) -> Tensor:
-        """Return the exponents as measured over the first 1, 2, ..., T steps, (T, K): how they converge."""
-        counts = torch.arange(1, self.steps + 1, dtype=self.growth.dtype, device=self.growth.device)
-        return self.growth.mean(1).cumsum(0) / counts[:, None]
+        """Return the exponents as measured up to the end of each stretch, (S, K): how they converge."""
+        ends = torch.tensor(self.lengths, dtype=self.growth.dtype, device=self.growth.device).cumsum(0)
+        return self.growth.mean(1).cumsum(0) / ends[:, None]
 
-    def standard_error(self, blocks: int = 8) -> Tensor:
+    def standard_error(self) -> Tensor:
         """Return the standard error of the exponents, (K,), from their scatter over sequences and stretches of time.
 
-        blocks: equal stretches into which each sequence is cut; longer ones are less dependent on each other.
-        Zero for an exponent of -inf, which is -inf whatever else is measured.
+        Stretches are taken to be independent: longer ones are more so. Zero for an exponent of -inf, which is -inf
+        whatever else is measured.
         """
-        if not 1 <= blocks <= self.steps or blocks * self.growth.shape[1] < 2:
+        lengths = torch.tensor(self.lengths, dtype=self.growth.dtype, device=self.growth.device)
+        means = (self.growth / lengths[:, None, None]).flatten(0, 1)  # (S B, K)
+        if len(means) < 2:
             raise ValueError(
-                f"a standard error needs two stretches of a step or more, but blocks is {blocks} "
-                f"for {self.steps} steps of {self.growth.shape[1]} sequences"
+                "a standard error needs two sequences or stretches of time, but this spectrum has one of each: "
+                "give lyapunov_spectrum more sequences or more stretches"
             )
-        length = self.steps // blocks
-        stretches = self.growth[: blocks * length].reshape(blocks, length, *self.growth.shape[1:])
-        means = stretches.mean(1).flatten(0, 1)  # (blocks * B, K)
         return torch.where(torch.isneginf(self.exponents), 0.0, means.std(0) / len(means) ** 0.5)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -91,6 +92,7 @@ class Spectrum:
             np.savez(
                 file,
                 growth=self.growth.detach().cpu().numpy(),
+                lengths=np.array(self.lengths, dtype=np.int64),
                 sizes=np.array(self.sizes, dtype=np.int64),
                 warmup=np.int64(self.warmup),
                 state=np.str_(self.state),
@@ -104,6 +106,7 @@ class Spectrum:
         with np.load(path, allow_pickle=False) as file:
             return cls(
                 growth=torch.from_numpy(file["growth"]),
+                lengths=tuple(int(length) for length in file["lengths"]),
                 sizes=tuple(int(size) for size in file["sizes"]),
                 warmup=int(file["warmup"]),
                 state=_checked_state(str(file["state"])),
@@ -119,6 +122,7 @@ def lyapunov_spectrum(
     start: Any = None,
     warmup: int = 10,
     k: int | None = None,
+    stretches: int = 4,
     dtype: torch.dtype | None = None,
     convention: Convention = "forward",
     differentiable: bool = False,
@@ -133,8 +137,10 @@ def lyapunov_spectrum(
         all of it, (h, c), which is the network's real state. The two agree for a network without a second state.
     start: the state before the first step, in the form that the network itself takes; zeros by default, except for
         a plain step, which has no other way to say how large its state is.
-    warmup: steps that turn the directions, each re-orthonormalised, but are not measured.
+    warmup: steps that turn the directions, but are not measured.
     k: only the leading k exponents of each layer, exact and cheaper; all by default.
+    stretches: equal parts of the measured time whose growth is kept apart, for the history and the standard error; at
+        most one a step. Each costs a QR; the exponents are the same.
     dtype: what to compute in; by default float64 for "full", whose tail float32 cannot hold, else as the network.
 
     convention: "published" multiplies transposed Jacobians and warms up as the published code does (docs/theory.md),
@@ -163,11 +169,17 @@ def lyapunov_spectrum(
         steps = len(stack.inputs)
         if not 0 <= warmup < steps:
             raise ValueError(f"a sequence is longer than its warm-up, but has {steps} steps and warmup is {warmup}")
+        if stretches < 1:
+            raise ValueError(f"the measured time has one stretch or more, but stretches is {stretches}")
+        measured = steps - warmup
         if published:
-            stack = stack.after(warmup)
+            stack, measured = stack.after(warmup), steps
         rule = Rule(traced=differentiable, published=published, loose=warmup)
-        every, sizes = growth(stack, state == "full", k, rule)
-    return Spectrum(every[warmup:], sizes, warmup, state, convention)
+        sizes = tuple(layer.state_size if state == "full" else layer.hidden_size for layer in stack.layers)
+        parts = min(stretches, measured)
+        lengths = tuple(measured * (part + 1) // parts - measured * part // parts for part in range(parts))
+        grown = growth(stack, sizes, k, rule, lengths)
+    return Spectrum(grown, lengths, sizes if k is None else (k,) * len(sizes), warmup, state, convention)
 
 
 def _checked_state(state: str) -> State:

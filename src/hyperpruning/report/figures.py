@@ -176,23 +176,26 @@ def scatter(points: Scatter, chosen: Mapping[str, Sequence[str]], *, xlabel: str
         return _svg(figure, f"{xlabel} against final perplexity of {len(points.networks)} candidates.")
 
 
-def spectra_figure(spectra: Mapping[Any, Sequence[float]]) -> Figure:
+def spectra_figure(spectra: Mapping[str, Sequence[float]], errors: Mapping[str, Sequence[float]]) -> Figure:
     """A figure of one or several networks' sorted exponents, to be saved in any format that matplotlib writes.
 
     Args:
-        spectra: name -> (K,) exponents in nats per step; -inf is left out.
+        spectra: name -> (K,) exponents in nats per step, in any order; -inf is left out.
+        errors: name -> (K,) their standard errors, drawn as a band of two of them up and down.
     """
     shades = [INK, COLOURS["ls"], COLOURS["loss"], "#009E73", "#CC79A7", "#E69F00"]
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=3.7)
-        drawn = [np.sort(np.asarray(exponents, dtype=float))[::-1] for exponents in spectra.values()]
-        for number, (name, values) in enumerate(zip(spectra, drawn, strict=True)):
-            shown = values[np.isfinite(values)]
-            axes.plot(
-                range(1, len(shown) + 1), shown, color=shades[number % len(shades)], linewidth=1.6, label=str(name)
-            )
+        drawn = []
+        for number, (name, exponents) in enumerate(spectra.items()):
+            values, error = np.asarray(exponents, dtype=float), 2 * np.asarray(errors[name], dtype=float)
+            order = np.argsort(-values, kind="stable")[: np.isfinite(values).sum()]
+            index, shown, shade = range(1, len(order) + 1), values[order], shades[number % len(shades)]
+            axes.plot(index, shown, color=shade, linewidth=1.6, label=name)
+            axes.fill_between(index, shown - error[order], shown + error[order], color=shade, alpha=0.2, linewidth=0)
+            drawn.append(np.sort(values)[::-1])
         _exponent_axes(axes, drawn, min((float(v[np.isfinite(v)].min(initial=0)) for v in drawn), default=-1.0))
-        axes.legend(loc="lower left")
+        axes.legend(loc="lower left", title="band: two standard errors", title_fontsize="small")
         figure.draw_without_rendering()  # the layout is made in this style
     return figure
 

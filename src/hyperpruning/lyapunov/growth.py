@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,7 +65,9 @@ class Frame:
         # column by column, hence the transposes.
         self._next, self._basis = (like.new_empty(chains, k, size).mT for _ in range(2))
         self._basis.copy_(torch.eye(size, device=like.device)[:, units])
+        self._counted = torch.arange(size, dtype=like.dtype, device=like.device)[:, None]
         self._rows = torch.arange(size, device=like.device).expand(chains, size)  # where each row of the basis belongs
+        self._permutation = like.new_empty(chains, size, size), like.new_empty(0), like.new_empty(0)
         self._narrow = 2 * k <= size
         self._turned = like.new_empty(chains, k if self._narrow else size, size)
         self._volumes = like.new_zeros(chains, k, dtype=torch.float64)
@@ -77,6 +78,8 @@ class Frame:
         measured: after which steps the growth is asked for. Sums over steps are the growth up to those; what a single
         step adds between them depends on the basis.
         """
+        if self._basis.numel() == 0:  # everything is dead
+            return self._volumes.expand(len(jacobians), -1, -1)
         pivots, volumes = [], {}
         for step, (jacobian, asked) in enumerate(zip(jacobians, measured, strict=True)):
             pivots.append(self._eliminated(self._pushed(jacobian)))
@@ -109,22 +112,10 @@ class Frame:
         torch.linalg.lu_factor_ex(pushed, out=(pushed, pivots, torch.empty_like(pivots)))  # in place
         growth = pushed.diagonal(dim1=-2, dim2=-1).clone()
         pushed.mT.triu_(1).diagonal(dim1=-2, dim2=-1).fill_(1)
-        orders = np.array([row_order(swaps, pushed.shape[1]) for swaps in pivots.tolist()])
-        self._rows = torch.from_numpy(orders).to(pushed.device)
+        ones, _, _ = torch.lu_unpack(pushed, pivots, unpack_data=False, out=self._permutation)
+        self._rows = ones.mul_(self._counted).amax(-2).long()  # in each column the number of the row that has its 1
         self._next, self._basis = self._basis, pushed
         return growth
-
-
-def row_order(swaps: Sequence[int], size: int) -> list[int]:
-    """Return where the rows of a row-pivoted LU come from; LAPACK says with which row each changes places, from 1 on.
-
-    >>> row_order([3, 2], size=3)
-    [2, 1, 0]
-    """
-    order = list(range(size))
-    for row, other in enumerate(swaps):
-        order[row], order[other - 1] = order[other - 1], order[row]
-    return order
 
 
 class TracedFrame:

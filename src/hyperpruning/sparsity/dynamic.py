@@ -76,6 +76,8 @@ def cheapest(
         ValueError: the cheapest levels together exceed the limit; costs and errors that are no such tables.
     """
     _check_tables(costs, errors)
+    if not math.isfinite(limit) or buckets < 1:
+        raise ValueError(f"a limit must be finite and buckets at least 1, not {limit} and {buckets}: correct them")
     base = {name: Fraction(min(of)) for name, of in costs.items()}
     spare = Fraction(limit) - sum(base.values())
     if spare < 0:

@@ -201,6 +201,22 @@ def test_a_pruned_unit_is_zero_for_all_time_from_a_zero_start_and_only_from_it(c
     torch.testing.assert_close(outputs[:, 0, 2], expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("gates", [2, 3])
+def test_a_pruned_unit_of_a_recurrent_highway_layer_halves_in_every_micro_step(gates):
+    torch.manual_seed(3)
+    w, r, b = (torch.randn(shape, dtype=torch.float64) for shape in ((gates * 6, 3), (4, gates * 6, 6), (4, gates * 6)))
+    units = Units(6, (Axis("w", 0, gates), Axis("r", 1, gates), Axis("b", 1, gates), Axis("r", 2)))
+    parameters, kept = {"w": w, "r": r, "b": b}, {"rhn": torch.arange(6) != 2}
+    pruned = {name: parameters[name] * mask for name, mask in unit_masks(parameters, {"rhn": units}, kept).items()}
+    layer = RHNLayer(pruned["w"], pruned["r"], pruned["b"])
+    zero, one = torch.zeros(2, 6, dtype=torch.float64), torch.ones(2, 6, dtype=torch.float64)
+    for step, input in enumerate(torch.randn(10, 2, 3, dtype=torch.float64), start=1):
+        zero, one = layer.step(zero, input), layer.step(one, input)
+        assert not zero[:, 2].any()
+        assert zero[:, kept["rhn"]].all()
+        assert one[:, 2].eq(0.5 ** (4 * step)).all()
+
+
 def test_a_unit_that_is_not_zero_is_not_cut():
     model = Network("lstm", layers=2)
     groups = model.units()

@@ -106,7 +106,8 @@ def _once(model: nn.Module, readers: list[str]) -> list[str]:
 def group_norms(parameters: Mapping[str, Tensor], units: Units, *, epsilon: float = 0.0) -> Tensor:
     """Return each unit's norm sqrt(sum of squares + epsilon), (H,); differentiable where it is not zero."""
     _check_axes(parameters, {"units": units})
-    return (_sums({axis.parameter: parameters[axis.parameter].square() for axis in units.axes}, units) + epsilon).sqrt()
+    squares = {name: parameters[name].square() for name in {axis.parameter for axis in units.axes}}
+    return (_sums(squares, units) + epsilon).sqrt()
 
 
 def group_lasso(parameters: Mapping[str, Tensor], groups: Mapping[str, Units], *, epsilon: float = 1e-8) -> Tensor:

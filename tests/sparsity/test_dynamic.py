@@ -87,6 +87,12 @@ def test_rounded_costs_never_exceed_the_limit_and_lose_at_most_a_bucket_each(tab
     assert smaller is None or float(total(errors, choice)) <= float(smaller) + 1e-9
 
 
+def test_a_budget_that_leaves_no_room_for_rounding_is_met_by_the_common_divisor():
+    costs, errors = {name: [7_000_000, 0] for name in "abc"}, {name: [0, 1] for name in "abc"}
+    assert cheapest(costs, errors, 21_000_000, buckets=40) == {"a": 0, "b": 0, "c": 0}  # 40 / 3 buckets each, otherwise
+    assert sum(cheapest(costs, errors, 20_999_999, buckets=40).values()) == 1
+
+
 def test_rounding_up_by_hand():
     costs, errors = {"a": [0.3, 0.1], "b": [0.2, 0.1]}, {"a": [0, 1], "b": [0, 2]}
     assert cheapest(costs, errors, 0.6) == {"a": 0, "b": 0}

@@ -324,6 +324,14 @@ def test_units_within_a_budget_are_the_strongest_that_fit():
         units_within(norms, groups, shapes, least - 1)
 
 
+def test_units_of_equal_norm_come_in_order():
+    columns = {name: Units(50, (Axis(name, 0),)) for name in "ab"}
+    shapes, norms = dict.fromkeys("ab", torch.Size([50, 10])), dict.fromkeys("ab", torch.ones(50))
+    kept = units_within(norms, columns, shapes, 609)  # 60 rows: the first of each, then the first
+    assert kept["a"].all()
+    assert kept["b"].equal(torch.arange(50) < 10)
+
+
 def test_what_does_not_fit_is_explained():
     model = Network("gru", layers=1)
     with pytest.raises(ValueError, match="'decoder' is none: name such a module"):

@@ -106,7 +106,7 @@ def _once(model: nn.Module, readers: list[str]) -> list[str]:
 def group_norms(parameters: Mapping[str, Tensor], units: Units, *, epsilon: float = 0.0) -> Tensor:
     """Return each unit's norm sqrt(sum of squares + epsilon), (H,); differentiable where it is not zero."""
     _check_axes(parameters, {"units": units})
-    squares = {name: parameters[name].square() for name in {axis.parameter for axis in units.axes}}
+    squares = {name: parameters[name].square() for name in dict.fromkeys(axis.parameter for axis in units.axes)}
     return (_sums(squares, units) + epsilon).sqrt()
 
 

@@ -1,13 +1,25 @@
 """Model files: safetensors with what it takes to build the network, and nothing that runs."""
 
+import math
 import pickle
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from hyperpruning.export import ModelFileError, describe_model, load_model, save_model
-from hyperpruning.models.language_model import LanguageModel
+from hyperpruning.export import (
+    ModelFileError,
+    describe_model,
+    language_model_units,
+    load_model,
+    model_sizes,
+    save_model,
+    shrink_language_model,
+)
+from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
+from hyperpruning.models.language_model import CELLS, LanguageModel
+from hyperpruning.sparsity.unit_choices import strongest_units
+from hyperpruning.sparsity.units import group_norms, unit_masks
 
 SIZES = {"cell": "gru", "embedding": 6, "hidden": 6, "layers": 1, "dropout": 0.0, "tied": True, "embedding_std": 1.0}
 
@@ -48,5 +60,84 @@ def test_weights_that_do_not_fit_the_description_are_refused(tmp_path):
     model = LanguageModel(5, **SIZES)
     weights = {name: value for name, value in model.named_parameters() if name != "rnn.weight_hh_l0"}
     save_model(tmp_path / "m.safetensors", weights, {"model": SIZES, "vocabulary": list("abcde")})
+    with pytest.raises(ModelFileError, match="holds the network it describes"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def pruned(model, counts):
+    """Keep so many units of each layer, the others zero; returns the choice."""
+    groups, values = language_model_units(model), dict(model.named_parameters())
+    norms = {name: group_norms(values, units).detach() for name, units in groups.items()}
+    kept = strongest_units(norms, dict(zip(groups, counts, strict=True)))
+    with torch.no_grad():
+        for name, mask in unit_masks(values, groups, kept).items():
+            values[name].mul_(mask)
+    return kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("counts", [(2, 5, 3), (4, 4, 4)])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_shrunk_language_model_has_the_same_logits_and_goes_there_and_back(tmp_path, cell, tied, counts, dtype):
+    model = LanguageModel(7, cell=cell, embedding=6, hidden=6, layers=3, tied=tied, seed=1).to(dtype).eval()
+    kept = pruned(model, counts)
+    small = shrink_language_model(model, kept)
+    assert not small.training
+    tokens = torch.randint(7, (20, 4), generator=torch.Generator().manual_seed(0))
+    logits, state = small(tokens)
+    tolerance = {torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(logits, model(tokens)[0], rtol=0, atol=tolerance)
+    part, carried = small(tokens[:8])
+    torch.testing.assert_close(torch.cat([part, small(tokens[8:], carried)[0]]), logits, rtol=0, atol=tolerance)
+    assert (state[0] if cell == "lstm" else state).shape == (1, 4, sum(counts))
+
+    sizes = model_sizes(small)
+    assert (sizes["hidden"], sizes["layers"], sizes["tied"]) == (list(counts), 3, tied)
+    assert sizes["embedding"] == (counts[-1] if tied else 6)  # a tied embedding shrinks with the top layer
+    assert (small.decoder.weight is small.encoder.weight) == tied
+    weights = dict(small.named_parameters())
+    save_model(tmp_path / "m.safetensors", weights, {"model": sizes, "vocabulary": list("abcdefg")})
+    again = load_model(tmp_path / "m.safetensors").to(dtype)
+    assert again(tokens)[0].equal(logits) or dtype == torch.float64  # loading builds float32 networks
+    assert model_sizes(again) == sizes
+
+
+def test_a_shrunk_model_can_be_shrunk_again():
+    model = LanguageModel(7, cell="gru", embedding=6, hidden=6, tied=True, seed=1).double()
+    first = shrink_language_model(model, pruned(model, (5, 4)))
+    assert first.training
+    second = shrink_language_model(first, pruned(first, (2, 3)))
+    tokens = torch.arange(7).repeat(2)[:, None]
+    torch.testing.assert_close(second(tokens)[0], first(tokens)[0], rtol=0, atol=1e-12)
+    assert model_sizes(second)["hidden"] == [2, 3]
+    assert second.encoder.weight.shape == (7, 3)
+
+
+def test_a_language_model_whose_units_are_not_zero_is_not_shrunk():
+    model = LanguageModel(7, embedding=6, hidden=6)
+    kept = {name: torch.arange(6) != 2 for name in language_model_units(model)}
+    with pytest.raises(ValueError, match=r"unit 2 of 'rnn.l0' is not"):
+        shrink_language_model(model, kept)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_spectrum_of_a_shrunk_model_is_that_of_the_units_it_has(cell):
+    model = LanguageModel(7, cell=cell, embedding=6, hidden=6, seed=1).double().eval()
+    small = shrink_language_model(model, pruned(model, (3, 5)))
+    inputs = model.encoder(torch.randint(7, (60, 2), generator=torch.Generator().manual_seed(0))).detach()
+    ours, theirs = (lyapunov_spectrum(of.rnn, inputs).sorted() for of in (small, model))
+    # what is cut has nothing to say: h forgets at once, and a GRU's halves in every step
+    cut = torch.full((4,), -math.log(2) if cell == "gru" else -math.inf, dtype=torch.float64)
+    expected = torch.cat([ours, cut]).sort(descending=True).values
+    torch.testing.assert_close(theirs, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("hidden", [[], ["a"], [3, 0], 4.5, [3, 2]])
+def test_a_shrunk_model_file_that_does_not_fit_is_refused(tmp_path, hidden):
+    model = LanguageModel(5, cell="gru", embedding=6, hidden=6)
+    small = shrink_language_model(model, pruned(model, (3, 4)))
+    description = {"model": model_sizes(small) | {"hidden": hidden}, "vocabulary": list("abcde")}
+    save_model(tmp_path / "m.safetensors", dict(small.named_parameters()), description)
     with pytest.raises(ModelFileError, match="holds the network it describes"):
         load_model(tmp_path / "m.safetensors")

@@ -1,17 +1,24 @@
-"""A sparse model as a file: safetensors, with what it takes to build the network again in the header."""
+"""A sparse model as a file: safetensors, with what it takes to build the network again in the header.
+
+Beside it, a language model without its pruned units: a smaller one, which is saved and loaded like any other.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from hyperpruning.models.language_model import LanguageModel
+from hyperpruning.models.stack import Stack
+from hyperpruning.sparsity.units import Units, recurrent_units, shrink
 from hyperpruning.training.checkpoint import write_atomic
 
 FORMAT = "hyperpruning 1"
@@ -62,15 +69,82 @@ def load_model(path: Path | str) -> LanguageModel:
     with _open(Path(path)) as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     try:
-        network = LanguageModel(len(description["vocabulary"]), **description["model"])
+        network = _built(len(description["vocabulary"]), description["model"])
         if description["model"]["tied"]:
             weights["decoder.weight"] = weights["encoder.weight"]
         network.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError):
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
         raise ModelFileError(
             f"A model file holds the network it describes, and {path} does not: export it again."
         ) from None
     return network.eval()
+
+
+def language_model_units(model: LanguageModel) -> dict[str, Units]:
+    """Describe the units of each recurrent layer, "rnn.l0", "rnn.l1" ... (shrunk: "rnn.0.l0", "rnn.1.l0" ...).
+
+    Tied weights make the units of the top layer and the columns of the embedding one.
+    """
+    parts = [f"rnn.{layer}" for layer in range(len(model.rnn))] if isinstance(model.rnn, Stack) else ["rnn"]
+    groups: dict[str, Units] = {}
+    for part, above in zip(parts, [*parts[1:], None], strict=True):
+        top = ["decoder.weight", *([f"{parts[0]}.weight_ih_l0"] if _tied(model) else [])]
+        groups |= recurrent_units(model, part, readers=top if above is None else [f"{above}.weight_ih_l0"])
+    return groups
+
+
+def shrink_language_model(model: LanguageModel, kept: Mapping[str, Tensor]) -> LanguageModel:
+    """Cut the pruned units out of a language model: a smaller one with the same logits, and the same mode.
+
+    Its layers are a `Stack`. Save it with ``{"model": model_sizes(small), "vocabulary": ...}``.
+
+    Args:
+        model: whose pruned units are zero: multiplied by `unit_masks`.
+        kept: bool (H,) by group of `language_model_units`.
+
+    Raises:
+        ValueError: a unit to be cut is not zero, or the choice is not one of these units.
+    """
+    groups = language_model_units(model)
+    weights = shrink(dict(model.named_parameters()), groups, kept)
+    weights = {re.sub(r"^rnn\.(\w+)_l(\d+)$", r"rnn.\2.\1_l0", name): value for name, value in weights.items()}
+    sizes = model_sizes(model) | {
+        "embedding": weights["encoder.weight"].shape[1],
+        "hidden": [int(kept[group].count_nonzero()) for group in groups],
+    }
+    small = _built(model.encoder.num_embeddings, sizes).to(model.encoder.weight)
+    small.load_state_dict(weights | ({"decoder.weight": weights["encoder.weight"]} if sizes["tied"] else {}))
+    return small.train(model.training)
+
+
+def model_sizes(model: LanguageModel) -> dict[str, Any]:
+    """Return the sizes that a model file says: those that `LanguageModel` takes, "hidden" a list for a shrunk one."""
+    rnn = model.rnn
+    widths = list(rnn.widths) if isinstance(rnn, Stack) else None
+    return {
+        "cell": model.cell,
+        "embedding": model.encoder.embedding_dim,
+        "hidden": widths or rnn.hidden_size,
+        "layers": len(widths) if widths else rnn.num_layers,
+        "dropout": model.dropout.p,
+        "tied": _tied(model),
+    }
+
+
+def _tied(model: LanguageModel) -> bool:
+    return model.decoder.weight is model.encoder.weight
+
+
+def _built(vocabulary: int, sizes: Mapping[str, Any]) -> LanguageModel:
+    """Return a network of these sizes, its weights still to be loaded."""
+    widths = sizes["hidden"]
+    if isinstance(widths, int):
+        return LanguageModel(vocabulary, **sizes)
+    network = LanguageModel(vocabulary, **{**sizes, "hidden": widths[-1], "layers": 1})
+    with torch.random.fork_rng(devices=[]):
+        layers = Stack(network.cell, sizes["embedding"], widths, dropout=sizes["dropout"])
+    network.add_module("rnn", layers)
+    return network
 
 
 def _open(path: Path) -> Any:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hyperpruning.models.language_model import CELLS
+from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.models.stack import Stack
 
 
@@ -40,13 +41,9 @@ def test_a_stack_has_dropout_between_its_layers_while_it_trains(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_driven_layer_steps_as_the_stack_does(cell):
-    torch.manual_seed(1)
-    stack = Stack(cell, 3, (4, 6)).double()
-    inputs = torch.randn(5, 2, 3, dtype=torch.float64)
-    states = [torch.zeros(2, layer.state_size, dtype=torch.float64) for layer in stack.driven_layers()]
-    for input, expected in zip(inputs, stack(inputs)[0], strict=True):
-        for number, layer in enumerate(stack.driven_layers()):
-            states[number] = layer.step(states[number], input)
-            input = states[number][:, : layer.hidden_size]
-        torch.testing.assert_close(input, expected, rtol=0, atol=1e-12)
+def test_a_stack_has_the_spectrum_of_the_module_it_equals(cell):
+    stack, fused = together(cell)
+    inputs = torch.randn(16, 2, 3, dtype=torch.float64)
+    expected, found = (lyapunov_spectrum(network.eval(), inputs, warmup=4) for network in (fused, stack))
+    torch.testing.assert_close(found.exponents, expected.exponents, rtol=0, atol=1e-12)
+    assert lyapunov_spectrum(Stack(cell, 3, (4, 6)), inputs.float(), state="full").exponents.isfinite().any()

@@ -124,18 +124,21 @@ def _converted(part: Any, dtype: torch.dtype) -> Any:
 
 
 def _from_module(network: nn.RNNBase, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool) -> Driven:
+    layers = _module_layers(network)
+    if network.batch_first:
+        inputs = inputs.transpose(0, 1)
+    _check_shape("one time step of inputs", inputs[0], (inputs.shape[1], network.input_size))
+    parts = _module_start(network, inputs, start)
+    states = [torch.cat([part[layer] for part in parts], -1) for layer in range(network.num_layers)]
+    return _prepared(layers, states, inputs, dtype, full)
+
+
+def _module_layers(network: nn.RNNBase) -> list[DrivenLayer]:
     if network.bidirectional:
         raise ValueError("a spectrum needs one direction of time, but this is bidirectional: take each direction alone")
     if network.proj_size:
         raise ValueError(f"a projected LSTM is not supported, but proj_size is {network.proj_size}: use proj_size=0")
-    if network.batch_first:
-        inputs = inputs.transpose(0, 1)
-    _check_shape("one time step of inputs", inputs[0], (inputs.shape[1], network.input_size))
-    make = _MODULES[network.mode]
-    layers = [make(_weights(network, layer)) for layer in range(network.num_layers)]
-    parts = _module_start(network, inputs, start)
-    states = [torch.cat([part[layer] for part in parts], -1) for layer in range(network.num_layers)]
-    return _prepared(layers, states, inputs, dtype, full)
+    return [_MODULES[network.mode](_weights(network, layer)) for layer in range(network.num_layers)]
 
 
 def _module_start(network: nn.RNNBase, inputs: Tensor, start: Any) -> tuple[Tensor, ...]:
@@ -168,8 +171,11 @@ _MODULES: dict[str, Callable[[Weights], DrivenLayer]] = {
 
 
 def _from_layers(
-    layers: Sequence[DrivenLayer], inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool
+    parts: Sequence[DrivenLayer | nn.RNNBase], inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool
 ) -> Driven:
+    layers: list[DrivenLayer] = []
+    for part in parts:
+        layers += _module_layers(part) if isinstance(part, nn.RNNBase) else [part]
     states = [inputs.new_zeros(inputs.shape[1], layer.state_size) for layer in layers] if start is None else list(start)
     if not layers or len(states) != len(layers):
         raise ValueError(f"start has one state (B, D) per layer, {len(layers)} in all, but {len(states)} were given")

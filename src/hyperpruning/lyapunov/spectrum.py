@@ -130,7 +130,7 @@ def lyapunov_spectrum(
     """Return the Lyapunov spectrum of `network` driven by `inputs`.
 
     network: `nn.LSTM`, `nn.GRU`, `nn.RNN` (any depth, one direction); an object with `driven_layers()`, or a list of
-        such layers from the bottom up, see `hyperpruning.lyapunov.layers.DrivenLayer`; or any function
+        such layers or modules from the bottom up, see `hyperpruning.lyapunov.layers.DrivenLayer`; or any function
         `step(state (B, D), input (B, I)) -> state (B, D)`.
     inputs: (T, B, I), or (B, T, I) for a module with `batch_first`; the warm-up steps included.
     state: "h" follows the hidden state alone, an LSTM's cell held fixed within a step, as published; "full" follows

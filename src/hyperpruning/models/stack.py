@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -53,34 +52,6 @@ class Stack(nn.ModuleList):
         after = tuple(torch.cat(part, -1) for part in zip(*ends, strict=True))
         return input, after if self.cell == "lstm" else after[0]
 
-    def driven_layers(self) -> list[DrivenCell]:
+    def driven_layers(self) -> list[nn.Module]:
         """Return the layers as the Lyapunov spectrum takes them, from the bottom up."""
-        return [DrivenCell(self.cell, *layer.parameters()) for layer in self]
-
-
-@dataclass(frozen=True)
-class DrivenCell:
-    """One layer, step by step; its state is h, or for an LSTM [h, c]."""
-
-    cell: str
-    w_ih: Tensor  # (G H, I)
-    w_hh: Tensor  # (G H, H)
-    b_ih: Tensor  # (G H,)
-    b_hh: Tensor  # (G H,)
-
-    @property
-    def hidden_size(self) -> int:
-        """Width H."""
-        return self.w_hh.shape[1]
-
-    @property
-    def state_size(self) -> int:
-        """H, or 2 H with the cell state."""
-        return self.hidden_size * (2 if self.cell == "lstm" else 1)
-
-    def step(self, state: Tensor, input: Tensor) -> Tensor:
-        """Return the next state, (N, D)."""
-        weights = (self.w_ih, self.w_hh, self.b_ih, self.b_hh)
-        if self.cell == "lstm":
-            return torch.cat(torch.lstm_cell(input, state.chunk(2, -1), *weights), -1)
-        return (torch.gru_cell if self.cell == "gru" else torch.rnn_tanh_cell)(input, state, *weights)
+        return list(self)

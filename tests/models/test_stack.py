@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hyperpruning.models.language_model import CELLS
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
+from hyperpruning.models.language_model import CELLS
 from hyperpruning.models.stack import Stack
 
 

@@ -166,6 +166,20 @@ def by_differentiation(size: int, depth: int) -> list[dict[str, Any]]:
     return results
 
 
+def spent(size: int, k: int | None = None) -> dict[str, Any]:
+    """Return the shares of processor time of the costliest operations, in parts of the unprofiled run."""
+    network, inputs = lstm(size)
+    lyapunov_spectrum(network, inputs, k=k)
+    start = time.process_time()
+    lyapunov_spectrum(network, inputs, k=k)
+    total = time.process_time() - start
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
+        lyapunov_spectrum(network, inputs, k=k)
+    events = [(e.key.removeprefix("aten::"), e.self_cpu_time_total / 1e6 / total) for e in profile.key_averages()]
+    heavy = sorted(events, key=lambda event: -event[1])[:6]
+    return {"H": size, "k": k or size} | {name: f"{share:.0%}" for name, share in heavy}
+
+
 def memory(size: int) -> dict[str, float]:
     """Return the peak memory in MiB of a process of its own: before the spectrum (torch, weights), and in all."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import spectrum; spectrum.peak({size})"
@@ -215,6 +229,9 @@ def main() -> None:
     table(results["lstm"])
     results["jacobians"] = by_differentiation(*arguments.rhn)
     table(results["jacobians"])
+    for size in arguments.sizes:
+        for k in (None, size // 4):
+            table([spent(size, k)])
     results["memory"] = [memory(max(arguments.sizes))]
     table(results["memory"])
     if arguments.json:

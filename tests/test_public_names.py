@@ -19,6 +19,7 @@ NAMES = [
     "SpectrumConfig",
     "Task",
     "TrainConfig",
+    "check_driven_layer",
     "hyperprune",
     "load_model",
     "lyapunov_spectrum",

@@ -3,6 +3,7 @@
 from hyperpruning.api import hyperprune
 from hyperpruning.experiment import Experiment
 from hyperpruning.export import load_model
+from hyperpruning.lyapunov.contract import check_driven_layer
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.search.plan import Plan
@@ -28,6 +29,7 @@ __all__ = [
     "SpectrumConfig",
     "Task",
     "TrainConfig",
+    "check_driven_layer",
     "hyperprune",
     "load_model",
     "lyapunov_spectrum",

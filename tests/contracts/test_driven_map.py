@@ -1,34 +1,13 @@
-"""The contract of a driven layer, and every layer of the package run through it.
-
-A cell of your own: `check_driven_layer(layer, state, input)` with a state (N, D) and an input (N, I) in float64.
-"""
+"""Every layer of the package keeps the contract of a driven layer, and a layer that breaks it is told so."""
 
 import pytest
 import torch
 from torch import nn
 
-from hyperpruning.lyapunov.layers import StepLayer, automatic_jacobian
+from hyperpruning.lyapunov.contract import check_driven_layer
+from hyperpruning.lyapunov.layers import StepLayer
 from hyperpruning.lyapunov.networks import driven
 from hyperpruning.lyapunov.rhn import RHNLayer
-
-
-def check_driven_layer(layer, state, input):
-    """Check the protocol: shapes, independent rows, the hand-written Jacobian against AD, also at random slopes."""
-    following = layer.step(state, input)
-    assert following.shape == state.shape == (len(state), layer.state_size)
-    assert 1 <= layer.hidden_size <= layer.state_size
-    torch.testing.assert_close(layer.step(state[:1], input[:1]), following[:1], msg="rows depend on each other")
-    for size in {layer.hidden_size, layer.state_size}:
-        pushed = automatic_jacobian(layer.step, state, input, size)
-        pulled = torch.func.vmap(torch.func.jacrev(lambda s, x: layer.step(s[None], x[None])[0]))(state, input)
-        torch.testing.assert_close(pushed, pulled[:, :size, :size], atol=1e-12, rtol=1e-10)
-        if hasattr(layer, "assembled"):
-            slopes = layer.slopes(state, input)
-            torch.testing.assert_close(layer.assembled(slopes, size), pushed, atol=1e-12, rtol=1e-10)
-            generic = layer.assembled(0.5 + torch.rand_like(slopes[:1]), size)[0]
-            assert generic.shape == (size, size)
-            assert not bool((pushed[:, generic == 0] != 0).any()), "an entry that is zero in general is not zero here"
-            assert bool((torch.linalg.matrix_rank(pushed) <= torch.linalg.matrix_rank(generic)).all())
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -79,3 +58,24 @@ def test_a_plain_step():
     weight = torch.randn(4, 4).double()
     layer = StepLayer(lambda state, input: torch.sin(state @ weight + input), 4)
     check_driven_layer(layer, torch.randn(3, 4).double(), torch.randn(3, 4).double())
+
+
+def broken(**methods):
+    layer = type("Faulty", (RHNLayer,), methods)
+    return layer(*(torch.randn(shape).double() for shape in ((10, 3), (2, 10, 5), (2, 10))))
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ({"step": lambda self, state, input: state[:, :3]}, "keeps its state's shape"),
+        ({"step": lambda self, state, input: state + state.mean(0)}, "rows of the batch"),
+        ({"assembled": lambda self, slopes, size: torch.zeros(len(slopes), size, size).double()}, "not close"),
+        ({"slopes": lambda self, state, input: RHNLayer.slopes(self, state, input) * 1.001}, "not close"),
+        ({"path": lambda self, state, inputs: torch.stack([state] * 3)}, "not close"),
+    ],
+)
+def test_a_broken_layer_is_told_so(methods, said):
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError, match=said):
+        check_driven_layer(broken(**methods), torch.randn(4, 5).double(), torch.randn(4, 3).double())

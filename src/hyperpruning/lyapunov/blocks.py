@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -79,7 +78,7 @@ class Block:
             raise ValueError(f"k is between 1 and the {size} exponents of a layer, but is {k}")
         states, inputs = path
         self.alive = self.followed = torch.arange(size, device=states.device)
-        self.linearised = cast(LinearisedLayer, layer) if hasattr(layer, "assembled") else None
+        self.linearised = layer if isinstance(layer, LinearisedLayer) else None
         if self.linearised and not rule.published:
             like = self.linearised.slopes(states[0, :1], inputs[0, :1])
             generator = torch.Generator().manual_seed(0)
@@ -206,7 +205,9 @@ def growth(network: Driven, sizes: Sequence[int], k: int | None, rule: Rule, len
 def _growth(network: Driven, sizes: Sequence[int], k: int | None, rule: Rule, lengths: Sequence[int]) -> Tensor:
     layers, (steps, batch, _) = network.layers, network.inputs.shape
     large = [layer for layer, size in zip(layers, sizes, strict=True) if size > SHARED_SIZE]
-    apart = not rule.traced and not network.inputs.is_cuda and all(hasattr(layer, "assembled") for layer in large)
+    apart = (
+        not rule.traced and not network.inputs.is_cuda and all(isinstance(layer, LinearisedLayer) for layer in large)
+    )
     lengths = [steps - sum(lengths), *lengths]  # the warm-up before the first
     belongs = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     last = [*(belongs.diff() > 0).tolist(), True]  # a stretch ends here

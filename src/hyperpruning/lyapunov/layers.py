@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class DrivenLayer(Protocol):
         """Return the next state (N, D)."""
 
 
+@runtime_checkable
 class LinearisedLayer(DrivenLayer, Protocol):
     """A layer that knows its Jacobian, which forward-mode AD finds otherwise: faster, and it shows dead units."""
 

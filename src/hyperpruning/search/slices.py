@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
-from hyperpruning.sparsity.methods import Method, spelled
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.epochs import EpochRecord, TrainConfig, Training, epochs, train_batches
 from hyperpruning.training.task import Task

@@ -1,15 +1,24 @@
-"""Exact choices: so many, and no other number. Every other file of this folder counts with these four functions."""
+"""Exact choices: so many, and no other number. Every other file of this folder counts with these functions.
 
-from collections.abc import Mapping
+A choice among entries is a flat bool mask. Of equal scores the first entry is taken; what is drawn at random is drawn
+without replacement.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+SMALL = 1 << 16  # entries up to which a plain selection is quicker than counting buckets
+Name = TypeVar("Name", bound=Hashable)
+CHUNK = 1 << 20  # entries worked on at a time: temporaries of this size stay in the cache
+
 
 def apportion(
-    total: int, shares: Mapping[str, float], lower: Mapping[str, int], upper: Mapping[str, int]
-) -> dict[str, int]:
+    total: int, shares: Mapping[Name, float], lower: Mapping[Name, int], upper: Mapping[Name, int]
+) -> dict[Name, int]:
     """Split `total` in whole numbers proportional to `shares`, each within its own bounds.
 
     The real-valued quotas are clip(scale * share, lower, upper), with the one `scale` for which they add up to
@@ -52,8 +61,69 @@ def apportion(
     return dict(zip(shares, count.tolist(), strict=True))
 
 
-def largest(scores: Tensor, count: int) -> Tensor:
-    """Choose the `count` largest of `scores` (n,); of equal ones, the first. Returns bool (n,)."""
+def largest(scores: Sequence[Tensor], eligible: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Choose the `count` entries with the largest scores among the eligible ones of several tensors together.
+
+    Args:
+        scores: flat floating-point tensors; no NaN.
+        eligible: a flat bool tensor for each.
+        count: at most as many as are eligible.
+
+    Returns:
+        a flat bool tensor for each.
+    """
+    if sum(len(part) for part in scores) <= SMALL:
+        values = torch.cat([part[allowed] for part, allowed in zip(scores, eligible, strict=True)])
+        chosen = torch.split(_head(values, count), [int(allowed.count_nonzero()) for allowed in eligible])
+        return [within(allowed, part) for allowed, part in zip(eligible, chosen, strict=True)]
+    return _by_buckets(scores, eligible, count)
+
+
+def largest_of_each(scores: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
+    """Choose, of every group of consecutive entries, its own number: those with the largest scores.
+
+    Args:
+        scores: (n,) floating point, n a multiple of the number of groups.
+        eligible: (n,) bool.
+        counts: (groups,) integer, at most as many as are eligible.
+
+    Returns:
+        bool (n,).
+    """
+    ranked = scores.masked_fill(~eligible, -torch.inf).view(len(counts), -1)
+    place = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # (groups, of): rank of each entry
+    return (place < counts[:, None]).view(-1)
+
+
+def sample(eligible: Tensor, count: int, generator: Generator) -> Tensor:
+    """Choose `count` of the eligible entries (n,) at random without replacement, every subset as likely.
+
+    Beyond small sizes: a Bernoulli draw of a byte an entry, whose shortfall or surplus is then drawn away. Given its
+    number, a Bernoulli subset is uniform, so the result is too; ten times faster than a permutation.
+    """
+    allowed = eligible.cpu()
+    if len(allowed) <= SMALL:
+        return _pick(allowed, count, generator).to(eligible.device)
+    places = int(allowed.count_nonzero())
+    if not 0 < count < places:
+        return eligible & (count > 0)
+    draws = torch.empty(len(allowed) // 8 + 1, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    chosen = (draws.view(torch.uint8)[: len(allowed)] < 256 * count // places).logical_and_(allowed)
+    surplus = int(chosen.count_nonzero()) - count
+    if surplus > 0:
+        chosen ^= _pick(chosen, surplus, generator)
+    elif surplus < 0:
+        chosen |= _pick(allowed & ~chosen, -surplus, generator)
+    return chosen.to(eligible.device)
+
+
+def within(mask: Tensor, chosen: Tensor) -> Tensor:
+    """Place a choice among the true entries of `mask` (any shape): `chosen` (mask.sum(),) -> bool of mask's shape."""
+    return torch.zeros_like(mask).masked_scatter_(mask, chosen.to(mask.device))
+
+
+def _head(scores: Tensor, count: int) -> Tensor:
+    """Choose the `count` largest of (n,), of equal ones the first."""
     if not 0 < count < len(scores):
         return torch.full_like(scores, count > 0, dtype=torch.bool)
     threshold = scores.kthvalue(len(scores) - count + 1).values  # linear time, unlike a sort
@@ -63,24 +133,57 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def sample(size: int, count: int, generator: Generator) -> Tensor:
-    """Choose `count` of `size` at random without replacement, every subset as likely. Returns bool (size,) on the CPU.
-
-    Beyond small sizes: a Bernoulli draw, whose surplus or shortfall (of order sqrt(size)) is then sampled away. Given
-    its number, a Bernoulli subset is uniform, so the result is too; five times faster than a permutation.
-    """
-    if size <= 1024:
-        chosen = torch.zeros(size, dtype=torch.bool)
-        chosen[torch.randperm(size, generator=generator)[:count]] = True
+def _pick(allowed: Tensor, count: int, generator: Generator) -> Tensor:
+    """Choose `count` true entries of (n,) at random: by a permutation, or, of many, by drawing until enough differ."""
+    chosen = torch.zeros_like(allowed)
+    if len(allowed) <= SMALL:
+        places = allowed.nonzero().squeeze(1)
+        chosen[places[torch.randperm(len(places), generator=generator)[:count]]] = True
         return chosen
-    chosen = torch.rand(size, generator=generator) < count / size
-    surplus = int(chosen.count_nonzero()) - count
-    if surplus:
-        pool = (chosen if surplus > 0 else ~chosen).nonzero().squeeze(1)
-        chosen[pool[sample(len(pool), abs(surplus), generator)]] = surplus < 0
+    share = max(int(allowed.count_nonzero()), 1) / len(allowed)
+    while count > 0:
+        drawn = torch.randint(len(allowed), (int(1.1 * count / share) + 64,), generator=generator)
+        fresh = torch.unique(drawn[allowed[drawn] & ~chosen[drawn]])
+        # the distinct values are a uniform subset of their number, and so is a uniform part of them
+        fresh = fresh[torch.randperm(len(fresh), generator=generator)[:count]]
+        chosen[fresh] = True
+        count -= len(fresh)
     return chosen
 
 
-def within(mask: Tensor, chosen: Tensor) -> Tensor:
-    """Place a choice among the true entries of `mask` (any shape): `chosen` (mask.sum(),) -> bool of mask's shape."""
-    return torch.zeros_like(mask).masked_scatter_(mask, chosen.to(mask.device))
+def _by_buckets(scores: Sequence[Tensor], eligible: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Select by counting: the leading 16 bits of each score say its bucket, and only one bucket has to be ranked."""
+    sizes = torch.zeros(1 << 16, dtype=torch.int64)
+    for bucket, _, _ in _buckets(scores, eligible):
+        sizes += torch.bincount(bucket + 1, minlength=(1 << 16) + 1)[1:].cpu()
+    above = sizes.flip(0).cumsum(0).flip(0) - sizes  # entries in the buckets above each
+    cut = int((above < count).nonzero()[0]) if count else 1 << 16
+    chosen = [torch.empty_like(allowed) for allowed in eligible]
+    at_cut, values = [], []
+    for bucket, part, span in _buckets(scores, eligible):
+        torch.gt(bucket, cut, out=chosen[part][span])
+        places = (bucket == cut).nonzero().squeeze(1)
+        at_cut.append((part, places + span.start))
+        values.append(scores[part][span][places])
+    if not count:
+        return chosen
+    taken = torch.split(_head(torch.cat(values), count - int(above[cut])), [len(found) for found in values])
+    for (part, places), those in zip(at_cut, taken, strict=True):
+        chosen[part][places[those]] = True
+    return chosen
+
+
+def _buckets(scores: Sequence[Tensor], eligible: Sequence[Tensor]) -> Iterator[tuple[Tensor, int, slice]]:
+    """Give, chunk by chunk, each entry's bucket: 0 to 2^16 - 1 in the order of the scores, -1 where not eligible."""
+    for part, (tensor, allowed) in enumerate(zip(scores, eligible, strict=True)):
+        for start in range(0, len(tensor), CHUNK):
+            span = slice(start, min(start + CHUNK, len(tensor)))
+            values = tensor[span] + 0.0  # -0 becomes 0, which it equals
+            double = values.dtype == torch.float64
+            bits = values.view(torch.int64) >> 48 if double else values.float().view(torch.int32) >> 16
+            bucket = bits.to(torch.int32)
+            # a float's bits grow with its size: turned round below zero, they are in its order
+            bucket ^= (bucket >> 31) & 0x7FFF
+            bucket += 1 << 15
+            bucket |= allowed[span].to(torch.int32) - 1
+            yield bucket, part, span

@@ -165,7 +165,7 @@ class Sparsifier:
         """
         self._step += 1
         self._average()
-        self.apply()
+        self._masking.apply(self.optimizer, fading=self.fading)
         if self._step == self.method.rewind:
             self._remember()
         due = self.method.drop is not None and self.plan.due(self._step, self.when)
@@ -174,18 +174,23 @@ class Sparsifier:
     def apply(self) -> None:
         """Zero, outside the masks, the weights and every optimizer state of their shape (momenta, averages, counts).
 
-        While the method fades weights, those outside the masks shrink instead, and the optimizer's state is left alone.
+        While the method fades weights, only `step` changes them, and the optimizer's state is left alone.
 
         Raises:
             RuntimeError: a parameter of the model is not the one that the Sparsifier was made with.
         """
-        self._masking.apply(self.optimizer, fading=self.plan.fades(self._step))
+        if not self.fading:
+            self._masking.apply(self.optimizer, fading=False)
+
+    @property
+    def fading(self) -> bool:
+        """Whether pruned weights are still shrinking (see `Method.fade`)."""
+        return self.plan.fades(self._step)
 
     @contextmanager
     def hardened(self) -> Iterator[None]:
         """Within the block fading weights are zero: evaluate here. Without fading nothing happens."""
-        fading = self.plan.fades(self._step)
-        soft = {name: p.detach().clone() for name, p in self.parameters.items()} if fading else {}
+        soft = {name: p.detach().clone() for name, p in self.parameters.items()} if self.fading else {}
         for name in soft:
             self.parameters[name].data.mul_(self.masks[name])
         try:

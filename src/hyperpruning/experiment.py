@@ -171,7 +171,7 @@ class SearchSpace(create_model("Components", __base__=_Section, **_components())
 
     drop_fraction: DropFraction = Field(DropFraction(), description="share of the active weights replaced in an update")
     method: tuple[str, ...] = Field(
-        (), description=f"if any, candidates are these and nothing else counts; of {', '.join(METHODS)}"
+        (), description="if any, candidates are these and nothing else counts; see docs/methods.md"
     )
 
     _method = field_validator("method")(_known(METHODS))

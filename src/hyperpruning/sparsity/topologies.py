@@ -64,7 +64,9 @@ def jacobian(views: Mapping[str, View], calibration: Calibration | None) -> dict
 
 
 def jacobian_norm(step: Callable[[Tensor, Tensor], Tensor], state: Tensor, inputs: Tensor, *, last: int = 4) -> Tensor:
-    """Measure |J 1|, summed over the last steps of a sequence, J = dh_t / dh_(t-1), ready to be differentiated.
+    """Measure |J 1|, J = dh_t / dh_(t-1), summed over the last steps of a sequence, ready to be differentiated.
+
+    The states depend on the weights too, and are differentiated with them.
 
     Args:
         step: (state (B, D), input) -> the next state (B, D), differentiable twice.
@@ -72,13 +74,11 @@ def jacobian_norm(step: Callable[[Tensor, Tensor], Tensor], state: Tensor, input
         inputs: (T, B, ...), one for each step.
         last: steps measured; the others lead there.
     """
-    total = state.new_zeros(())
+    total, state = state.new_zeros(()), state.detach().requires_grad_()
     for time, one in enumerate(inputs):
+        before, state = state, step(state, one)
         if time < len(inputs) - last:
-            state = step(state, one).detach()
             continue
-        before = state.detach().requires_grad_()
-        state = step(before, one)
         # a product with J from two with its transpose: d/du (u J) . 1 = J 1, whatever u is
         dummy = torch.zeros_like(state, requires_grad=True)
         (transposed,) = torch.autograd.grad(state, before, dummy, create_graph=True)

@@ -26,7 +26,8 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
     """
 
     def loss() -> Tensor:
-        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
+        # dropout draws from the global generator; cuDNN's recurrent layers cannot be differentiated twice
+        with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(enabled=False):
             torch.manual_seed(seed)
             found, carry = [], None
             for batch in islice(task.batches(0, seed), BATCHES):
@@ -41,7 +42,8 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
                 f"The topology 'jacobian' knows torch's recurrent layers, and this network has a "
                 f"{type(recurrent).__name__}: give its Sparsifier a calibration made with jacobian_norm."
             )
-        return stacked_norm(recurrent, probe[:STEPS].detach())
+        with torch.backends.cudnn.flags(enabled=False):
+            return stacked_norm(recurrent, probe[:STEPS].detach())
 
     return norm if method.topology is jacobian else loss
 

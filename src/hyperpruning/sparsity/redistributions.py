@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hyperpruning.sparsity.exact import apportion
+from hyperpruning.sparsity.exact import apportion, counted
 from hyperpruning.sparsity.views import View
 
 Redistribute = Callable[[Mapping[str, View], Mapping[str, Tensor], Mapping[str, int]], dict[str, float]]
@@ -56,7 +56,7 @@ def momentum(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mappin
 
 def _mean(values: Tensor, mask: Tensor) -> float:
     """Average |values| over a mask; 0 over none."""
-    return float((values.abs() * mask.to(values.dtype)).sum()) / max(1, int(mask.count_nonzero()))
+    return float((values.abs() * mask.to(values.dtype)).sum()) / max(1, counted(mask))
 
 
 def growth_quotas(

@@ -15,6 +15,7 @@ from hyperpruning.sparsity import scores
 from hyperpruning.sparsity.budget import Budget
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.costs import Cost, weights
+from hyperpruning.sparsity.exact import counted
 from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.topologies import Calibration
 from hyperpruning.sparsity.updates import beginning, exchange
@@ -132,7 +133,7 @@ class Sparsifier:
     @property
     def budget(self) -> int:
         """What the active weights cost."""
-        return self.plan.price({name: int(mask.count_nonzero()) for name, mask in self.masks.items()})
+        return self.plan.price({name: counted(mask) for name, mask in self.masks.items()})
 
     @property
     def sparsity(self) -> float:
@@ -147,7 +148,7 @@ class Sparsifier:
     @property
     def ever_active(self) -> float:
         """The fraction of the prunable weights that have been active so far (R_s of Liu et al. 2021, ITOP)."""
-        return sum(int(ever.count_nonzero()) for ever in self.ever.values()) / sum(map(torch.numel, self.ever.values()))
+        return sum(counted(ever) for ever in self.ever.values()) / sum(map(torch.numel, self.ever.values()))
 
     def step(self) -> Update | None:
         """Mask the model again, and every `interval` steps update the masks.
@@ -242,7 +243,7 @@ class Sparsifier:
     def _update(self) -> Update | None:
         """Drop, redistribute, grow; everything is worked out before anything is changed."""
         method = self.method
-        before = {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
+        before = {name: counted(mask) for name, mask in self.masks.items()}
         targets = self.plan.targets(self._step, before)
         if method.grow is None and not method.fade and targets == self.plan.in_units(before):
             return None  # the density has not fallen since
@@ -257,6 +258,7 @@ class Sparsifier:
         masks = {name: kept[name] | grown[name] for name in kept}
         if all(values is None for values in begun.values()):
             self._masking.set(masks)
+            self.apply()
         else:
             self._masking.set(kept)
             self.apply()  # what is new begins afresh, also where it was dropped just now
@@ -267,8 +269,8 @@ class Sparsifier:
                     parameter.copy_(torch.where(grown[name], values, parameter))
         if method.rewind is not None:
             self._rewind()
-        self.apply()
-        active, new = ({n: int(m.count_nonzero()) for n, m in each.items()} for each in (masks, grown))
+            self.apply()
+        active, new = ({n: counted(m) for n, m in each.items()} for each in (masks, grown))
         dropped = {name: before[name] - active[name] + new[name] for name in before}
         return Update(self._step, dropped, new, active, self.ever_active)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.exact import apportion, largest_of_each
+from hyperpruning.sparsity.exact import apportion, counted, largest_of_each
 from hyperpruning.sparsity.redistributions import growth_quotas
 from hyperpruning.sparsity.scopes import Pool, choose, together
 from hyperpruning.sparsity.topologies import Calibration
@@ -51,7 +51,7 @@ def _global_counts(
     """Count what a global choice takes of each tensor, within the density limits, so that no tensor dies of it."""
     ((pool,),) = together(views)
     found = choose(pool, scores, everything, sum(counts.values()), next(iter(views.values())).generator)
-    share = {name: int(chosen.count_nonzero()) for name, chosen in found.items()}
+    share = {name: counted(chosen) for name, chosen in found.items()}
     lower = {name: min(counts[name], math.ceil(method.floor * view.units)) for name, view in views.items()}
     upper = {name: max(counts[name], math.floor(method.ceiling * view.units)) for name, view in views.items()}
     return apportion(sum(counts.values()), share, lower, upper)
@@ -72,7 +72,7 @@ def exchange(
         return kept, {name: torch.zeros_like(mask) for name, mask in kept.items()}
     quotas = growth_quotas(
         method.redistribute(views, kept, lost),
-        {name: int(units.count_nonzero()) for name, units in survivors.items()},
+        {name: counted(units) for name, units in survivors.items()},
         lost,
         {name: view.units for name, view in views.items()},
         floor=method.floor,
@@ -102,7 +102,7 @@ def _drop(
             chosen = choose(pool, scores, eligible, stay[place] - give[place], generator)
             for name, span, _ in pool:
                 survivors[name][span] |= chosen[name]
-        gone = {name: int(active[name].count_nonzero()) - int(survivors[name].count_nonzero()) for name in names}
+        gone = {name: counted(active[name]) - counted(survivors[name]) for name in names}
         lost |= apportion(swapped, gone, dict.fromkeys(names, 0), gone) if swapped else dict.fromkeys(names, 0)
     return survivors, lost
 
@@ -113,8 +113,7 @@ def _split(
     """Split what a family has to have, and what it exchanges, between its pools in proportion to what they hold."""
     held = {
         place: sum(
-            int((eligible[name][span] if side is None else eligible[name][span] & side).count_nonzero())
-            for name, span, side in pool
+            counted(eligible[name][span] if side is None else eligible[name][span] & side) for name, span, side in pool
         )
         for place, pool in enumerate(family)
     }
@@ -140,7 +139,7 @@ def grow(
     grown = {name: torch.zeros_like(units) for name, units in free.items()}
     for family in method.grow_scope(views):
         total = sum(quotas[name] for name in {name for pool in family for name, _, _ in pool})
-        room = {i: sum(int(free[name][span].count_nonzero()) for name, span, _ in p) for i, p in enumerate(family)}
+        room = {i: sum(counted(free[name][span]) for name, span, _ in p) for i, p in enumerate(family)}
         counts = apportion(total, dict.fromkeys(room, 1.0), dict.fromkeys(room, 0), room)
         for place, pool in enumerate(family):
             for chosen in _informed_first(pool, scores, free, counts[place], generator):
@@ -164,7 +163,7 @@ def _informed_first(
     if len(known) < len(pool):
         return [choose(pool, scores, free, count, generator)]
     informed = {name: free[name] & (score > 0) for name, score in known.items()}
-    enough = sum(int(informed[name][span].count_nonzero()) for name, span, _ in pool)
+    enough = sum(counted(informed[name][span]) for name, span, _ in pool)
     first = choose(pool, scores, informed, min(count, enough), generator)
     if count <= enough:
         return [first]

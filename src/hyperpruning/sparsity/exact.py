@@ -18,6 +18,23 @@ Name = TypeVar("Name", bound=Hashable)
 CHUNK = 1 << 17  # entries worked on at a time: temporaries of this size stay in the cache
 
 
+class Sizes:
+    """The sizes of a flat tensor's entries, |x|, taken where they are read: a copy would cost more than the choice."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.values[index].abs()
+
+    def part(self, span: slice) -> "Sizes":
+        """Return those of a part."""
+        return Sizes(self.values[span])
+
+
 def apportion(
     total: int, shares: Mapping[Name, float], lower: Mapping[Name, int], upper: Mapping[Name, int]
 ) -> dict[Name, int]:
@@ -63,11 +80,11 @@ def apportion(
     return dict(zip(shares, count.tolist(), strict=True))
 
 
-def largest(scores: Sequence[Tensor], eligible: Sequence[Tensor], count: int) -> list[Tensor]:
+def largest(scores: Sequence[Tensor | Sizes], eligible: Sequence[Tensor], count: int) -> list[Tensor]:
     """Choose the `count` entries with the largest scores among the eligible ones of several tensors together.
 
     Args:
-        scores: flat floating-point tensors; no NaN.
+        scores: flat, floating point; no NaN.
         eligible: a flat bool tensor for each.
         count: at most as many as are eligible.
 
@@ -164,7 +181,7 @@ def _pick(allowed: Tensor, count: int, generator: Generator) -> Tensor:
     return chosen
 
 
-def _bracketed(scores: Sequence[Tensor], eligible: Sequence[Tensor], count: int) -> list[Tensor] | None:
+def _bracketed(scores: Sequence[Tensor | Sizes], eligible: Sequence[Tensor], count: int) -> list[Tensor] | None:
     """Select in one pass: a sample says between which two scores the cut lies, and only what lies there is ranked.
 
     Returns:
@@ -182,21 +199,30 @@ def _bracketed(scores: Sequence[Tensor], eligible: Sequence[Tensor], count: int)
     places, values = [], []
     for part, span in _spans(scores):
         above, allowed = chosen[part][span], eligible[part][span]
-        torch.gt(scores[part][span], high, out=above)
+        found = scores[part][span]
+        torch.gt(found, high, out=above)
         above &= allowed
-        inside = (scores[part][span] >= low).logical_and_(allowed).logical_xor_(above).nonzero().squeeze(1)
+        inside = (found >= low).logical_and_(allowed).logical_xor_(above).nonzero().squeeze(1)
         places.append(inside + span.start)
-        values.append(scores[part][span][inside])
-    missing, found = count - sum(map(counted, chosen)), torch.cat(values)
-    if not 0 <= missing <= len(found):
+        values.append(found[inside])
+    missing, between = count - sum(map(counted, chosen)), torch.cat(values)
+    if not 0 <= missing <= len(between):
         return None
-    taken = torch.split(_head(found, missing), [len(one) for one in values])
+    taken = torch.split(_head(between, missing), [len(one) for one in values])
     for (part, _), where, those in zip(_spans(scores), places, taken, strict=True):
         chosen[part][where[those]] = True
     return chosen
 
 
-def _spans(tensors: Sequence[Tensor]) -> Iterator[tuple[int, slice]]:
+def positive(scores: Tensor | Sizes, eligible: Tensor) -> Tensor:
+    """Tell which eligible entries (n,) have a score above zero."""
+    found = torch.empty_like(eligible)
+    for _, span in _spans([scores]):
+        torch.gt(scores[span], 0, out=found[span])
+    return found.logical_and_(eligible)
+
+
+def _spans(tensors: Sequence[Tensor | Sizes]) -> Iterator[tuple[int, slice]]:
     """Give every chunk of several flat tensors: which tensor, and where."""
     for part, one in enumerate(tensors):
         for start in range(0, len(one), CHUNK):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity.exact import largest, sample
+from hyperpruning.sparsity.exact import Sizes, largest, sample
 from hyperpruning.sparsity.views import View
 
 Part = tuple[str, slice, Tensor | None]
@@ -55,14 +55,14 @@ def sign(views: Mapping[str, View]) -> list[list[Pool]]:
     """
     families: list[list[Pool]] = []
     for name, view in views.items():
-        positive = view.pooled(view.weight) >= 0
+        positive = view.weight.reshape(-1) >= 0
         families.append([[(name, slice(0, view.units), side)] for side in (positive, ~positive)])
     return families
 
 
 def choose(
     pool: Pool,
-    scores: Mapping[str, Tensor | None],
+    scores: Mapping[str, Tensor | Sizes | None],
     eligible: Mapping[str, Tensor],
     count: int,
     generator: Generator,
@@ -81,7 +81,7 @@ def choose(
     """
     allowed = [eligible[name][span] if side is None else eligible[name][span] & side for name, span, side in pool]
     names = [name for name, _, _ in pool]
-    known = [score for name in names if (score := scores[name]) is not None]
+    known: list[Tensor | Sizes] = [score for name in names if (score := scores[name]) is not None]
     if not known and len(pool) == 1:
         return {names[0]: sample(allowed[0], count, generator)}
     if not known:
@@ -92,7 +92,10 @@ def choose(
             f"weights that compete need scores on one scale, and nothing is known of those of {silent!r}; "
             "choose within each tensor, or leave that parameter dense"
         )
-    values = [score[span] for score, (_, span, _) in zip(known, pool, strict=True)]
+    values = [
+        score.part(span) if isinstance(score, Sizes) else score[span]
+        for score, (_, span, _) in zip(known, pool, strict=True)
+    ]
     return dict(zip(names, largest(values, allowed, count), strict=True))
 
 

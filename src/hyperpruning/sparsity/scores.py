@@ -1,7 +1,7 @@
 """What a weight is worth: to keep when some are dropped, to add when some are grown.
 
 A score is a function `(view) -> scores`: one parameter (see `View`), and back a tensor of its shape, of which the
-largest are kept or grown; None has no preference, and the choice is drawn at random. Of equal weights the first is
+largest are kept or grown (or the flat `Sizes` of one, |x|); None has no preference, and the choice is drawn at random. Of equal weights the first is
 dropped last. Of what is grown, a score of zero says nothing: where too few are above zero, the rest is drawn at random.
 To add one, write the function and its line in DROPS or GROWTHS.
 """
@@ -11,9 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hyperpruning.sparsity.exact import Sizes, positive
 from hyperpruning.sparsity.views import View
 
-Score = Callable[[View], Tensor | None]
+Score = Callable[[View], Tensor | Sizes | None]
 
 
 def random(view: View) -> None:
@@ -21,9 +22,9 @@ def random(view: View) -> None:
     return
 
 
-def magnitude(view: View) -> Tensor:
+def magnitude(view: View) -> Sizes:
     """Keep the largest |w|."""
-    return view.weight.abs()
+    return Sizes(view.weight.reshape(-1))
 
 
 def taylor(view: View) -> Tensor:
@@ -51,18 +52,17 @@ def lamp(view: View) -> Tensor:
     return scores.view(view.weight.shape)
 
 
-def gradient(view: View) -> Tensor:
+def gradient(view: View) -> Sizes:
     """Grow where |dL/dw| of the last batch is largest. Source: RigL, Evci et al. 2020.
 
     Raises:
         ValueError: gradients never reach what is pruned.
     """
-    slopes = view.gradient.abs()
-    _check_reached(view, slopes)
-    return slopes
+    _check_reached(view, view.gradient)
+    return Sizes(view.gradient.reshape(-1))
 
 
-def gradient_average(view: View) -> Tensor:
+def gradient_average(view: View) -> Sizes:
     """Grow where the running mean of dL/dw is largest (factor 0.9 a step).
 
     The Sparsifier keeps this mean, of pruned weights too; an optimizer's own momentum is zero where a weight is pruned.
@@ -70,9 +70,8 @@ def gradient_average(view: View) -> Tensor:
     """
     if view.average is None:
         raise ValueError(f"an update by average gradient needs one, and none was kept for {view.name!r}; call step()")
-    slopes = view.average.abs()
-    _check_reached(view, slopes)
-    return slopes
+    _check_reached(view, view.average)
+    return Sizes(view.average.reshape(-1))
 
 
 def unfired(view: View) -> Tensor:
@@ -84,7 +83,7 @@ def unfired(view: View) -> Tensor:
 def _check_reached(view: View, slopes: Tensor) -> None:
     """Refuse where no pruned weight has a gradient although those beside it in both directions do."""
     matrix, mask = slopes.flatten(1), view.mask.flatten(1)
-    if mask.all() or bool((matrix * ~mask).any()):
+    if positive(Sizes(slopes.reshape(-1)), ~view.mask.reshape(-1)).any():
         return
     live = (matrix != 0) & mask
     beside = live.any(1, keepdim=True) & live.any(0, keepdim=True) & ~mask

@@ -12,34 +12,36 @@ import torch
 from torch import Tensor
 
 from hyperpruning.sparsity import scores
+from hyperpruning.sparsity.exact import Sizes
 from hyperpruning.sparsity.views import View
 
 Calibration = Callable[[], Tensor]
-Topology = Callable[[Mapping[str, View], Calibration | None], dict[str, Tensor | None]]
+Scores = dict[str, Tensor | Sizes | None]
+Topology = Callable[[Mapping[str, View], Calibration | None], Scores]
 
 
-def random(views: Mapping[str, View], calibration: Calibration | None) -> dict[str, Tensor | None]:
+def random(views: Mapping[str, View], calibration: Calibration | None) -> Scores:
     """Prefer none."""
     return dict.fromkeys(views)
 
 
-def magnitude(views: Mapping[str, View], calibration: Calibration | None) -> dict[str, Tensor | None]:
+def magnitude(views: Mapping[str, View], calibration: Calibration | None) -> Scores:
     """Begin with the largest |w|: one-shot pruning of a trained network."""
     return {name: scores.magnitude(view) for name, view in views.items()}
 
 
-def lamp(views: Mapping[str, View], calibration: Calibration | None) -> dict[str, Tensor | None]:
+def lamp(views: Mapping[str, View], calibration: Calibration | None) -> Scores:
     """Begin with the largest LAMP scores. Source: Lee et al. 2021."""
     return {name: scores.lamp(view) for name, view in views.items()}
 
 
-def snip(views: Mapping[str, View], calibration: Calibration | None) -> dict[str, Tensor | None]:
+def snip(views: Mapping[str, View], calibration: Calibration | None) -> Scores:
     """Begin with the largest |w dL/dw|. Source: SNIP, Lee et al. 2019."""
     slopes = _gradients(views, _called(calibration, "snip", "the loss of a batch"))
     return _informed({name: (view.weight * slopes[name]).abs() for name, view in views.items()})
 
 
-def grasp(views: Mapping[str, View], calibration: Calibration | None) -> dict[str, Tensor | None]:
+def grasp(views: Mapping[str, View], calibration: Calibration | None) -> Scores:
     """Begin with the largest w (H g), which keeps the norm of the gradient g; H is the Hessian of the loss.
 
     Needs a network that can be differentiated twice (cuDNN's fused recurrent layers cannot: switch cuDNN off).
@@ -52,7 +54,7 @@ def grasp(views: Mapping[str, View], calibration: Calibration | None) -> dict[st
     return _informed({name: view.weight * through[name] for name, view in views.items()})
 
 
-def jacobian(views: Mapping[str, View], calibration: Calibration | None) -> dict[str, Tensor | None]:
+def jacobian(views: Mapping[str, View], calibration: Calibration | None) -> Scores:
     """Begin with the weights to which the norm of the recurrent Jacobian is most sensitive: |d |J 1| / dw|.
 
     Each tensor's scores are divided by their mean, so that tensors compare. A tensor that the recurrent step does not
@@ -106,7 +108,7 @@ def _gradients(views: Mapping[str, View], scalar: Tensor) -> dict[str, Tensor]:
     return {name: slope.detach() for name, slope in zip(views, found, strict=True)}
 
 
-def _informed(found: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+def _informed(found: Mapping[str, Tensor]) -> Scores:
     """Leave out the scores of tensors about which they say nothing.
 
     Raises:

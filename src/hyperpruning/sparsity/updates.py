@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.exact import apportion, counted, largest_of_each
+from hyperpruning.sparsity.exact import Sizes, apportion, counted, largest_of_each, positive
 from hyperpruning.sparsity.redistributions import growth_quotas
 from hyperpruning.sparsity.scopes import Pool, choose, together
 from hyperpruning.sparsity.topologies import Calibration
@@ -45,7 +45,7 @@ def _global_counts(
     method: Method,
     views: Mapping[str, View],
     counts: Mapping[str, int],
-    scores: Mapping[str, Tensor | None],
+    scores: Mapping[str, Tensor | Sizes | None],
     everything: Masks,
 ) -> dict[str, int]:
     """Count what a global choice takes of each tensor, within the density limits, so that no tensor dies of it."""
@@ -148,21 +148,26 @@ def grow(
     return {name: view.spread(grown[name]) for name, view in views.items()}
 
 
-def _filled(view: View, scores: Tensor | None, active: Tensor, unit: Granularity) -> Tensor:
+def _filled(view: View, scores: Tensor | Sizes | None, active: Tensor, unit: Granularity) -> Tensor:
     """Choose what is missing to `unit.keep` of every `unit.of` units; return bool (units,)."""
     if scores is None:
         scores = torch.rand(view.units, generator=view.generator).to(active.device)
-    return largest_of_each(scores, ~active, unit.keep - active.view(-1, unit.of).sum(dim=1))
+    known = scores[:] if isinstance(scores, Sizes) else scores
+    return largest_of_each(known, ~active, unit.keep - active.view(-1, unit.of).sum(dim=1))
 
 
 def _informed_first(
-    pool: Pool, scores: Mapping[str, Tensor | None], free: Mapping[str, Tensor], count: int, generator: Generator
+    pool: Pool,
+    scores: Mapping[str, Tensor | Sizes | None],
+    free: Mapping[str, Tensor],
+    count: int,
+    generator: Generator,
 ) -> list[Masks]:
     """Choose among the scores above zero, and at random where these are too few (words that were not in the batch)."""
     known = {name: score for name, _, _ in pool if (score := scores[name]) is not None}
     if len(known) < len(pool):
         return [choose(pool, scores, free, count, generator)]
-    informed = {name: free[name] & (score > 0) for name, score in known.items()}
+    informed = {name: positive(score, free[name]) for name, score in known.items()}
     enough = sum(counted(informed[name][span]) for name, span, _ in pool)
     first = choose(pool, scores, informed, min(count, enough), generator)
     if count <= enough:

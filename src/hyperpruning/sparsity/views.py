@@ -10,6 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from hyperpruning.sparsity.exact import Sizes
+
 WHOLE = 0  # as many rows, or columns, as the tensor has
 
 
@@ -122,11 +124,12 @@ class View:
         """How many there are to choose from."""
         return self.mask.numel() // math.prod(self.unit)
 
-    def pooled(self, scores: Tensor) -> Tensor:
-        """Add up the scores of each unit: of the parameter's shape -> (units,)."""
+    def pooled(self, scores: Tensor | Sizes) -> Tensor | Sizes:
+        """Add up the scores of each unit: of the parameter's shape (sizes are flat) -> (units,)."""
         if self.unit == (1, 1):
-            return scores.reshape(-1)
-        return self._blocks(scores).sum(dim=(1, 3)).view(-1)
+            return scores if isinstance(scores, Sizes) else scores.reshape(-1)
+        whole = scores[:].view(self.mask.shape) if isinstance(scores, Sizes) else scores
+        return self._blocks(whole).sum(dim=(1, 3)).view(-1)
 
     def chosen(self, mask: Tensor) -> Tensor:
         """Reduce a mask of whole units: of the parameter's shape -> bool (units,)."""

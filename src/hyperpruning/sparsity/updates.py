@@ -90,7 +90,7 @@ def _drop(
     # under soft shrinkage every weight is alive, and may return
     eligible = {name: torch.ones_like(units) for name, units in active.items()} if method.fade else active
     scores = {name: None if (one := method.drop(v)) is None else v.pooled(one) for name, v in views.items()}
-    survivors = {name: torch.zeros_like(units) for name, units in active.items()}
+    survivors: Masks = {}
     lost: dict[str, int] = {}
     for family in method.drop_scope(views):
         names = {name: None for pool in family for name, _, _ in pool}
@@ -100,11 +100,20 @@ def _drop(
         stay, give = _split(family, eligible, total, swapped)
         for place, pool in enumerate(family):
             chosen = choose(pool, scores, eligible, stay[place] - give[place], generator)
-            for name, span, _ in pool:
-                survivors[name][span] |= chosen[name]
+            _add(survivors, pool, chosen, views)
         gone = {name: counted(active[name]) - counted(survivors[name]) for name in names}
         lost |= apportion(swapped, gone, dict.fromkeys(names, 0), gone) if swapped else dict.fromkeys(names, 0)
     return survivors, lost
+
+
+def _add(masks: Masks, pool: Pool, chosen: Masks, views: Mapping[str, View]) -> None:
+    """Add what was chosen of a pool to flat masks."""
+    for name, span, _ in pool:
+        if name not in masks and len(chosen[name]) == views[name].units:
+            masks[name] = chosen[name]
+            continue
+        whole = masks.setdefault(name, torch.zeros_like(views[name].chosen(views[name].mask)))
+        whole[span] |= chosen[name]
 
 
 def _split(
@@ -136,15 +145,14 @@ def grow(
     scores = {name: None if (one := method.grow(v)) is None else v.pooled(one) for name, v in views.items()}
     if unit.of:  # every group gets back what it lost
         return {name: v.spread(_filled(v, scores[name], survivors[name], unit)) for name, v in views.items()}
-    grown = {name: torch.zeros_like(units) for name, units in free.items()}
+    grown: Masks = {}
     for family in method.grow_scope(views):
         total = sum(quotas[name] for name in {name for pool in family for name, _, _ in pool})
         room = {i: sum(counted(free[name][span]) for name, span, _ in p) for i, p in enumerate(family)}
         counts = apportion(total, dict.fromkeys(room, 1.0), dict.fromkeys(room, 0), room)
         for place, pool in enumerate(family):
             for chosen in _informed_first(pool, scores, free, counts[place], generator):
-                for name, span, _ in pool:
-                    grown[name][span] |= chosen[name]
+                _add(grown, pool, chosen, views)
     return {name: view.spread(grown[name]) for name, view in views.items()}
 
 

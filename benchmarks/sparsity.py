@@ -1,4 +1,4 @@
-"""Measure the pruning engine: masked steps, updates, memory, budgets; beside the published one where a checkout is given.
+"""Measure the pruning engine: masked steps, updates, memory, budgets; beside the published one where it is given.
 
     python benchmarks/sparsity.py [--reference DIR] [--hidden 1500] [--small 64] [--steps 3] [--json FILE]
 

@@ -1,8 +1,9 @@
 """What a weight is worth: to keep when some are dropped, to add when some are grown.
 
 A score is a function `(view) -> scores`: one parameter (see `View`), and back a tensor of its shape, of which the
-largest are kept or grown (or the flat `Sizes` of one, |x|); None has no preference, and the choice is drawn at random. Of equal weights the first is
-dropped last. Of what is grown, a score of zero says nothing: where too few are above zero, the rest is drawn at random.
+largest are kept or grown (or the flat `Sizes` of one, |x|); None has no preference, and the choice is drawn at random.
+Of equal scores the first is chosen. Of what is grown, a score of zero says nothing: where too few are above zero, the
+rest is drawn at random.
 To add one, write the function and its line in DROPS or GROWTHS.
 """
 

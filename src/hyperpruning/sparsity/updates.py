@@ -15,7 +15,7 @@ from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.exact import Sizes, apportion, counted, largest_of_each, positive
 from hyperpruning.sparsity.redistributions import growth_quotas
 from hyperpruning.sparsity.scopes import Pool, choose, together
-from hyperpruning.sparsity.topologies import Calibration
+from hyperpruning.sparsity.topologies import Calibration, Scores
 from hyperpruning.sparsity.views import Granularity, View
 
 Masks = dict[str, Tensor]
@@ -45,7 +45,7 @@ def _global_counts(
     method: Method,
     views: Mapping[str, View],
     counts: Mapping[str, int],
-    scores: Mapping[str, Tensor | Sizes | None],
+    scores: Scores,
     everything: Masks,
 ) -> dict[str, int]:
     """Count what a global choice takes of each tensor, within the density limits, so that no tensor dies of it."""
@@ -166,7 +166,7 @@ def _filled(view: View, scores: Tensor | Sizes | None, active: Tensor, unit: Gra
 
 def _informed_first(
     pool: Pool,
-    scores: Mapping[str, Tensor | Sizes | None],
+    scores: Scores,
     free: Mapping[str, Tensor],
     count: int,
     generator: Generator,

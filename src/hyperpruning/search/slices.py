@@ -149,7 +149,7 @@ def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
     training.network.eval()
     with torch.no_grad():
         test = training.task.evaluate(training.network, "test")
-    best = min(records[1:], key=lambda record: record.valid_loss)
+    best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
     return {
         "best_epoch": best.epoch,
         "valid_loss": training.best_loss,

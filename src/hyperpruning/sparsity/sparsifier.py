@@ -136,6 +136,11 @@ class Sparsifier:
         return self.plan.price({name: counted(mask) for name, mask in self.masks.items()})
 
     @property
+    def settled(self) -> bool:
+        """Whether the density has arrived where the method's schedule ends."""
+        return not self.method.scheduled or self.budget == self.plan.target
+
+    @property
     def sparsity(self) -> float:
         """The fraction of zeros over the prunable weights, as it is (by cost)."""
         return 1 - self.budget / self.plan.whole

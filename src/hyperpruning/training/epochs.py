@@ -137,7 +137,8 @@ class Training:
                     f"A validation loss must be finite, and it is {valid} after epoch {self.epoch}: "
                     f"lower the learning rate ({self.config.lr:g})."
                 )
-            if self.epoch > 0 and valid < self.best_loss:
+            settled = self.sparsifier is None or self.sparsifier.settled  # what is denser than asked is not delivered
+            if self.epoch > 0 and settled and valid < self.best_loss:
                 self.best_loss = valid
                 self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
         masks = self.sparsifier.masks if self.sparsifier is not None else {}

@@ -114,7 +114,7 @@ def _export(plan: Plan, history: History, folder: Path) -> None:
         description = done.task.describe(network_there) | {
             "network": network,
             "method": None if done.method is None else spelled(done.method),
-            "sparsity": 1 - final["active"] / prunable_weights(network_there, plan.train.counts),
+            "sparsity": 1 - final["active"] / prunable_weights(done.task, network_there, plan.train),
             **{key: final[key] for key in ("best_epoch", "valid_loss", "test_loss", "sha256")},
         }
         save_model(folder / f"{file}.safetensors", weights, description)

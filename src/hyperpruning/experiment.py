@@ -119,7 +119,10 @@ class Training(_Section):
 class Pruning(_Section):
     """How much is pruned."""
 
-    sparsity: float = Field(0.8, ge=0, lt=1, description="fraction of zero weights over all weight matrices, exact")
+    sparsity: float = Field(
+        0.8, ge=0, lt=1, description="fraction of zero weights over the matrices that are pruned, exact"
+    )
+    scope: Literal["all", "recurrent"] = Field("all", description='what is pruned: "all" matrices, or "recurrent" ones')
     counts: Literal["weights", "multiply_adds"] = Field(
         "weights", description='what sparsity counts; "multiply_adds" leaves the embedding dense'
     )
@@ -239,7 +242,7 @@ class Experiment(_Section):
 
     def plan(self) -> Plan:
         """The search with its objects, ready to run."""
-        model, training, spectrum = self.model, self.training, self.spectrum
+        model, training, pruning, spectrum = self.model, self.training, self.pruning, self.spectrum
         task = LanguageModelling(
             **_fields(self.data),
             **{name: value for name, value in _fields(model).items() if name != "dense_dropout"},
@@ -252,8 +255,10 @@ class Experiment(_Section):
         return Plan(
             task=task,
             dense_task=replace(task, dropout=model.dense_dropout),
-            train=TrainConfig(**train, updates_per_epoch=self.pruning.updates_per_epoch, counts=self.pruning.counts),
-            sparsity=self.pruning.sparsity,
+            train=TrainConfig(
+                **train, updates_per_epoch=pruning.updates_per_epoch, scope=pruning.scope, counts=pruning.counts
+            ),
+            sparsity=pruning.sparsity,
             space=self.space.space(),
             spectrum=SpectrumConfig(spectrum.state, spectrum.warmup),
             distance=spectrum.distance,

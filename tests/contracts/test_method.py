@@ -169,15 +169,16 @@ def check(run, before, update):
         assert sum(counts.values()) == sparsifier.plan.target
     assert abs(sum(counts.values()) - run.density * run.size) < unit * len(masks)
     for name, mask in masks.items():
-        parameter = dict(run.model.named_parameters())[name]
+        parameter = sparsifier.parameters[name]
         tensors = [parameter.detach(), *(v for v in state[parameter].values() if v.shape == parameter.shape)]
         for values in tensors:
             assert values.isfinite().all()
             assert sparsifier.fading or not values[~mask].any()
         assert not (mask & ~sparsifier.ever[name]).any()
         rows, columns = method.granularity.unit(mask.shape)
-        blocks = mask.flatten(1).unfold(0, rows, rows).unfold(1, columns, columns).flatten(2)
-        assert (blocks.all(2) | ~blocks.any(2)).all()
+        if rows * columns > 1:
+            blocks = mask.flatten(1).unfold(0, rows, rows).unfold(1, columns, columns).flatten(2)
+            assert (blocks.all(2) | ~blocks.any(2)).all()
         if method.granularity.of:
             assert (mask.view(-1, method.granularity.of).sum(1) == method.granularity.keep).all()
     if update is None:
@@ -210,7 +211,7 @@ PAIRS = [
 def test_invariants_hold_with_every_optimizer(name, optimizer):
     method = METHODS[name]
     sparsity = 0.8 if method.granularity in (GRANULARITIES["weight"], GRANULARITIES["row"]) else 0.4  # few large units
-    changes = check_many_updates(Run(method, optimizer=optimizer, sparsity=sparsity, steps=30), 29)
+    changes = check_many_updates(Run(method, optimizer=optimizer, sparsity=sparsity, steps=24), 23)
     assert (changes > 0) == (method.drop is not None) or method.fade
 
 
@@ -285,7 +286,7 @@ def compositions(draw):
     return {part: draw(chosen) for part, chosen in (parts | NUMBERS | special).items()}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(compositions(), st.sampled_from([Recurrent, Convolutional]), st.sampled_from([0.0, 0.3, 0.8, 0.9]))
 def test_invariants_hold_for_every_composition(spelling, model, sparsity):
     try:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpruning.sparsity import exact
-from hyperpruning.sparsity.exact import apportion, largest, largest_of_each, sample, within
+from hyperpruning.sparsity.exact import apportion, counted, largest, largest_of_each, sample, within
 
 
 def generator(seed=0):
@@ -114,6 +114,24 @@ def test_many_are_chosen_like_few(dtype, kind, monkeypatch):
         found = largest(scores.split([30_000, 40_000]), eligible.split([30_000, 40_000]), count)
         expected = head(scores.float().numpy() if dtype == torch.bfloat16 else scores.numpy(), eligible.numpy(), count)
         assert torch.cat(found).equal(torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("wave", [0.0, 1.0, 100.0])
+def test_a_misleading_sample_costs_time_only(wave, monkeypatch):
+    monkeypatch.setattr(exact, "SAMPLE", 500)  # every 141st entry is seen, and these are larger the higher the wave
+    scores = torch.randn(70_000, generator=generator(1))
+    scores[::141] += wave
+    eligible = torch.rand(70_000, generator=generator(2)) < 0.6
+    for count in (100, 20_000, 41_000):
+        (found,) = largest([scores], [eligible], count)
+        assert found.equal(torch.from_numpy(head(scores.numpy(), eligible.numpy(), count)))
+
+
+@pytest.mark.parametrize("size", [0, 7, 70_000, 1_000_001])
+def test_many_are_counted_like_few(size):
+    mask = torch.rand(size + 3, generator=generator(size)) < 0.9
+    for part in (mask, mask[3:], ~mask, torch.ones_like(mask)):  # also where memory is not aligned
+        assert counted(part) == int(part.sum())
 
 
 def test_largest_of_each_chooses_in_every_group():

@@ -41,9 +41,13 @@ def test_a_training_continued_from_a_checkpoint_is_bit_for_bit_the_same(text, tm
 def test_the_best_weights_are_as_sparse_as_asked_after_averaging(text):
     training = begin(text)
     for record in epochs(training):
-        assert record.active == training.sparsifier.budget == round(0.4 * prunable_weights(training.network))
+        assert (
+            record.active
+            == training.sparsifier.budget
+            == round(0.4 * prunable_weights(training.task, training.network, training.config))
+        )
     zeros = sum(int((value == 0).sum()) for value in training.best.values() if value.ndim >= 2)
-    assert zeros >= prunable_weights(training.network) - training.sparsifier.budget
+    assert zeros >= prunable_weights(training.task, training.network, training.config) - training.sparsifier.budget
     assert training.optimizer.averaging
 
 
@@ -84,8 +88,17 @@ def test_a_budget_of_multiply_adds_leaves_the_embedding_dense(text):
     cheap = Training(plan.task, plan.train, METHODS["set"], sparsity=0.6)
     assert set(training.sparsifier.masks) - set(cheap.sparsifier.masks) == {"encoder.weight"}
     record = next(epochs(cheap))
-    assert record.active == round(0.4 * prunable_weights(cheap.network, "multiply_adds"))
+    assert record.active == round(0.4 * prunable_weights(cheap.task, cheap.network, cheap.config))
     assert cheap.network.encoder.weight.count_nonzero() == cheap.network.encoder.weight.numel()
+
+
+def test_only_the_recurrent_matrices_can_be_pruned(text):
+    plan = small(text, pruning={"scope": "recurrent", "sparsity": 0.6}).plan()
+    training = Training(plan.task, plan.train, METHODS["rigl"], sparsity=0.6)
+    assert all(name.startswith("rnn.weight") for name in training.sparsifier.masks)
+    record = next(epochs(training))
+    assert record.active == round(0.4 * sum(mask.numel() for mask in training.sparsifier.masks.values()))
+    assert next(epochs(Training(plan.task, plan.train))).active == training.sparsifier.plan.whole
 
 
 def test_records_say_how_weights_change_places(text):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,17 @@ class Masking:
                         values.append(state)
                         factors.append(self._factor(name, state.dtype, fading))
         torch._foreach_mul_(values, factors)
+
+    @contextmanager
+    def hardened(self) -> Iterator[None]:
+        """Within the block everything outside the masks is zero; afterwards it is as it was."""
+        kept = {parameter: parameter.detach().clone() for _, parameter, _, _ in self._owned}
+        self.apply(None, fading=False)
+        try:
+            yield
+        finally:
+            for parameter, values in kept.items():
+                parameter.data.copy_(values)
 
     def set(self, masks: Mapping[str, Tensor]) -> None:
         """Change the masks in place, so that whoever holds one sees the change."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity import scores
+from hyperpruning.sparsity import memory, scores
 from hyperpruning.sparsity.budget import Budget
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.costs import Cost, weights
@@ -20,8 +20,6 @@ from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.topologies import Calibration
 from hyperpruning.sparsity.updates import beginning, exchange
 from hyperpruning.sparsity.views import View, optimizer_state
-
-MEMORY = 0.9  # of the running mean of the gradient, a step
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class Sparsifier:
         self.masks, self.ever = self._masking.masks, self._masking.ever
         self._masking.set(beginning(method, self._views(), self.plan.units(0), calibration))
         if method.rewind == 0:
-            self._remember()
+            memory.remember(self._memory, self.model)
         self.apply()
 
     @property
@@ -170,10 +168,11 @@ class Sparsifier:
             ValueError: an update needs gradients or momenta, and there are none; the masks stay as they were.
         """
         self._step += 1
-        self._average()
+        if self.method.grow is scores.gradient_average:
+            memory.average(self._memory, self.parameters)
         self._masking.apply(self.optimizer, fading=self.fading)
         if self._step == self.method.rewind:
-            self._remember()
+            memory.remember(self._memory, self.model)
         due = self.method.drop is not None and self.plan.due(self._step, self.when)
         return self._update() if due else None
 
@@ -193,17 +192,9 @@ class Sparsifier:
         """Whether pruned weights are still shrinking (see `Method.fade`)."""
         return self.plan.fades(self._step)
 
-    @contextmanager
-    def hardened(self) -> Iterator[None]:
+    def hardened(self) -> AbstractContextManager[None]:
         """Within the block fading weights are zero: evaluate here. Without fading nothing happens."""
-        soft = {name: p.detach().clone() for name, p in self.parameters.items()} if self.fading else {}
-        for name in soft:
-            self.parameters[name].data.mul_(self.masks[name])
-        try:
-            yield
-        finally:
-            for name, values in soft.items():
-                self.parameters[name].data.copy_(values)
+        return self._masking.hardened() if self.fading else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Copy out masks, step and random state: tensors and plain types, which torch.load(weights_only=True) reads."""
@@ -255,11 +246,11 @@ class Sparsifier:
         self._check_finite()
         views = self._views()
         rule = exchange if method.update is None else method.update
-        memory = dict(self._memory)
-        kept, grown = rule(method, views, targets, self.plan.fraction(self._step), memory, self._generator)
+        remembered = dict(self._memory)
+        kept, grown = rule(method, views, targets, self.plan.fraction(self._step), remembered, self._generator)
         begun = {name: method.regrown(view, kept[name], grown[name]) for name, view in views.items()}
 
-        self._memory = memory
+        self._memory = remembered
         masks = {name: kept[name] | grown[name] for name in kept}
         if all(values is None for values in begun.values()):
             self._masking.set(masks)
@@ -273,7 +264,7 @@ class Sparsifier:
                     parameter = self.parameters[name].data
                     parameter.copy_(torch.where(grown[name], values, parameter))
         if method.rewind is not None:
-            self._rewind()
+            memory.rewind(self._memory, self.model, self.optimizer)
             self.apply()
         active, new = ({n: counted(m) for n, m in each.items()} for each in (masks, grown))
         dropped = {name: before[name] - active[name] + new[name] for name in before}
@@ -295,29 +286,6 @@ class Sparsifier:
             )
             for name, parameter in self.parameters.items()
         }
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Keep the running mean of the gradient, of pruned weights too, where the growth asks for it."""
-        if self.method.grow is not scores.gradient_average:
-            return
-        for name, parameter in self.parameters.items():
-            average = self._memory.setdefault(f"average {name}", torch.zeros_like(parameter))
-            if parameter.grad is not None:
-                average.lerp_(parameter.grad.to_dense(), 1 - MEMORY)
-
-    def _remember(self) -> None:
-        """Keep the weights to which each round returns, those that are not pruned among them."""
-        for name, parameter in self.model.named_parameters():
-            self._memory[f"rewind {name}"] = parameter.detach().clone()
-
-    def _rewind(self) -> None:
-        """Return to the weights of the rewind step, if it has been, with fresh optimizer state."""
-        for name, parameter in self.model.named_parameters():
-            if f"rewind {name}" in self._memory:
-                parameter.data.copy_(self._memory[f"rewind {name}"])
-                for state in optimizer_state(self.optimizer, parameter).values():
-                    state.zero_()
 
     def _check_finite(self) -> None:
         """Refuse to update on numbers that cannot be ranked."""

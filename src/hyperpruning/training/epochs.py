@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,7 @@ class TrainConfig:
         lr_decay: factor on the learning rate in every epoch after `lr_decay_after`.
         lr_decay_after: epochs at the full learning rate.
         average_from: fraction of the epochs after which the weights are averaged; 1 never.
+        scope: what is pruned: "all" weight matrices, or "recurrent", those of the recurrent layers.
         counts: what a sparsity counts, "weights" or "multiply_adds" (for one token; embeddings then stay dense).
         updates_per_epoch: mask updates in an epoch, evenly spread; 0 keeps the method's own interval in steps.
         seed: of initial weights, masks and dropout; equal for all networks of a search.
@@ -50,6 +51,7 @@ class TrainConfig:
     lr_decay: float = 1.0
     lr_decay_after: int = 0
     average_from: float = 0.6
+    scope: str = "all"
     counts: str = "weights"
     updates_per_epoch: int = 4
     seed: int = 0
@@ -107,7 +109,7 @@ class Training:
                 method,
                 sparsity=sparsity,
                 total_steps=steps * config.epochs,
-                cost=COSTS[config.counts](self.network),
+                cost=cost_of(task, self.network, config),
                 row_groups=task.row_groups(self.network),
                 calibration=calibration(task, self.network, method, seed=config.seed),
                 when=(lambda step: (step - 1) % steps + 1 in updates) if updates else None,
@@ -143,7 +145,7 @@ class Training:
                 self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
         masks = self.sparsifier.masks if self.sparsifier is not None else {}
         active = sum(int(mask.sum()) for mask in masks.values())
-        active = active or prunable_weights(self.network, self.config.counts)
+        active = active or prunable_weights(self.task, self.network, self.config)
         densities = density(masks, self.task.row_groups(self.network))
         ever_active = 1.0 if self.sparsifier is None else self.sparsifier.ever_active
         return EpochRecord(self.epoch, train_loss, valid, active, densities, dropped / active, ever_active)
@@ -181,11 +183,22 @@ def update_steps(steps: int, updates: int) -> set[int]:
 
 # what a sparsity can count: model -> cost of a weight
 COSTS: dict[str, Callable[[nn.Module], Cost]] = {"weights": lambda network: weights, "multiply_adds": multiply_adds}
+# what can be pruned: (name of a parameter, row groups of the recurrent ones) -> whether it is
+SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
+    "all": lambda name, recurrent: True,
+    "recurrent": lambda name, recurrent: name in recurrent,
+}
 
 
-def prunable_weights(network: nn.Module, counts: str = "weights") -> int:
+def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
+    """What a weight of each parameter costs; nothing where it is not pruned."""
+    cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
+    return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
+
+
+def prunable_weights(task: Task, network: nn.Module, config: TrainConfig) -> int:
     """Weights that a sparsity counts: those of matrices that cost something, tied ones once."""
-    cost = COSTS[counts](network)
+    cost = cost_of(task, network, config)
     return sum(weight.numel() for name, weight in network.named_parameters() if cost(name, weight))
 
 

@@ -119,9 +119,7 @@ class Training(_Section):
 class Pruning(_Section):
     """How much is pruned."""
 
-    sparsity: float = Field(
-        0.8, ge=0, lt=1, description="fraction of zero weights over the matrices that are pruned, exact"
-    )
+    sparsity: float = Field(0.8, ge=0, lt=1, description="fraction of zero weights over what is pruned, exact")
     scope: Literal["all", "recurrent"] = Field("all", description='what is pruned: "all" matrices, or "recurrent" ones')
     counts: Literal["weights", "multiply_adds"] = Field(
         "weights", description='what sparsity counts; "multiply_adds" leaves the embedding dense'
@@ -252,12 +250,11 @@ class Experiment(_Section):
             probe_batch=spectrum.sequences,
         )
         train = {name: value for name, value in _fields(training).items() if name not in ("batch", "bptt")}
+        shared = {name: value for name, value in _fields(pruning).items() if name != "sparsity"}
         return Plan(
             task=task,
             dense_task=replace(task, dropout=model.dense_dropout),
-            train=TrainConfig(
-                **train, updates_per_epoch=pruning.updates_per_epoch, scope=pruning.scope, counts=pruning.counts
-            ),
+            train=TrainConfig(**train, **shared),
             sparsity=pruning.sparsity,
             space=self.space.space(),
             spectrum=SpectrumConfig(spectrum.state, spectrum.warmup),

@@ -38,8 +38,9 @@ then the nearest below the asked one that whole units reach, `sparsifier.budget`
 tensors only where they cost the same. N:M holds within every group of consecutive weights of a row; its sparsity is
 given by that.
 
-**What a budget counts.** Weights, or with `cost=multiply_adds(model)` (`counts = "multiply_adds"` in [pruning])
-multiply-adds a token: embeddings cost none and stay dense, a decoder costs its product, a convolution its positions.
+**What a budget counts.** Weights, or with `Sparsifier(..., cost=hyperpruning.sparsity.costs.multiply_adds(model))`
+(`counts = "multiply_adds"` in [pruning]) multiply-adds a token: embeddings cost none and stay dense, a decoder costs its
+product, a convolution its positions.
 
 **Before a comparison.** While a density falls, a network is denser than the others; a search therefore refuses methods
 that are not at their final density by its first rung.

@@ -39,8 +39,8 @@ tensors only where they cost the same. N:M holds within every group of consecuti
 given by that.
 
 **What a budget counts.** Weights, or with `Sparsifier(..., cost=hyperpruning.sparsity.costs.multiply_adds(model))`
-(`counts = "multiply_adds"` in [pruning]) multiply-adds a token: embeddings cost none and stay dense, a decoder costs its
-product, a convolution its positions.
+(`counts = "multiply_adds"` in [pruning]) multiply-adds a token: embeddings cost none and stay dense, a decoder costs
+its product, a convolution its positions.
 
 **Before a comparison.** While a density falls, a network is denser than the others; a search therefore refuses methods
 that are not at their final density by its first rung.

@@ -157,19 +157,22 @@ def update_row(row: tuple[str, str, str, str], hidden: int, vocabulary: int, pub
     sparsifier.when = lambda step: False
     masking = best({"masking": sparsifier.step}, 2)["masking"]
     sparsifier.when = lambda step: True
-    result["ours s"] = best({"ours": sparsifier.step}, 2)["ours"] - masking
+    result["ours s"] = best({"ours": sparsifier.step}, 3)["ours"] - masking
     if published is not None:
         model = network(hidden, vocabulary)
         mask = published.mask(model, row, fraction=0.5, steps=10**6)
         train_step(model, mask.optimizer, tokens)
 
         def update() -> None:
-            with published.silent(), contextlib.suppress(RuntimeError):
+            with published.silent():
                 mask.apply_mask()
                 mask.at_end_of_epoch(1)
 
-        result["published s"] = best({"published": update}, 1 if hidden > 500 else 2)["published"]
-        result["ratio"] = result["published s"] / result["ours s"]
+        try:
+            result["published s"] = best({"published": update}, 1 if hidden > 500 else 2)["published"]
+            result["ratio"] = result["published s"] / result["ours s"]
+        except (RuntimeError, IndexError) as error:
+            result["published s"] = type(error).__name__
     return result
 
 

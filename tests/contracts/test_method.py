@@ -286,9 +286,25 @@ def compositions(draw):
     return {part: draw(chosen) for part, chosen in (parts | NUMBERS | special).items()}
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(compositions(), st.sampled_from([Recurrent, Convolutional]), st.sampled_from([0.0, 0.3, 0.8, 0.9]))
+VARIED = (compositions(), st.sampled_from([Recurrent, Convolutional]), st.sampled_from([0.0, 0.3, 0.8, 0.9]))
+SAMPLED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
+
+
+@settings(max_examples=20, **SAMPLED)
+@given(*VARIED)
 def test_invariants_hold_for_every_composition(spelling, model, sparsity):
+    check_composition(spelling, model, sparsity)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=300, **SAMPLED)
+@given(*VARIED)
+def test_invariants_hold_for_many_compositions(spelling, model, sparsity):
+    check_composition(spelling, model, sparsity)
+
+
+def check_composition(spelling, model, sparsity):
     try:
         method = composed(spelling)
         steps = math.ceil(200 / method.stop) + 2

@@ -62,10 +62,7 @@ if __name__ == "__main__":
         starts=20,
         patience=20,
     )
-    print(
-        f"{budget} of {sum(sizes.values())} weights: loss {loss_with(allocations.uniform):.3f} when shared uniformly,"
-    )
-    print(
-        f"{loss_with(allocations.er):.3f} by er, {loss_with(partial(allocations.table, counts=counts)):.3f} as searched:"
-    )
+    ways = {"uniform": allocations.uniform, "er": allocations.er, "searched": partial(allocations.table, counts=counts)}
+    print(f"{budget} of {sum(sizes.values())} weights are left; loss without training on:")
+    print(", ".join(f"{name} {loss_with(allocation):.3f}" for name, allocation in ways.items()))
     print({name: f"{count} of {sizes[name]}" for name, count in counts.items()}, "=", sum(counts.values()))

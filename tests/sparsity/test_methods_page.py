@@ -60,8 +60,8 @@ loss (SPDY, Frantar & Alistarh 2022): [examples/allocation.py](../examples/alloc
 ## As published, faults included
 
 Opt-in updates with the published recurrent engine's behaviour, to reproduce its results: {published} (growth by chance,
-SET's sign error, the threshold that ignores the drop fraction, the tolerance loop). Their budget holds in expectation at
-best. They are in no default space.
+SET's sign error, the threshold that ignores the drop fraction, the tolerance loop). Their budget holds in expectation
+at best. They are in no default space.
 
 ## Left out
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.models.language_model import CELLS
+from hyperpruning.models.stack import CELLS
 from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.rounds import check_rounds

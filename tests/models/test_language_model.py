@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hyperpruning.models.language_model import CELLS, GATES, LanguageModel, detached
+from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.stack import CELLS, GATES
 
 
 @pytest.mark.parametrize("cell", CELLS)

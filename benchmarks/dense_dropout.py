@@ -15,7 +15,8 @@ import torch
 
 from hyperpruning.experiment import demo_experiment
 from hyperpruning.search.executors import executor
-from hyperpruning.sparsity.methods import Method, composed
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.spelling import composed
 from hyperpruning.training.epochs import Training, epochs
 
 RESULTS = Path(__file__).parent / "results" / "dense_dropout.json"

@@ -15,7 +15,9 @@ from hyperpruning.experiment import (
 )
 from hyperpruning.export import describe_model, load_model
 from hyperpruning.search.ledger import RunFolderError
+from hyperpruning.search.plan import check
 from hyperpruning.search.slices import weights_sha256
+from hyperpruning.sparsity.spelling import COMPONENTS
 from small import small
 
 
@@ -30,6 +32,32 @@ def test_a_plan_has_what_the_experiment_says(text):
     assert plan.task.probe_steps == 14
     assert plan.train.updates_per_epoch == 3
     assert plan.space.dimensions["drop_fraction"].low == 0.3
+
+
+def test_the_space_is_made_from_the_components_of_a_method(text):
+    space = small(text).plan().space
+    assert list(space.dimensions) == ["allocation", "drop_scope", "redistribute", "grow", "drop_fraction"]
+    assert space.size() == 2 * 3 * 3 * 2 * 6
+    wider = {"allocation": ("erk",), "grow": ("random",), "regrown": ("zero", "keep")}
+    assert list(small(text, space=wider).plan().space.dimensions) == [
+        "allocation",
+        "drop_scope",
+        "redistribute",
+        "regrown",
+        "drop_fraction",
+    ]
+    assert {"method", *COMPONENTS} <= set(tomllib.loads(Experiment().to_toml())["space"])
+
+
+def test_whole_methods_can_be_pooled_by_name(text, tmp_path):
+    names = ("set", "rigl", "static", "mest", "selfish-rnn-gates")
+    history = hyperprune(small(text, space={"method": names}), tmp_path / "run")
+    assert {candidate.point["method"] for candidate in history.candidates.values()} == set(names)
+    assert len({record.active for record in history.at(1).values()}) == 1
+    with pytest.raises(ExperimentError, match=r"'riggl' is not: did you mean 'rigl'"):
+        small(text, space={"method": ["riggl"]})
+    with pytest.raises(ValueError, match="has it from epoch 3 on, after the first rung at 1: raise rungs"):
+        check(small(text, space={"method": (*names, "gmp")}).plan())
 
 
 def test_every_mistake_is_named_at_once_with_the_nearest_name():

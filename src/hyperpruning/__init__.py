@@ -9,7 +9,8 @@ from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.slices import SpectrumConfig
 from hyperpruning.search.space import Between, Space
-from hyperpruning.sparsity.methods import METHODS, Method
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.epochs import TrainConfig
 from hyperpruning.training.snt_asgd import SNTASGD

@@ -17,7 +17,7 @@ from hyperpruning.search.ledger import Fact, History, locked
 from hyperpruning.search.plan import DENSE, Plan, check, job
 from hyperpruning.search.search import refuse_another, search
 from hyperpruning.search.slices import best_of
-from hyperpruning.sparsity.methods import spelled
+from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import write_atomic
 from hyperpruning.training.epochs import prunable_weights
 from hyperpruning.training.task import LanguageModelling
@@ -114,7 +114,7 @@ def _export(plan: Plan, history: History, folder: Path) -> None:
         description = done.task.describe(network_there) | {
             "network": network,
             "method": None if done.method is None else spelled(done.method),
-            "sparsity": 1 - final["active"] / prunable_weights(network_there),
+            "sparsity": 1 - final["active"] / prunable_weights(done.task, network_there, plan.train),
             **{key: final[key] for key in ("best_epoch", "valid_loss", "test_loss", "sha256")},
         }
         save_model(folder / f"{file}.safetensors", weights, description)

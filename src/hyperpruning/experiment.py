@@ -7,9 +7,18 @@ import tomllib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.models.stack import CELLS
@@ -18,11 +27,9 @@ from hyperpruning.search.plan import Plan
 from hyperpruning.search.rounds import check_rounds
 from hyperpruning.search.slices import SpectrumConfig
 from hyperpruning.search.space import SAMPLERS, Between, Space
-from hyperpruning.sparsity.allocations import ALLOCATIONS
-from hyperpruning.sparsity.decays import DECAYS
-from hyperpruning.sparsity.drops import DROPS
-from hyperpruning.sparsity.growths import GROWTHS
-from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.spelling import COMPONENTS, spelled
 from hyperpruning.training.epochs import TrainConfig
 from hyperpruning.training.task import LanguageModelling
 
@@ -112,7 +119,11 @@ class Training(_Section):
 class Pruning(_Section):
     """How much is pruned."""
 
-    sparsity: float = Field(0.8, ge=0, lt=1, description="fraction of zero weights over all weight matrices, exact")
+    sparsity: float = Field(0.8, ge=0, lt=1, description="fraction of zero weights over what is pruned, exact")
+    scope: Literal["all", "recurrent"] = Field("all", description='what is pruned: "all" matrices, or "recurrent" ones')
+    counts: Literal["weights", "multiply_adds"] = Field(
+        "weights", description='what sparsity counts; "multiply_adds" leaves the embedding dense'
+    )
     updates_per_epoch: int = Field(4, ge=0, description="mask updates in an epoch; 0 keeps each method's own interval")
 
 
@@ -135,25 +146,45 @@ class DropFraction(_Section):
         return self
 
 
-class SearchSpace(_Section):
-    """What a candidate may be: the choices of each component."""
+# What the demo searches; of every other component a space has the default of `Method`.
+SEARCHED: dict[str, tuple[str, ...]] = {
+    "allocation": ("uniform", "er"),
+    "drop_scope": ("tensor", "sign", "global"),
+    "grow": ("random", "gradient"),
+    "redistribute": ("none", "nonzeros", "magnitude"),
+}
 
-    allocation: tuple[str, ...] = Field(("uniform", "er"), min_length=1, description=f"of {', '.join(ALLOCATIONS)}")
-    drop: tuple[str, ...] = Field(tuple(DROPS), min_length=1, description=f"of {', '.join(DROPS)}")
-    grow: tuple[str, ...] = Field(tuple(GROWTHS), min_length=1, description=f"of {', '.join(GROWTHS)}")
-    redistribute: tuple[str, ...] = Field(
-        tuple(REDISTRIBUTIONS), min_length=1, description=f"of {', '.join(REDISTRIBUTIONS)}"
-    )
-    decay: tuple[str, ...] = Field(
-        ("cosine",), min_length=1, description=f"of the drop fraction; of {', '.join(DECAYS)}"
-    )
+
+def _components() -> dict[str, Any]:
+    """A field of [space] for each component of a method."""
+    usual = spelled(Method())
+    return {
+        part: (
+            Annotated[tuple[str, ...], AfterValidator(_known(choices))],
+            Field(SEARCHED.get(part, (str(usual[part]),)), min_length=1, description=f"of {', '.join(choices)}"),
+        )
+        for part, choices in COMPONENTS.items()
+    }
+
+
+class SearchSpace(create_model("Components", __base__=_Section, **_components())):  # type: ignore[misc]
+    """What a candidate may be: the choices of each component, or whole methods by name."""
+
     drop_fraction: DropFraction = Field(DropFraction(), description="share of the active weights replaced in an update")
+    method: tuple[str, ...] = Field(
+        (), description="if any, candidates are these and nothing else counts; see docs/methods.md"
+    )
 
-    _allocation = field_validator("allocation")(_known(ALLOCATIONS))
-    _drop = field_validator("drop")(_known(DROPS))
-    _grow = field_validator("grow")(_known(GROWTHS))
-    _redistribute = field_validator("redistribute")(_known(REDISTRIBUTIONS))
-    _decay = field_validator("decay")(_known(DECAYS))
+    _method = field_validator("method")(_known(METHODS))
+
+    def space(self) -> Space:
+        """The space with its objects: what has one choice, the usual one, is no dimension of it."""
+        if self.method:
+            return Space({"method": self.method})
+        usual, fraction = spelled(Method()), self.drop_fraction
+        chosen = {part: getattr(self, part) for part in COMPONENTS}
+        searched = {part: choices for part, choices in chosen.items() if choices != (usual[part],)}
+        return Space(searched | {"drop_fraction": Between(fraction.low, fraction.high, fraction.step)})
 
 
 class Search(_Section):
@@ -209,7 +240,7 @@ class Experiment(_Section):
 
     def plan(self) -> Plan:
         """The search with its objects, ready to run."""
-        model, training, spectrum = self.model, self.training, self.spectrum
+        model, training, pruning, spectrum = self.model, self.training, self.pruning, self.spectrum
         task = LanguageModelling(
             **_fields(self.data),
             **{name: value for name, value in _fields(model).items() if name != "dense_dropout"},
@@ -219,13 +250,13 @@ class Experiment(_Section):
             probe_batch=spectrum.sequences,
         )
         train = {name: value for name, value in _fields(training).items() if name not in ("batch", "bptt")}
-        fraction = self.space.drop_fraction
+        shared = {name: value for name, value in _fields(pruning).items() if name != "sparsity"}
         return Plan(
             task=task,
             dense_task=replace(task, dropout=model.dense_dropout),
-            train=TrainConfig(**train, updates_per_epoch=self.pruning.updates_per_epoch),
-            sparsity=self.pruning.sparsity,
-            space=Space(_fields(self.space) | {"drop_fraction": Between(fraction.low, fraction.high, fraction.step)}),
+            train=TrainConfig(**train, **shared),
+            sparsity=pruning.sparsity,
+            space=self.space.space(),
             spectrum=SpectrumConfig(spectrum.state, spectrum.warmup),
             distance=spectrum.distance,
             **_fields(self.search),

@@ -16,7 +16,7 @@ from hyperpruning.training.epochs import EpochRecord
 
 PRUNABLE = 40_000
 TENSORS = {"encoder.weight": 1, "rnn.weight_ih_l0": 4, "rnn.weight_hh_l0": 4, "decoder.weight": 1}
-DROPS = ("magnitude", "signed_magnitude", "global_magnitude")
+SCOPES = ("tensor", "sign", "global")
 
 
 def identity(**changes: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def identity(**changes: Any) -> dict[str, Any]:
         "train": {"epochs": 10, "lr": 15.0, "clip": 0.25, "seed": 3, "updates_per_epoch": 4},
         "space": {
             "allocation": ["uniform", "er"],
-            "drop": list(DROPS),
+            "drop_scope": list(SCOPES),
             "redistribute": ["none", "nonzeros"],
             "drop_fraction": {"low": 0.3, "high": 0.8, "step": 0.1},
         },
@@ -54,7 +54,7 @@ def identity(**changes: Any) -> dict[str, Any]:
 def point(index: int) -> dict[str, str | float]:
     return {
         "allocation": ("uniform", "er")[index % 2],
-        "drop": DROPS[index % 3],
+        "drop_scope": SCOPES[index % 3],
         "redistribute": ("none", "nonzeros")[index // 2 % 2],
         "drop_fraction": round(0.3 + 0.1 * (index % 6), 1),
     }
@@ -77,7 +77,7 @@ def epoch_record(index: int | None, epoch: int, settings: dict[str, Any]) -> Epo
     rows = {} if index is None else TENSORS
     density = {name: [min(1.0, 0.2 + 0.05 * noise.random() + 0.01 * epoch)] * groups for name, groups in rows.items()}
     active = PRUNABLE if index is None else round(PRUNABLE * (1 - settings["sparsity"]))
-    return EpochRecord(epoch, loss + 0.1 if epoch else None, loss, active, density, 0.1, 1.5, tuple(spectrum))
+    return EpochRecord(epoch, loss + 0.1 if epoch else None, loss, active, density, 0.1, 0.5, 1.5, tuple(spectrum))
 
 
 def final_fact(name: str, index: int | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from invented import DROPS
+from invented import SCOPES
 
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.markup import code, escape, table
@@ -124,7 +124,7 @@ def test_the_same_run_gives_the_same_file_and_leaves_matplotlib_as_it_was(exhaus
 
 
 def test_what_comes_from_files_is_escaped(invent: Invent) -> None:
-    space = {"allocation": ["<b>er</b>"], "drop": list(DROPS)}
+    space = {"allocation": ["<b>er</b>"], "drop_scope": list(SCOPES)}
     page = report(invent("<i>run", until="header", space=space))
     assert "<b>er" not in page
     assert "<i>run" not in page

@@ -91,6 +91,8 @@ def test_densities(finished: Path) -> None:
     assert found is not None
     assert found.values.shape == (len(found.rows), len(found.epochs)) == (10, 11)
     assert found.rows[:2] == ("encoder", "layer 1 input, i")
+    assert found.churn == (0.1,) * len(found.epochs)
+    assert found.ever_active == (0.5,) * len(found.epochs)
     assert series.densities(run, "dense") is None
 
 

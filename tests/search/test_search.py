@@ -168,7 +168,7 @@ def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tm
 
 
 def test_a_pool_larger_than_the_space_is_refused(text, tmp_path):
-    space = {"drop": ("magnitude",), "grow": ("random",), "redistribute": ("none",), "allocation": ("er",)}
+    space = {"drop_scope": ("tensor",), "grow": ("random",), "redistribute": ("none",), "allocation": ("er",)}
     plan = small(text, space=space | {"drop_fraction": {"low": 0.3, "high": 0.5, "step": 0.1}}).plan()
     with pytest.raises(ValueError, match="the space has 3"):
         search(plan, tmp_path / "run", executor=Curves())

@@ -5,12 +5,12 @@ import math
 import pytest
 
 from hyperpruning.search.space import SAMPLERS, Between, Space, suggest
-from hyperpruning.sparsity.methods import composed
+from hyperpruning.sparsity.spelling import composed
 
 SPACE = Space(
     {
         "allocation": ("uniform", "er"),
-        "drop": ("magnitude", "signed_magnitude", "global_magnitude"),
+        "drop_scope": ("tensor", "sign", "global"),
         "grow": ("random", "gradient"),
         "drop_fraction": Between(0.3, 0.8, 0.1),
     }
@@ -18,7 +18,7 @@ SPACE = Space(
 
 
 def scored(points):
-    return [(point, float(point["drop_fraction"]) + (point["drop"] == "magnitude")) for point in points]
+    return [(point, float(point["drop_fraction"]) + (point["drop_scope"] == "tensor")) for point in points]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -51,7 +51,7 @@ def test_tpe_learns_from_what_it_is_told():
 
 
 def test_an_exhausted_space_gives_what_it_has():
-    space = Space({"drop": ("magnitude", "global_magnitude"), "drop_fraction": Between(0.3, 0.4, 0.1)})
+    space = Space({"drop_scope": ("tensor", "global"), "drop_fraction": Between(0.3, 0.4, 0.1)})
     assert space.size() == 4
     points = suggest(space, [], sampler=SAMPLERS["tpe"], seed=0, count=9)
     assert len(points) == 4

@@ -1,11 +1,12 @@
+import functools
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpruning.sparsity.methods import COMPONENTS
-
-ALLOCATIONS = COMPONENTS["allocation"]
+from hyperpruning.sparsity.allocations import ALLOCATIONS, erk, table, uniform_except
 
 LSTM = {  # 2 x 1500, vocabulary 10,000: the network of the published results
     "encoder": (10_000, 1500),
@@ -77,3 +78,44 @@ def test_er_of_the_published_lstm():
     densities = {name: counts[name] / shape.numel() for name, shape in shaped(LSTM).items()}
     assert round(densities["encoder"], 3) == 0.315
     assert round(densities["hh1"], 4) == 0.3425
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.7])
+def test_erk_is_the_formula_with_the_dense_layer_iteration(density, power):
+    shapes = shaped({"conv": (16, 8, 3, 3), "linear": (10, 64), "point": (16, 16, 1, 1)})
+    budget = round(density * sum(shape.numel() for shape in shapes.values()))
+    raw = {name: (sum(shape) / math.prod(shape)) ** power for name, shape in shapes.items()}
+    dense: set[str] = set()
+    while True:  # RigL's iteration, in real numbers
+        left = budget - sum(shapes[name].numel() for name in dense)
+        scale = left / sum(raw[name] * shapes[name].numel() for name in shapes if name not in dense)
+        full = {name for name in shapes if name not in dense and scale * raw[name] > 1}
+        if not full:
+            break
+        dense |= full
+    counts = functools.partial(erk, power=power)(shapes, budget)
+    assert sum(counts.values()) == budget
+    for name, shape in shapes.items():
+        expected = shape.numel() * (1.0 if name in dense else scale * raw[name])
+        assert abs(counts[name] - expected) < 1
+
+
+def test_for_matrices_erk_is_er():
+    assert ALLOCATIONS["erk"](shaped(LSTM), 21_780_000) == ALLOCATIONS["er"](shaped(LSTM), 21_780_000)
+
+
+def test_uniform_except_keeps_the_first_dense_or_those_named():
+    shapes = shaped({"a": (10, 10), "b": (10, 20), "c": (10, 20)})
+    assert ALLOCATIONS["uniform_except"](shapes, 200) == {"a": 100, "b": 50, "c": 50}
+    assert uniform_except(shapes, 250, dense=["b"]) == {"a": 17, "b": 200, "c": 33}
+    assert uniform_except(shapes, 100, dense=["b"]) == {"a": 20, "b": 40, "c": 40}  # b does not fit
+
+
+def test_a_table_is_followed():
+    shapes = shaped({"a": (10, 10), "b": (10, 20)})
+    mine = functools.partial(table, counts={"a": 90, "b": 20})
+    assert mine(shapes, 110) == {"a": 90, "b": 20}
+    assert sum(mine(shapes, 200).values()) == 200
+    with pytest.raises(ValueError, match="'b' is missing"):
+        table(shapes, 110, counts={"a": 3})

@@ -1,138 +1,254 @@
+"""The parts of a method, each by hand."""
+
+import functools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hyperpruning.sparsity.methods import COMPONENTS
-from hyperpruning.sparsity.redistributions import growth_quotas
-
-DROPS, GROWTHS, REDISTRIBUTIONS = COMPONENTS["drop"], COMPONENTS["grow"], COMPONENTS["redistribute"]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def layer(values):
-    """One tensor, of which the non-zero entries are active."""
-    weight = torch.tensor([values])
-    return {"w": weight}, {"w": weight != 0}
-
-
-def survivors(name, values, fraction):
-    parameters, masks = layer(values)
-    kept = DROPS[name](parameters, masks, fraction)["w"]
-    return parameters["w"][kept].tolist()
-
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS, growth_quotas
+from hyperpruning.sparsity.regrown import REGROWN
+from hyperpruning.sparsity.scopes import DROP_SCOPES
+from hyperpruning.sparsity.scores import DROPS, GROWTHS, gradient, lamp, magnitude_gradient
+from hyperpruning.sparsity.updates import exchange, grow
+from hyperpruning.sparsity.views import GRANULARITIES, Granularity
+from pruned import generator, view, views
 
 EMPTY = [0.0] * 6
+FREE = {"floor": 0.0, "ceiling": 1.0}
 
 
-def test_magnitude_drops_the_smallest():
-    assert survivors("magnitude", [5.0, -1, 2, -4, 3, *EMPTY], 0.5) == [5, -4, 3]
+def kept(method, shown, fraction):
+    """What an update leaves of each tensor."""
+    targets = {name: int(one.chosen(one.mask).count_nonzero()) for name, one in shown.items()}
+    return exchange(method, shown, targets, fraction, {}, generator())[0]
 
 
-def test_signed_magnitude_drops_each_sign_next_to_zero():
+def survivors(scope, values, fraction):
+    shown = {"w": view([values])}
+    return shown["w"].weight[kept(Method(drop_scope=DROP_SCOPES[scope]), shown, fraction)["w"]].tolist()
+
+
+def test_a_tensor_drops_its_smallest():
+    assert survivors("tensor", [5.0, -1, 2, -4, 3, *EMPTY], 0.5) == [5, -4, 3]
+
+
+def test_the_signs_drop_each_next_to_zero():
     # magnitude would take 1, 2 and 3; SET takes a third of the positives and a third of the negatives
     values = [1.0, 2.0, 3.0, -30.0, -10.0, -20.0, *EMPTY]
-    assert survivors("signed_magnitude", values, 0.34) == [2, 3, -30, -20]
-    assert survivors("magnitude", values, 0.5) == [-30, -10, -20]
-    assert survivors("signed_magnitude", values, 0.67) == [3, -30]
+    assert survivors("sign", values, 0.34) == [2, 3, -30, -20]
+    assert survivors("tensor", values, 0.5) == [-30, -10, -20]
+    assert survivors("sign", values, 0.67) == [3, -30]
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_signed_magnitude_with_one_sign_only(sign):
+def test_the_signs_with_one_sign_only(sign):
     values = [sign * v for v in (1.0, 4.0, 2.0, 3.0)]
-    assert survivors("signed_magnitude", [*values, *EMPTY], 0.5) == [4 * sign, 3 * sign]
+    assert survivors("sign", [*values, *EMPTY], 0.5) == [4 * sign, 3 * sign]
 
 
-def test_global_magnitude_ranks_all_tensors_together():
-    parameters = {"small": torch.tensor([[1.0, 2.0, 3.0, 0.0]]), "large": torch.tensor([[4.0, 5.0, 0.0, 0.0]])}
-    masks = {name: weight != 0 for name, weight in parameters.items()}
-    kept = DROPS["global_magnitude"](parameters, masks, 0.6)  # floor(0.6 * 5) = 3
-    assert {name: int(mask.sum()) for name, mask in kept.items()} == {"small": 0, "large": 2}
+def test_a_global_drop_ranks_all_tensors_together():
+    shown = views(small=[[1.0, 2.0, 3.0, 0.0]], large=[[4.0, 5.0, 0.0, 0.0]])
+    left = kept(Method(drop_scope=DROP_SCOPES["global"]), shown, 0.6)  # floor(0.6 * 5) = 3
+    assert {name: int(mask.sum()) for name, mask in left.items()} == {"small": 0, "large": 2}
 
 
-@pytest.mark.parametrize("name", DROPS)
+def test_gates_drop_for_themselves():
+    shown = {"w": view([[9.0, 8.0, 0, 0], [7.0, 6.0, 0, 0], [1.0, 2.0, 0, 0], [3.0, 4.0, 0, 0]], gates=2)}
+    left = kept(Method(drop_scope=DROP_SCOPES["gate"]), shown, 0.5)["w"]
+    assert left.int().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("scope", DROP_SCOPES)
 @given(st.integers(0, 2**16), st.floats(0.01, 0.99), st.floats(0, 1))
-def test_every_drop_takes_a_subset_of_the_right_size(name, seed, fraction, density):
+def test_every_scope_drops_a_subset_of_the_right_size(scope, seed, fraction, density):
     source = generator(seed)
-    parameters = {n: torch.randn(size, generator=source).round() for n, size in (("a", (7, 9)), ("b", (4, 5)))}
-    masks = {n: torch.rand(w.shape, generator=source) < density for n, w in parameters.items()}
-    kept = DROPS[name](parameters, masks, fraction)
-    groups = [list(masks)] if name == "global_magnitude" else [[n] for n in masks]
-    assert not any((kept[n] & ~masks[n]).any() for n in masks)
-    for group in groups:
-        active = sum(int(masks[n].sum()) for n in group)
-        empty = sum(masks[n].numel() for n in group) - active
-        dropped = active - sum(int(kept[n].sum()) for n in group)
-        assert dropped == min(int(fraction * active), empty)
+    weights = {name: torch.randn(size, generator=source).round() for name, size in (("a", (6, 9)), ("b", (4, 5)))}
+    masks = {name: torch.rand(w.shape, generator=source) < density for name, w in weights.items()}
+    shown = {name: view(w * masks[name], masks[name], name=name, gates=2) for name, w in weights.items()}
+    left = kept(Method(drop_scope=DROP_SCOPES[scope]), shown, fraction)
+    assert not any((left[name] & ~masks[name]).any() for name in masks)
+    for group in [list(masks)] if scope == "global" else [[name] for name in masks]:
+        active = sum(int(masks[name].sum()) for name in group)
+        empty = sum(masks[name].numel() for name in group) - active
+        assert active - sum(int(left[name].sum()) for name in group) == min(int(fraction * active), empty)
 
 
-def test_of_equal_weights_the_first_stay():
-    for name in DROPS:
-        parameters, masks = layer([2.0, 2.0, 2.0, 2.0, *EMPTY])
-        assert DROPS[name](parameters, masks, 0.5)["w"].tolist()[0][:4] == [True, True, False, False]
+@pytest.mark.parametrize("scope", ["tensor", "global", "sign"])
+def test_of_equal_weights_the_first_stay(scope):
+    shown = {"w": view([[2.0, 2.0, 2.0, 2.0, *EMPTY]])}
+    assert kept(Method(drop_scope=DROP_SCOPES[scope]), shown, 0.5)["w"].tolist()[0][:4] == [True, True, False, False]
+
+
+def test_drop_scores():
+    one = view([[3.0, -2.0, 1.0, 0.0]], gradient=[[0.0, 4.0, -9.0, 5.0]])
+    assert DROPS["taylor"](one).tolist() == [[0, 8, 9, 0]]
+    assert DROPS["magnitude_gradient"](one).tolist() == [[3, 6, 10, 5]]
+    assert functools.partial(magnitude_gradient, weight=0.5)(one).tolist() == [[3, 4, 5.5, 2.5]]
+    assert DROPS["random"](one) is None
+
+
+def test_lamp_is_its_formula():
+    weights = torch.randn(5, 7, generator=generator(2))
+    weights[1, :3] = weights[0, 0]  # equal ones share a score
+    weights[2:4] = 0
+    squares = weights.double().square()
+    expected = torch.stack([w2 / squares[squares >= w2].sum() for w2 in squares.flatten()]).view(5, 7)
+    torch.testing.assert_close(lamp(view(weights)).double(), expected, rtol=1e-6, atol=0)
+    assert int((lamp(view(weights)) == 1).sum()) == 1  # the largest, which a global choice therefore never empties
+
+
+def grown(rule, shown, left, count):
+    method = Method(grow=GROWTHS[rule])
+    return grow(method, shown, {n: m.reshape(-1) for n, m in left.items()}, dict.fromkeys(shown, count), generator())
 
 
 def test_random_growth_reaches_every_empty_position():
-    kept = torch.tensor([[True, False, False, True, False]])
-    weight = nn.Parameter(torch.zeros(1, 5))
-    source = generator()
-    seen = sum(GROWTHS["random"](weight, kept, 1, source).int() for _ in range(60))
-    assert (seen > 0).tolist() == (~kept).tolist()  # a position is missed with probability (2/3)^60 = 3e-11
+    left = torch.tensor([[True, False, False, True, False]])
+    shown = {"w": view(torch.zeros(1, 5), left)}
+    source, method = generator(), Method()
+    seen = sum(grow(method, shown, {"w": left.view(-1)}, {"w": 1}, source)["w"].int() for _ in range(60))
+    assert (seen > 0).tolist() == (~left).tolist()  # a position is missed with probability (2/3)^60 = 3e-11
 
 
 def test_gradient_growth_takes_the_steepest():
-    weight = nn.Parameter(torch.zeros(1, 5))
-    weight.grad = torch.tensor([[9.0, -4.0, 3.0, 2.0, -5.0]])
-    kept = torch.tensor([[True, False, False, False, False]])
-    grown = GROWTHS["gradient"](weight, kept, 2, generator())
-    assert grown.tolist() == [[False, True, False, False, True]]
+    left = torch.tensor([[True, False, False, False, False]])
+    shown = {"w": view(torch.zeros(1, 5), left, gradient=[[9.0, -4.0, 3.0, 2.0, -5.0]])}
+    assert grown("gradient", shown, {"w": left}, 2)["w"].tolist() == [[False, True, False, False, True]]
+
+
+def test_growth_by_the_average_gradient_takes_its_steepest():
+    left = torch.tensor([[True, False, False, False]])
+    shown = {"w": view(torch.zeros(1, 4), left, average=torch.tensor([[9.0, 1.0, -3.0, 2.0]]))}
+    assert grown("gradient_average", shown, {"w": left}, 1)["w"].tolist() == [[False, False, True, False]]
+
+
+def test_what_has_never_been_active_grows_first():
+    left, ever = torch.zeros(1, 8, dtype=torch.bool), torch.tensor([[True] * 5 + [False] * 3])
+    shown = {"w": view(torch.zeros(1, 8), left, ever=ever)}
+    assert grown("unfired", shown, {"w": left}, 3)["w"].equal(~ever)
+    assert int((grown("unfired", shown, {"w": left}, 5)["w"] & ever).sum()) == 2
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_gradient_growth_fills_up_at_random(sparse):
     embedding = nn.Embedding(50, 4, sparse=sparse)
     embedding(torch.tensor([3])).square().sum().backward()  # one row has gradients
-    kept = torch.zeros(50, 4, dtype=torch.bool)
-    grown = GROWTHS["gradient"](embedding.weight, kept, 30, generator())
-    assert int(grown.sum()) == 30
-    assert grown[3].all()
+    left = torch.zeros(50, 4, dtype=torch.bool)
+    shown = {"w": view(embedding.weight.detach(), left)}
+    shown["w"].parameter.grad = embedding.weight.grad
+    found = grown("gradient", shown, {"w": left}, 30)["w"]
+    assert int(found.sum()) == 30
+    assert found[3].all()
 
 
 def test_gradient_growth_without_gradients_says_so():
-    with pytest.raises(ValueError, match=r"before optimizer.zero_grad\(\)"):
-        GROWTHS["gradient"](nn.Parameter(torch.zeros(2, 2)), torch.zeros(2, 2, dtype=torch.bool), 1, generator())
+    with pytest.raises(ValueError, match=r"'w' has none; call step\(\) after .* before optimizer.zero_grad\(\)"):
+        gradient(view(torch.zeros(2, 2)))
+
+
+def test_gradient_growth_explains_when_gradients_never_reach_what_is_pruned():
+    mask = torch.rand(12, 12, generator=generator()) < 0.4
+    slopes = torch.randn(12, 12, generator=generator(1))
+    with pytest.raises(ValueError, match="multiply no mask into the forward pass"):
+        gradient(view(mask.float(), gradient=slopes * mask))
+    assert gradient(view(mask.float(), gradient=slopes)).values.equal(slopes.view(-1))
+    rows = slopes * (torch.arange(12) < 1)[:, None] * mask  # a single row: too little to say
+    assert gradient(view(mask.float(), gradient=rows)).values.equal(rows.view(-1))
+
+
+def test_gates_grow_in_equal_parts():
+    left = torch.zeros(8, 5, dtype=torch.bool)
+    left[:2] = True  # the first gate is full
+    shown = {"w": view(torch.zeros(8, 5), left, gates=4)}
+    method = Method(grow_scope=DROP_SCOPES["gate"])
+    found = grow(method, shown, {"w": left.view(-1)}, {"w": 12}, generator())["w"]
+    assert found.view(4, -1).sum(dim=1).tolist() == [0, 4, 4, 4]
+
+
+def test_global_growth_lets_tensors_compete():
+    shown = {
+        "flat": view(torch.zeros(1, 4), gradient=[[1.0, 2.0, 1.0, 1.0]], name="flat"),
+        "steep": view(torch.zeros(1, 4), gradient=[[5.0, 6.0, 7.0, 0.5]], name="steep"),
+    }
+    method = Method(grow=gradient, grow_scope=DROP_SCOPES["global"])
+    found = grow(method, shown, dict.fromkeys(shown, torch.zeros(4, dtype=torch.bool)), {"flat": 4, "steep": 0}, None)
+    assert found["flat"].int().tolist() == [[0, 1, 0, 0]]
+    assert found["steep"].int().tolist() == [[1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("name", ["row", "column", "block_4x4"])
+def test_units_are_pruned_whole(name):
+    unit = GRANULARITIES[name].unit(torch.Size((8, 12)))
+    weights = torch.arange(1.0, 97).view(8, 12)
+    shown = {"w": view(weights, torch.ones(8, 12), unit=unit)}
+    one = shown["w"]
+    half = one.units // 2
+    left = exchange(Method(granularity=GRANULARITIES[name]), shown, {"w": half}, 0.0, {}, generator())[0]["w"]
+    assert one.spread(one.chosen(left)).equal(left)
+    assert int(left.sum()) * one.units == half * 96
+    expected = one.pooled(weights).topk(half).indices
+    assert sorted(one.chosen(left).nonzero().squeeze(1).tolist()) == sorted(expected.tolist())
+
+
+def test_n_of_m_holds_in_every_group_through_an_exchange():
+    granularity = Granularity(keep=2, of=4)
+    weights = torch.tensor([[9.0, 8, 0, 0, 1, 2, 0, 0]])
+    shown = {"w": view(weights, gradient=[[1.0, 1, 2, 3, 4, 4, 5, 6]])}
+    method = Method(granularity=granularity, grow=gradient)
+    left, new = exchange(method, shown, {"w": 4}, 0.5, {}, generator())
+    assert left["w"].int().tolist() == [[1, 1, 0, 0, 0, 0, 0, 0]]  # the smallest of the tensor
+    assert new["w"].int().tolist() == [[0, 0, 0, 0, 0, 0, 1, 1]]  # and as many again in its group
+
+
+def test_sizes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="must divide into 4 x 4 blocks, and 6 x 8 does not"):
+        GRANULARITIES["block_4x4"].unit(torch.Size((6, 8)))
+    with pytest.raises(ValueError, match="groups of 4 in a row, and 8 x 6 does not"):
+        GRANULARITIES["two_of_four"].unit(torch.Size((8, 6)))
 
 
 def test_shares():
-    parameters = {"a": torch.tensor([[1.0, -3.0, 100.0]]), "b": torch.tensor([[5.0, 5.0, 5.0]])}
-    kept = {"a": torch.tensor([[True, True, False]]), "b": torch.zeros(1, 3, dtype=torch.bool)}
-    dropped = {"a": 1, "b": 2}
-    shares = {name: share(parameters, kept, dropped) for name, share in REDISTRIBUTIONS.items()}
-    assert shares["none"] == {"a": 1, "b": 2}
-    assert shares["nonzeros"] == {"a": 2, "b": 0}
-    assert shares["magnitude"] == {"a": 2, "b": 0}
+    momentum = {"momentum_buffer": torch.tensor([[4.0, 2.0, 9.0]])}
+    shown = {
+        "a": view([[1.0, -3.0, 100.0]], gradient=[[2.0, 4.0, 8.0]], optimizer=momentum),
+        "b": view([[5.0, 5.0, 5.0]], gradient=[[1.0, 1.0, 1.0]], optimizer=momentum),
+    }
+    left = {"a": torch.tensor([[True, True, False]]), "b": torch.zeros(1, 3, dtype=torch.bool)}
+    found = {name: share(shown, left, {"a": 1, "b": 2}) for name, share in REDISTRIBUTIONS.items()}
+    assert found == {
+        "none": {"a": 1, "b": 2},
+        "nonzeros": {"a": 2, "b": 0},
+        "magnitude": {"a": 2, "b": 0},
+        "gradient": {"a": 3, "b": 0},
+        "momentum": {"a": 3, "b": 0},
+        "size": {"a": 3, "b": 3},
+    }
 
 
-def masks_of(counts, size):
-    return {name: torch.arange(size) < count for name, count in counts.items()}
+def test_momentum_of_adam_and_of_none():
+    adam = {"exp_avg": torch.tensor([[2.0]]), "exp_avg_sq": torch.tensor([[4.0]])}
+    assert view([[1.0]], optimizer=adam).momentum.item() == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="give SGD a momentum"):
+        _ = view([[1.0]]).momentum
+
+
+def quotas(shares, survivors, lost, **limits):
+    return growth_quotas(shares, survivors, lost, dict.fromkeys(survivors, 100), **limits)
 
 
 def test_limits_hold_tensors_back():
-    kept, dropped = masks_of({"rich": 60, "poor": 4}, 100), {"rich": 20, "poor": 16}
-    free = growth_quotas({"rich": 1.0, "poor": 0.0}, kept, dropped, floor=0, ceiling=1)
-    assert free == {"rich": 36, "poor": 0}
-    limited = growth_quotas({"rich": 1.0, "poor": 0.0}, kept, dropped, floor=0.1, ceiling=0.9)
-    assert limited == {"rich": 30, "poor": 6}
+    survivors, lost = {"rich": 60, "poor": 4}, {"rich": 20, "poor": 16}
+    assert quotas({"rich": 1.0, "poor": 0.0}, survivors, lost, **FREE) == {"rich": 36, "poor": 0}
+    assert quotas({"rich": 1.0, "poor": 0.0}, survivors, lost, floor=0.1, ceiling=0.9) == {"rich": 30, "poor": 6}
 
 
 def test_a_tensor_beyond_a_limit_may_stay_but_go_no_further():
-    kept, dropped = masks_of({"rich": 90, "poor": 1}, 100), {"rich": 9, "poor": 2}
-    to_rich = growth_quotas({"rich": 1.0, "poor": 0.0}, kept, dropped, floor=0.1, ceiling=0.5)
-    assert to_rich == {"rich": 9, "poor": 2}
+    survivors, lost = {"rich": 90, "poor": 1}, {"rich": 9, "poor": 2}
+    assert quotas({"rich": 1.0, "poor": 0.0}, survivors, lost, floor=0.1, ceiling=0.5) == {"rich": 9, "poor": 2}
 
 
 @given(
@@ -141,17 +257,18 @@ def test_a_tensor_beyond_a_limit_may_stay_but_go_no_further():
     st.floats(0.51, 1),
 )
 def test_quotas_always_fit(rows, floor, ceiling):
-    kept = masks_of({f"t{i}": row[0] for i, row in enumerate(rows)}, 100)
-    dropped = {f"t{i}": row[1] for i, row in enumerate(rows)}
-    shares = {f"t{i}": row[2] for i, row in enumerate(rows)}
-    quotas = growth_quotas(shares, kept, dropped, floor=floor, ceiling=ceiling)
-    assert sum(quotas.values()) == sum(dropped.values())
-    assert all(0 <= quotas[n] <= 100 - int(kept[n].sum()) for n in kept)
+    survivors, lost, shares = ({f"t{i}": row[k] for i, row in enumerate(rows)} for k in range(3))
+    found = quotas(shares, survivors, lost, floor=floor, ceiling=ceiling)
+    assert sum(found.values()) == sum(lost.values())
+    assert all(0 <= found[name] <= 100 - survivors[name] for name in found)
+    assert quotas(lost, survivors, lost, floor=0.02, ceiling=0.98) == lost  # without redistribution
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=5))
-def test_without_redistribution_each_tensor_gets_back_what_it_lost(rows):
-    kept = masks_of({f"t{i}": row[0] for i, row in enumerate(rows)}, 100)
-    dropped = {f"t{i}": row[1] for i, row in enumerate(rows)}
-    shares = REDISTRIBUTIONS["none"]({}, kept, dropped)
-    assert growth_quotas(shares, kept, dropped, floor=0.02, ceiling=0.98) == dropped
+def test_what_a_new_weight_begins_with():
+    one = view([[2.0, -4.0, 7.0, 0.0]])
+    left, new = torch.tensor([[True, True, False, False]]), torch.tensor([[False, False, True, True]])
+    assert REGROWN["zero"](one, left, new) == 0
+    assert REGROWN["keep"](one, left, new) is None
+    drawn = REGROWN["random"](one, left, new)
+    assert drawn.abs().max() <= 3
+    assert len(drawn.unique()) == 4

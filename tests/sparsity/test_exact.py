@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpruning.sparsity.exact import apportion, largest, sample, within
+from hyperpruning.sparsity import exact
+from hyperpruning.sparsity.exact import apportion, counted, largest, largest_of_each, sample, within
 
 
 def generator(seed=0):
@@ -80,30 +81,90 @@ def test_apportion_refuses_the_impossible():
         apportion(1, {"a": float("nan")}, {"a": 0}, {"a": 6})
 
 
-@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.5]), max_size=40), st.integers(0, 40))
-def test_largest_is_the_head_of_a_stable_sort(scores, count):
-    count = min(count, len(scores))
-    expected = np.zeros(len(scores), dtype=bool)
-    expected[np.argsort(-np.array(scores), kind="stable")[:count]] = True
-    assert largest(torch.tensor(scores), count).tolist() == expected.tolist()
+def head(scores, eligible, count):
+    """The choice as a stable sort makes it."""
+    places = np.flatnonzero(eligible)
+    chosen = np.zeros(len(scores), dtype=bool)
+    chosen[places[np.argsort(-scores[places].astype(np.float64), kind="stable")[:count]]] = True
+    return chosen
 
 
-@pytest.mark.parametrize("size", [0, 1, 10, 1024, 1025, 5000, 100_000])
-def test_sample_is_exact_and_repeatable(size):
-    for count in {0, min(1, size), size // 3, max(size - 1, 0), size}:
-        chosen = sample(size, count, generator(count))
-        assert chosen.shape == (size,)
+@given(
+    st.lists(st.tuples(st.sampled_from([-2.0, -0.0, 0.0, 1.0, 3.5]), st.booleans()), max_size=40), st.integers(0, 40)
+)
+def test_largest_is_the_head_of_a_stable_sort(rows, count):
+    scores, eligible = np.array([row[0] for row in rows], dtype=np.float32), np.array([row[1] for row in rows], bool)
+    count = min(count, int(eligible.sum()))
+    cut = len(rows) // 3  # two tensors that compete
+    parts = [[torch.tensor(values[:cut]), torch.tensor(values[cut:])] for values in (scores, eligible)]
+    assert torch.cat(largest(*parts, count)).tolist() == head(scores, eligible, count).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["normal", "ties", "one"])
+def test_many_are_chosen_like_few(dtype, kind, monkeypatch):
+    monkeypatch.setattr(exact, "CHUNK", 20_000)
+    scores = torch.randn(70_000, generator=generator(1), dtype=torch.float64)
+    if kind == "ties":
+        scores = scores.round()
+        scores[scores == 0] *= -1  # zeros of both signs are equal
+    scores = (torch.ones(70_000) if kind == "one" else scores).to(dtype)
+    eligible = torch.rand(70_000, generator=generator(2)) < 0.6
+    for count in (0, 1, 777, 30_000, int(eligible.sum())):
+        found = largest(scores.split([30_000, 40_000]), eligible.split([30_000, 40_000]), count)
+        expected = head(scores.float().numpy() if dtype == torch.bfloat16 else scores.numpy(), eligible.numpy(), count)
+        assert torch.cat(found).equal(torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("wave", [0.0, 1.0, 100.0])
+def test_a_misleading_sample_costs_time_only(wave, monkeypatch):
+    monkeypatch.setattr(exact, "SAMPLE", 500)  # every 141st entry is seen, and these are larger the higher the wave
+    scores = torch.randn(70_000, generator=generator(1))
+    scores[::141] += wave
+    eligible = torch.rand(70_000, generator=generator(2)) < 0.6
+    for count in (100, 20_000, 41_000):
+        (found,) = largest([scores], [eligible], count)
+        assert found.equal(torch.from_numpy(head(scores.numpy(), eligible.numpy(), count)))
+
+
+@pytest.mark.parametrize("size", [0, 7, 70_000, 1_000_001])
+def test_many_are_counted_like_few(size):
+    mask = torch.rand(size + 3, generator=generator(size)) < 0.9
+    for part in (mask, mask[3:], ~mask, torch.ones_like(mask)):  # also where memory is not aligned
+        assert counted(part) == int(part.sum())
+
+
+def test_largest_of_each_chooses_in_every_group():
+    scores = torch.tensor([4.0, 3, 2, 1, 5, 5, 5, 5])
+    eligible = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1]).bool()
+    assert largest_of_each(scores, eligible, torch.tensor([1, 3])).int().tolist() == [0, 1, 0, 0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("size", [0, 1, 10, 65_536, 65_537, 200_000])
+@pytest.mark.parametrize("part", [0.02, 0.5, 1.0])
+def test_sample_is_exact_and_repeatable(size, part):
+    eligible = torch.rand(size, generator=generator(3)) < part
+    places = int(eligible.sum())
+    for count in {0, min(1, places), places // 3, max(places - 1, 0), places}:
+        chosen = sample(eligible, count, generator(count))
         assert int(chosen.sum()) == count
-        assert torch.equal(chosen, sample(size, count, generator(count)))
+        assert not (chosen & ~eligible).any()
+        assert torch.equal(chosen, sample(eligible, count, generator(count)))
 
 
-@pytest.mark.parametrize("size", [6, 1030])
-def test_sample_is_uniform(size):
-    draws = 2000
-    source = generator()
-    hits = sum(sample(size, size // 3, source).double() for _ in range(draws))
-    # each count is binomial with mean n/3: 6 standard deviations of 1030 entries leave a chance of 2e-6
-    assert (hits - draws / 3).abs().max() < 6 * (draws * 2 / 9) ** 0.5
+@pytest.mark.parametrize("size", [6, 100])
+@pytest.mark.parametrize("part", [0.02, 0.7])
+def test_sample_is_uniform(size, part, monkeypatch):
+    monkeypatch.setattr(exact, "SMALL", 50)  # 100 are many then
+    draws, source = 4000, generator()
+    eligible = torch.ones(size, dtype=torch.bool)
+    eligible[0] = False
+    count = max(1, round(part * (size - 1)))
+    hits = sum(sample(eligible, count, source).double() for _ in range(draws))
+    chance = count / (size - 1)
+    assert hits[0] == 0
+    # each count is binomial: 5 standard deviations of 100 entries leave a chance of 6e-5, with this seed none
+    assert (hits[1:] - draws * chance).abs().max() <= 5 * (draws * chance * (1 - chance)) ** 0.5
 
 
 def test_within_places_a_choice():

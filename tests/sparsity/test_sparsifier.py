@@ -5,8 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from hyperpruning.sparsity.methods import METHODS, composed
-from hyperpruning.sparsity.sparsifier import Sparsifier, density
+from hyperpruning.sparsity.costs import multiply_adds
+from hyperpruning.sparsity.masking import density
+from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.sparsity.spelling import composed
 
 RIGL = METHODS["rigl"]
 
@@ -14,6 +17,15 @@ RIGL = METHODS["rigl"]
 def two_layers():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 10))
+
+
+def context(model):
+    """What some methods need to know."""
+
+    def loss():
+        return model(torch.ones(1, 20)).square().sum()
+
+    return {"total_steps": 40, "row_groups": {"0.weight": 4, "2.weight": 4}, "calibration": loss}
 
 
 def train(model, sparsifier, steps, optimizer=None):
@@ -128,16 +140,19 @@ def test_a_step_without_update_keeps_the_weights_at_zero():
 
 def test_sparsity_zero_leaves_the_model_dense_through_updates():
     for method in METHODS.values():
-        model = two_layers()
-        sparsifier = Sparsifier(model, None, method, sparsity=0.0, interval=1)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(20, 40), nn.Tanh(), nn.Linear(40, 12))
+        if method.granularity.of:
+            continue  # has a sparsity of its own
+        sparsifier = Sparsifier(model, None, method, sparsity=0.0, interval=1, **context(model))
         assert all(not update or sum(update.dropped.values()) == 0 for update in train(model, sparsifier, 3))
-        assert model[0].weight.count_nonzero() == 600
+        assert model[0].weight.count_nonzero() == 800
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.02])
 def test_only_the_floor_keeps_a_global_drop_from_emptying_a_tensor(floor):
     model = two_layers()
-    method = composed({"drop": "global_magnitude", "redistribute": "nonzeros", "floor": floor, "interval": 1})
+    method = composed({"drop_scope": "global", "redistribute": "nonzeros", "floor": floor, "interval": 1})
     sparsifier = Sparsifier(model, None, method, sparsity=0.5)
     with torch.no_grad():
         model[2].weight.mul_(1e-6)
@@ -162,7 +177,9 @@ def test_a_sparsity_outside_its_range_is_refused(sparsity):
 
 def test_a_sparsity_that_empties_a_tensor_is_refused_with_the_most_that_fits():
     model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 1))
-    with pytest.raises(ValueError, match=r"0.999 leaves '1.weight' none of its 100; give at most 0.99\d+") as error:
+    with pytest.raises(
+        ValueError, match=r"0.999 leaves none in '1.weight' \(100 weights\); give at most 0.99\d+ or"
+    ) as error:
         Sparsifier(model, None, METHODS["static"], sparsity=0.999)
     most = float(str(error.value).split("at most ")[1].split()[0])
     assert min(int(m.sum()) for m in Sparsifier(model, None, METHODS["static"], sparsity=most).masks.values()) == 1
@@ -214,6 +231,183 @@ def test_the_state_holds_tensors_and_plain_types_and_is_a_copy():
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    assert set(torch.load(file, weights_only=True)) == {"step", "masks", "generator"}
+    assert set(torch.load(file, weights_only=True)) == {"step", "target", "masks", "ever", "memory", "generator"}
     state["masks"]["0.weight"].zero_()
     assert sparsifier.masks["0.weight"].any()
+
+
+def test_a_parameter_that_was_replaced_is_noticed():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, RIGL, sparsity=0.5)
+    model[2].weight = nn.Parameter(torch.zeros(10, 30))
+    with pytest.raises(RuntimeError, match=r"'2.weight' is another one now; make the Sparsifier after"):
+        sparsifier.step()
+
+
+def test_a_falling_density_needs_an_end():
+    for name in ("gmp", "iss-p"):
+        with pytest.raises(ValueError, match="end at a time; give total_steps"):
+            Sparsifier(two_layers(), None, METHODS[name], sparsity=0.5)
+
+
+def test_a_cubic_density_is_met_to_the_weight_and_arrives_whatever_the_interval():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, METHODS["gmp"], sparsity=0.9, total_steps=80, interval=17)
+    assert sparsifier.budget == 900
+    found = {}
+    for step, update in enumerate(train(model, sparsifier, 80), 1):
+        if update:
+            found[step] = sparsifier.budget
+            assert not any(update.grown.values())
+    assert found == {step: round(900 * (0.1 + 0.9 * (1 - min(1, step / 60)) ** 3)) for step in (17, 34, 51, 60)}
+
+
+def test_one_shot_prunes_once():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, METHODS["magnitude"], sparsity=0.9, total_steps=40, interval=1)
+    updates = [update for update in train(model, sparsifier, 40) if update]
+    assert [update.step for update in updates] == [20]
+    assert updates[0].active == {"0.weight": 60, "2.weight": 30}
+
+
+def test_imp_takes_the_same_part_each_round_and_rewinds():
+    model = two_layers()
+    begun = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    method = dataclasses.replace(METHODS["imp"], density_until=0.6, stop=0.6)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.875, total_steps=50, interval=10)
+    budgets = []
+    for update in train(model, sparsifier, 50, optimizer):
+        if update:
+            budgets.append(sparsifier.budget)
+            masks = sparsifier.masks
+            for name, parameter in model.named_parameters():
+                assert parameter.equal(begun[name] * masks[name] if name in masks else begun[name])
+                assert not optimizer.state[parameter]["momentum_buffer"].any()
+    assert budgets == [450, 225, 112]
+
+
+def test_imp_can_rewind_to_a_later_step():
+    model = two_layers()
+    method = dataclasses.replace(METHODS["imp"], rewind=3)
+    sparsifier = Sparsifier(model, None, method, sparsity=0.5, total_steps=40, interval=10)
+    steps = train(model, sparsifier, 10)
+    for _ in range(3):
+        next(steps)
+    early = model[0].weight.detach().clone()
+    list(steps)
+    assert model[0].weight.equal(early * sparsifier.masks["0.weight"])
+
+
+def test_pruned_weights_fade_until_half_time_and_may_return():
+    model = two_layers()
+    method = dataclasses.replace(METHODS["iss-p"], fade=0.5)
+    sparsifier = Sparsifier(model, None, method, sparsity=0.6, total_steps=12, interval=2)
+    mask, before = sparsifier.masks["0.weight"].clone(), model[0].weight.detach().clone()
+    assert before.count_nonzero() == 600
+    sparsifier.step()
+    torch.testing.assert_close(model[0].weight.detach(), torch.where(mask, before, before / 2))
+    with sparsifier.hardened():
+        assert torch.equal(model[0].weight != 0, mask)
+    assert model[0].weight.count_nonzero() == 600
+    with torch.no_grad():
+        model[0].weight[~mask] = 9.0  # they have grown: ranked anew, the first 240 of them are kept
+    sparsifier.step()
+    assert not (sparsifier.masks["0.weight"] & mask).any()
+    for _ in range(5):
+        sparsifier.step()
+    assert torch.equal(model[0].weight != 0, sparsifier.masks["0.weight"])
+    assert sparsifier.budget == 360
+
+
+def test_what_has_been_active_is_counted():
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, METHODS["set"], sparsity=0.5, interval=1)
+    ever = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    for update in train(model, sparsifier, 5):
+        for name, mask in sparsifier.masks.items():
+            ever[name] |= mask
+        assert update.ever_active == sum(int(one.sum()) for one in ever.values()) / 900
+        assert update.churn == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_budget_of_multiply_adds_leaves_the_embedding_dense_unless_it_is_tied():
+    class Model(nn.Module):
+        def __init__(self, tied):
+            super().__init__()
+            self.encoder, self.decoder = nn.Embedding(50, 10), nn.Linear(10, 50)
+            if tied:
+                self.decoder.weight = self.encoder.weight
+
+    for tied, names in ((False, ["decoder.weight"]), (True, ["encoder.weight"])):
+        model = Model(tied)
+        sparsifier = Sparsifier(model, None, RIGL, sparsity=0.5, cost=multiply_adds(model))
+        assert list(sparsifier.masks) == names
+        assert sparsifier.budget == 250
+
+
+def test_a_budget_of_multiply_adds_counts_the_positions_of_a_convolution():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 10))
+    images = torch.randn(2, 1, 6, 6)
+    cost = multiply_adds(model, images)
+    assert {name: cost(name, parameter) for name, parameter in model.named_parameters()} == {
+        "0.weight": 16,
+        "0.bias": 0,
+        "2.weight": 1,
+        "2.bias": 0,
+    }
+    sparsifier = Sparsifier(model, None, RIGL, sparsity=0.75, cost=cost, interval=1)
+    whole = 36 * 16 + 640
+    assert sparsifier.plan.whole == whole
+    assert whole / 4 - 16 < sparsifier.budget <= whole / 4  # a weight of the convolution costs 16
+    before = sparsifier.budget
+    for step in range(5):
+        model(images + step).square().sum().backward()
+        assert sparsifier.step() is not None
+        assert sparsifier.budget == before
+    with pytest.raises(ValueError, match="give multiply_adds an example"):
+        multiply_adds(model)
+    with pytest.raises(ValueError, match=r"must cost the same, .* 16 in '0.weight', 1 in '2.weight'"):
+        Sparsifier(model, None, METHODS["dsr"], sparsity=0.5, cost=cost)
+
+
+def test_n_of_m_has_one_sparsity():
+    with pytest.raises(ValueError, match=r"2:4 leaves out one part of the weights, and 0.8 is another; .* 0.5"):
+        Sparsifier(nn.Linear(8, 8), None, METHODS["rigl-2:4"], sparsity=0.8)
+
+
+def test_sizes_that_do_not_divide_name_the_tensor():
+    with pytest.raises(ValueError, match=r"'0.weight': a tensor must divide into 4 x 4 blocks, and 30 x 20 does not"):
+        Sparsifier(two_layers(), None, METHODS["rigl-block"], sparsity=0.8)
+
+
+def test_gates_must_be_known():
+    with pytest.raises(ValueError, match="give the Sparsifier row_groups"):
+        Sparsifier(two_layers(), None, METHODS["selfish-rnn-gates"], sparsity=0.8)
+
+
+def test_rows_are_pruned_with_an_exact_budget_that_says_what_is_reached():
+    model = nn.Linear(7, 10)
+    sparsifier = Sparsifier(model, None, METHODS["rigl-row"], sparsity=0.45)
+    assert sparsifier.budget == 35  # 38.5 weights asked, in rows of 7
+    assert sparsifier.masks["weight"].all(1).sum() == 5
+
+
+@pytest.mark.parametrize("regrown", ["zero", "keep", "random"])
+def test_what_is_dropped_and_regrown_begins_as_said(regrown):
+    model = nn.Linear(4, 1, bias=False)
+    method = composed({"grow": "gradient", "regrown": regrown, "interval": 1})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.5)
+    sparsifier.masks["weight"].copy_(torch.tensor([[1, 1, 0, 0]]))
+    sparsifier.load_state_dict(sparsifier.state_dict())
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[4.0, 1.0, 0.0, 0.0]]))
+    model.weight.grad = torch.tensor([[1.0, 9.0, 2.0, 3.0]])  # the second goes, and comes back at once
+    optimizer.step()
+    sparsifier.step()
+    assert sparsifier.masks["weight"].tolist() == [[True, True, False, False]]
+    value, momentum = float(model.weight.detach()[0, 1]), float(optimizer.state[model.weight]["momentum_buffer"][0, 1])
+    assert momentum == (9 if regrown == "keep" else 0)
+    assert {"zero": value == 0, "keep": value == 1, "random": 0 < abs(value) <= 4}[regrown]

@@ -21,7 +21,7 @@ def without_time(record):
     return {name: value for name, value in asdict(record).items() if name != "seconds"}
 
 
-@pytest.mark.parametrize("method", [None, "set", "rigl"])
+@pytest.mark.parametrize("method", [None, "set", "rigl", "snfs", "granet", "iss-p"])
 def test_a_training_continued_from_a_checkpoint_is_bit_for_bit_the_same(text, tmp_path, method):
     whole = begin(text, method)
     expected = list(epochs(whole))
@@ -40,11 +40,71 @@ def test_a_training_continued_from_a_checkpoint_is_bit_for_bit_the_same(text, tm
 
 def test_the_best_weights_are_as_sparse_as_asked_after_averaging(text):
     training = begin(text)
+    whole = prunable_weights(training.task, training.network, training.config)
     for record in epochs(training):
-        assert record.active == training.sparsifier.budget == round(0.4 * prunable_weights(training.network))
+        assert record.active == training.sparsifier.budget == round(0.4 * whole)
     zeros = sum(int((value == 0).sum()) for value in training.best.values() if value.ndim >= 2)
-    assert zeros >= prunable_weights(training.network) - training.sparsifier.budget
+    assert zeros >= whole - training.sparsifier.budget
     assert training.optimizer.averaging
+
+
+@pytest.mark.parametrize("method", ["gmp", "lamp", "imp", "granet"])
+def test_what_is_delivered_has_the_asked_density_however_it_fell(text, method):
+    training = begin(text, method)
+    records = list(epochs(training))
+    assert records[1].active > records[-1].active == training.sparsifier.plan.target
+    masked = (training.best[name] for name in training.sparsifier.masks)
+    assert sum(int(weight.count_nonzero()) for weight in masked) <= training.sparsifier.plan.target
+    assert training.best_loss in [record.valid_loss for record in records if record.active == records[-1].active]
+
+
+def test_fading_weights_are_left_out_of_an_evaluation(text):
+    training = begin(text, "iss-p")
+    list(epochs(training, 1))
+    pruned = ~training.sparsifier.masks["encoder.weight"]
+    assert training.network.encoder.weight.detach()[pruned].any()
+    with training.evaluated() as network:
+        assert not network.encoder.weight.detach()[pruned].any()
+    assert training.network.encoder.weight.detach()[pruned].any()
+    with pytest.raises(ValueError, match=r"average_from is 0.2 .* stops at 0.5 of the training: raise average_from"):
+        begin(text, "iss-p", average_from=0.2)
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "jacobian"])
+def test_topologies_are_calibrated_on_the_task_and_repeatably(text, method):
+    before = torch.random.get_rng_state()
+    one, two = (begin(text, method).sparsifier for _ in range(2))
+    assert torch.random.get_rng_state().equal(before)
+    assert all(mask.equal(two.masks[name]) for name, mask in one.masks.items())
+    assert one.budget == one.plan.target
+
+
+def test_a_budget_of_multiply_adds_leaves_the_embedding_dense(text):
+    training = begin(text)
+    plan = small(text, pruning={"counts": "multiply_adds", "sparsity": 0.6}).plan()
+    cheap = Training(plan.task, plan.train, METHODS["set"], sparsity=0.6)
+    assert set(training.sparsifier.masks) - set(cheap.sparsifier.masks) == {"encoder.weight"}
+    record = next(epochs(cheap))
+    assert record.active == round(0.4 * prunable_weights(cheap.task, cheap.network, cheap.config))
+    assert cheap.network.encoder.weight.count_nonzero() == cheap.network.encoder.weight.numel()
+
+
+def test_only_the_recurrent_matrices_can_be_pruned(text):
+    plan = small(text, pruning={"scope": "recurrent", "sparsity": 0.6}).plan()
+    training = Training(plan.task, plan.train, METHODS["rigl"], sparsity=0.6)
+    assert all(name.startswith("rnn.weight") for name in training.sparsifier.masks)
+    record = next(epochs(training))
+    assert record.active == round(0.4 * sum(mask.numel() for mask in training.sparsifier.masks.values()))
+    assert next(epochs(Training(plan.task, plan.train))).active == training.sparsifier.plan.whole
+
+
+def test_records_say_how_weights_change_places(text):
+    records = list(epochs(begin(text, "set")))
+    ever = [record.ever_active for record in records]
+    assert ever == sorted(ever)
+    assert ever[0] == pytest.approx(0.4, abs=0.01)
+    assert all(record.churn > 0 for record in records[1:])
+    assert next(epochs(begin(text, None))).ever_active == 1
 
 
 def test_training_learns(text):

@@ -27,23 +27,27 @@ from hyperpruning.report.status import Status, status
 from hyperpruning.report.tables import HEADINGS, Row, cells, results, verdict
 from hyperpruning.search.ledger import LEDGER
 from hyperpruning.search.plan import DENSE
-from hyperpruning.sparsity.methods import composed, spelled
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.spelling import composed, spelled
 from hyperpruning.training.checkpoint import write_atomic
 
 WINNER = "winner.safetensors"
 MEANINGS = {  # what the parts of a method do, in plain words
     ("allocation", "uniform"): "every matrix begins with the same density",
     ("allocation", "er"): "Erdős-Rényi: the larger a matrix, the sparser it begins",
-    ("drop", "magnitude"): "an update takes the smallest weights of each matrix",
-    (
-        "drop",
-        "signed_magnitude",
-    ): "an update takes, of each matrix, the positive and the negative weights nearest to zero",
-    ("drop", "global_magnitude"): "an update takes the smallest weights of the whole network",
-    ("drop", "None"): "nothing is dropped: the mask never changes",
+    ("drop", "magnitude"): "an update takes the smallest weights",
+    ("drop", "taylor"): "an update takes the weights whose loss would change least without them",
+    ("drop", "magnitude_gradient"): "an update takes weights that are small and have a small gradient",
+    ("drop", "none"): "nothing is dropped: the mask never changes",
+    ("drop scope", "tensor"): "of each matrix",
+    ("drop scope", "global"): "of the whole network",
+    ("drop scope", "gate"): "of each gate",
+    ("drop scope", "sign"): "of each matrix, the positive and the negative weights nearest to zero",
     ("grow", "random"): "new weights appear anywhere",
     ("grow", "gradient"): "new weights appear where the gradient is largest",
-    ("grow", "None"): "nothing grows",
+    ("grow", "gradient_average"): "new weights appear where the mean gradient of the last steps is largest",
+    ("grow", "unfired"): "new weights appear where there has never been one",
+    ("grow", "none"): "nothing grows",
     ("redistribute", "none"): "every matrix gets back as many weights as it lost",
     ("redistribute", "nonzeros"): "matrices share the new weights by how many of theirs stayed",
     ("redistribute", "magnitude"): "matrices share the new weights by the mean size of those that stayed",
@@ -158,13 +162,15 @@ def _spelled(point: Mapping[str, Any]) -> dict[str, str]:
         spelling = spelled(composed(point))
     except (ValueError, TypeError):  # a component that this version does not know
         return {name: str(value) for name, value in point.items()}
-    names = ("allocation", "drop", "grow", "redistribute", "drop_fraction", "decay")
-    found = {}
-    for name in names:
-        meaning = MEANINGS.get((name, str(spelling[name])))
+    main = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction", "decay")
+    usual = spelled(Method())
+    found = {"method": str(point["method"])} if "method" in point else {}
+    for name in (*main, *(name for name, value in spelling.items() if name not in main and value != usual[name])):
+        words = name.replace("_", " ")
+        meaning = MEANINGS.get((words, str(spelling[name])))
         if name == "drop_fraction":
             meaning = "the share of the active weights that the first update replaces"
-        found[name.replace("_", " ")] = f"{spelling[name]}: {meaning}" if meaning else str(spelling[name])
+        found[words] = f"{spelling[name]}: {meaning}" if meaning else str(spelling[name])
     return found
 
 

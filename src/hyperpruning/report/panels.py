@@ -178,7 +178,7 @@ def _correlations(run: Run) -> list[str]:
 
 
 def density(run: Run) -> list[str]:
-    """Density of the winner, by tensor and gate."""
+    """Density of the winner, by tensor and gate, and how its weights change places."""
     name = run.winner or next(iter(run.ended), None)
     found = series.densities(run, name) if name is not None else None
     if name is None or found is None:
@@ -187,6 +187,9 @@ def density(run: Run) -> list[str]:
         f"The fraction of weights that {name} keeps active in each matrix and gate, epoch by epoch: darker is denser. "
         "Input matrices read from the layer below, state matrices from the same layer one step before; an LSTM's gates "
         "are i (input), f (forget), g (candidate), o (output), a GRU's r (reset), z (update), n (new). The number of "
-        "active weights of the whole network never changes."
+        "active weights of the whole network is the asked one."
     )
-    return [figure(panel(figures.densities(found)), caption=caption, layout="map")]
+    head = ["of the network", *(f"epoch {epoch}" for epoch in found.epochs)]
+    lines = {"active weights replaced in the epoch": found.churn, "weights active at some time": found.ever_active}
+    rows = [[name, *(f"{100 * value:.1f} %" for value in values)] for name, values in lines.items()]
+    return [figure(panel(figures.densities(found)), caption=caption, layout="map"), table(head, rows)]

@@ -12,7 +12,8 @@ from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.search.ledger import LEDGER, History, RunFolderError, read
 from hyperpruning.search.plan import DENSE
 from hyperpruning.search.rounds import cost
-from hyperpruning.sparsity.methods import Method, composed, spelled
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.spelling import composed, spelled
 
 JUDGES = {"ls": "LSH", "loss": "the loss", "rank_sum": "rank sum"}
 
@@ -123,21 +124,28 @@ def _read(folder: Path, stamp: tuple[int, int] | None) -> Run:
 
 
 def in_words(point: dict[str, str | float]) -> str:
-    """A method in words: allocation, drop, growth, redistribution, drop fraction, and what else is not as usual.
+    """A method in words: its name, or allocation, drop, growth, redistribution, fraction, and what is not as usual.
 
-    >>> in_words({"allocation": "er", "drop": "global_magnitude", "redistribute": "nonzeros", "drop_fraction": 0.7})
-    'er, global_magnitude, random, nonzeros, f = 0.7'
+    >>> in_words({"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros", "drop_fraction": 0.7})
+    'er, global magnitude, random, nonzeros, f = 0.7'
+    >>> in_words({"method": "rigl"})
+    'rigl'
     """
     try:
         spelling: dict[str, Any] = spelled(composed(point))
     except (ValueError, TypeError):  # a component that this version does not know
         return ", ".join(f"{name} = {value}" for name, value in point.items())
     usual = spelled(Method())
-    main = ("allocation", "drop", "grow", "redistribute", "drop_fraction")
+    main = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction")
+    named = point.get("method")
+    if named is not None:
+        return ", ".join([str(named), *(f"{name} = {value}" for name, value in point.items() if name != "method")])
     others = [f"{name} = {value}" for name, value in spelling.items() if name not in main and value != usual[name]]
-    if spelling["drop"] is None:
+    if spelling["drop"] == "none":
         return ", ".join([str(spelling["allocation"]), "static", *others])
-    return ", ".join([*(str(spelling[name]) for name in main[:4]), f"f = {spelling['drop_fraction']:g}", *others])
+    drop = " ".join(str(spelling[name]) for name in ("drop_scope", "drop") if spelling[name] != "tensor")
+    parts = (spelling["allocation"], drop, spelling["grow"], spelling["redistribute"])
+    return ", ".join([*map(str, parts), f"f = {spelling['drop_fraction']:g}", *others])
 
 
 def choices(run: Run) -> dict[str, list[str]]:

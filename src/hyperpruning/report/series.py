@@ -63,11 +63,15 @@ class Densities:
         rows: R names.
         epochs: E epochs.
         values: (R, E) active fraction.
+        churn: (E,) part of the active weights dropped in the epoch.
+        ever_active: (E,) part of all weights that has been active so far.
     """
 
     rows: tuple[str, ...]
     epochs: tuple[int, ...]
     values: Matrix
+    churn: tuple[float, ...]
+    ever_active: tuple[float, ...]
 
 
 def bracket(run: Run, judge: str) -> list[Line]:
@@ -197,7 +201,11 @@ def densities(run: Run, network: str) -> Densities | None:
     groups = {name: len(values) for name, values in records[epochs[0]].density.items()}
     rows = [row for name, count in groups.items() for row in gate_names(name, count)]
     columns = [[value for values in records[epoch].density.values() for value in values] for epoch in epochs]
-    return Densities(tuple(rows), tuple(epochs), np.asarray(columns, dtype=float).T)  # (R, E)
+    values = np.asarray(columns, dtype=float).T  # (R, E)
+    churn, ever_active = (
+        tuple(getattr(records[epoch], field) for epoch in epochs) for field in ("churn", "ever_active")
+    )
+    return Densities(tuple(rows), tuple(epochs), values, churn, ever_active)
 
 
 def gate_names(parameter: str, groups: int) -> list[str]:

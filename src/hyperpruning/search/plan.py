@@ -12,9 +12,9 @@ from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.rounds import check_rounds
 from hyperpruning.search.slices import Job, SpectrumConfig
 from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space, suggest
-from hyperpruning.sparsity.methods import composed
-from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.training.epochs import TrainConfig
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.spelling import composed
+from hyperpruning.training.epochs import TrainConfig, Training
 from hyperpruning.training.task import Task
 
 DENSE = "dense"
@@ -97,10 +97,21 @@ def check(plan: Plan) -> None:
         raise ValueError(f"A generation has at least one candidate, and generation is {plan.generation}: set it to 1.")
     for task in (plan.task, plan.dense_task):
         task.steps()
-    allocations = plan.space.dimensions.get("allocation", ("uniform",))
-    for allocation in allocations if isinstance(allocations, tuple) else ():
-        Sparsifier(
-            plan.task.network(plan.train.seed), None, composed({"allocation": allocation}), sparsity=plan.sparsity
+    for part in ("method", "allocation", "granularity", "density"):
+        choices = plan.space.dimensions.get(part, ())
+        for choice in choices if isinstance(choices, tuple) else ():
+            _check_method(plan, composed({part: choice}))
+
+
+def _check_method(plan: Plan, method: Method) -> None:
+    """Refuse a method that the network cannot hold, or that judges would see at another density than the others."""
+    Training(plan.task, plan.train, method, sparsity=plan.sparsity)
+    settled = method.density_until if method.scheduled else method.stop if method.fade else 0.0
+    if settled * plan.train.epochs > plan.rungs[0]:
+        raise ValueError(
+            f"Candidates are compared at one density, and one of them has it from epoch "
+            f"{settled * plan.train.epochs:g} on, after the first rung at {plan.rungs[0]}: raise rungs, or leave out "
+            "methods whose density falls."
         )
 
 

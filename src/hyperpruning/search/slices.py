@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
-from hyperpruning.sparsity.methods import Method, spelled
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.epochs import EpochRecord, TrainConfig, Training, epochs, train_batches
 from hyperpruning.training.task import Task
@@ -148,7 +149,7 @@ def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
     training.network.eval()
     with torch.no_grad():
         test = training.task.evaluate(training.network, "test")
-    best = min(records[1:], key=lambda record: record.valid_loss)
+    best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
     return {
         "best_epoch": best.epoch,
         "valid_loss": training.best_loss,

@@ -18,7 +18,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from hyperpruning.sparsity.methods import Method, composed
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.spelling import composed
 
 Point = dict[str, str | float]
 ASKS_PER_POINT = 50  # suggestions asked for one new point before the space counts as exhausted

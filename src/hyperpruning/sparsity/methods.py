@@ -1,159 +1,163 @@
-"""A pruning method as data, and the published ones.
+"""The published methods: compositions, sources, and when to use them; docs/methods.md is written from here."""
 
-One update of the mask is: drop -> redistribute -> grow -> zero what is new. A `Method` says which function does each
-part, and the numbers; the `Sparsifier` carries it out.
-"""
+from dataclasses import dataclass, replace
 
-import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from hyperpruning.sparsity import allocations, decays, drops, growths, redistributions
-from hyperpruning.sparsity.allocations import Allocation
-from hyperpruning.sparsity.decays import Decay
-from hyperpruning.sparsity.drops import Drop
-from hyperpruning.sparsity.growths import Grow
-from hyperpruning.sparsity.redistributions import Redistribute
+from hyperpruning.sparsity import (
+    allocations,
+    redistributions,
+    schedules,
+    scopes,
+    scores,
+    topologies,
+)
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.views import GRANULARITIES
 
 
 @dataclass(frozen=True)
-class Method:
-    """A pruning method: functions and numbers.
-
-    A weight that is new in an update starts at zero with a fresh optimizer state, also where it was dropped in the same
-    update (RigL and the published recurrent codes let that one keep its value).
+class Named:
+    """A method that has a name.
 
     Attributes:
-        allocation: weights of each tensor at the start.
-        drop, grow: what an update takes away and where it adds as many; both None for a mask that never changes.
-        redistribute: the tensors' shares of what is added.
-        drop_fraction: of the active weights, at step 0; in (0, 1), and 0 for a static method.
-        decay: factor on drop_fraction, running from step 0 to the last update.
-        interval: optimizer steps between updates.
-        stop: fraction of the training after which the mask stays; in (0, 1].
-        floor, ceiling: density limits of a tensor under redistribution; 0 <= floor < ceiling <= 1. A tensor that
-            starts beyond one may stay there.
-
-    Raises:
-        ValueError: a number out of range, or a combination that means nothing, with the reason.
+        method: its composition.
+        source: where it was published; what differs here.
+        use: when to take it.
     """
 
-    allocation: Allocation = allocations.uniform
-    drop: Drop | None = drops.magnitude
-    grow: Grow | None = growths.random
-    redistribute: Redistribute = redistributions.none
-    drop_fraction: float = 0.5
-    decay: Decay = decays.cosine
-    interval: int = 100
-    stop: float = 1.0
-    floor: float = 0.02
-    ceiling: float = 0.98
-
-    def __post_init__(self) -> None:
-        for name in ("drop_fraction", "interval", "stop", "floor", "ceiling"):
-            value, kind = getattr(self, name), int if name == "interval" else int | float
-            if isinstance(value, bool) or not isinstance(value, kind):
-                raise ValueError(f"{name} must be {'a whole' if kind is int else 'a'} number, not {value!r}")
-        static, fraction = self.drop is None, self.drop_fraction
-        if static != (self.grow is None):
-            raise ValueError("drop and grow go together, or the budget could not hold; give both, or None for both")
-        if static and self.redistribute is not redistributions.none:
-            raise ValueError("a static method has nothing to redistribute; give redistribute 'none'")
-        if static and fraction != 0:
-            raise ValueError(f"a static method drops nothing; give drop_fraction 0, not {fraction}")
-        if not static and not 0 < fraction < 1:
-            raise ValueError(f"drop_fraction must lie strictly between 0 and 1, not {fraction}; 0.3 is usual")
-        if self.interval < 1:
-            raise ValueError(f"interval must be at least 1 step, not {self.interval}; 100 is usual")
-        if not 0 < self.stop <= 1:
-            raise ValueError(f"stop must lie in (0, 1], not {self.stop}; 1 updates to the end")
-        if not 0 <= self.floor < self.ceiling <= 1:
-            raise ValueError(
-                "floor and ceiling must be densities with 0 <= floor < ceiling <= 1, "
-                f"not {self.floor} and {self.ceiling}; 0 and 1 switch them off"
-            )
+    method: Method
+    source: str
+    use: str
 
 
-METHODS: dict[str, Method] = {
-    # A random mask from start to end: the baseline of every dynamic method.
-    "static": Method(drop=None, grow=None, drop_fraction=0.0),
-    # Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse connectivity".
-    "set": Method(allocation=allocations.er, drop=drops.signed_magnitude, drop_fraction=0.3, decay=decays.constant),
-    # Dettmers & Zettlemoyer 2019, "Sparse networks from scratch". The original grows and redistributes by a momentum;
-    # the recurrent recipes use plain SGD, which has none, so here the last gradient and the weights stand in for it.
-    "snfs": Method(grow=growths.gradient, redistribute=redistributions.magnitude),
-    # Mostafa & Wang 2019, "Parameter efficient training of deep CNNs by dynamic sparse reparameterization". The
-    # original steers a threshold towards a fixed number of dropped weights; here exactly that number is dropped.
-    "dsr": Method(
-        drop=drops.global_magnitude,
-        redistribute=redistributions.nonzeros,
-        drop_fraction=0.1,
-        decay=decays.constant,
+_STATIC = Method(drop=None, grow=None, drop_fraction=0.0)
+_RIGL = Method(grow=scores.gradient, drop_fraction=0.3, stop=0.75)
+_ITOP = Method(allocation=allocations.erk, interval=1500)
+_ONE_SHOT = Method(density=schedules.one_shot, grow=None, drop_fraction=0.0)
+_GMP = Method(density=schedules.cubic, density_until=0.75, stop=0.75, grow=None, drop_fraction=0.0)
+
+NAMED: dict[str, Named] = {
+    "static": Named(_STATIC, "a random mask from start to end", "as the baseline of every dynamic method"),
+    "set": Named(
+        Method(allocation=allocations.er, drop_scope=scopes.sign, drop_fraction=0.3, decay=schedules.constant),
+        "Mocanu et al. 2018; new weights start at zero",
+        "as the simplest dynamic method; needs no gradients of pruned weights",
     ),
-    # Evci et al. 2020, "Rigging the lottery". The original skips the optimizer's step in an update; here it is taken.
-    "rigl": Method(allocation=allocations.er, grow=growths.gradient, drop_fraction=0.3, interval=100, stop=0.75),
-    # Liu et al. 2021, "Selfish sparse RNN training". Drop and growth range over the whole stacked gate tensor, so the
-    # gates compete for its weights. The original updates once per epoch: give the Sparsifier that interval.
-    "selfish-rnn": Method(),
+    "dsr": Named(
+        Method(
+            drop_scope=scopes.together,
+            redistribute=redistributions.nonzeros,
+            drop_fraction=0.1,
+            decay=schedules.constant,
+        ),
+        "Mostafa & Wang 2019; exactly the weights that its threshold aims at are dropped",
+        "when tensors should find their own densities",
+    ),
+    "snfs": Named(
+        Method(grow=scores.gradient_average, redistribute=redistributions.momentum),
+        "Dettmers & Zettlemoyer 2019; the momentum is a running mean of the gradient, kept for any optimizer",
+        "when gradients are noisy; costs a dense buffer",
+    ),
+    "rigl": Named(
+        _RIGL,
+        "Evci et al. 2020; the optimizer's step is taken in an update too, and what is regrown at once starts at zero",
+        "as the strong standard where gradients reach all weights",
+    ),
+    "rigl-erk": Named(
+        replace(_RIGL, allocation=allocations.erk), "Evci et al. 2020", "with convolutions or very unequal tensors"
+    ),
+    "set-itop": Named(
+        _ITOP, "Liu et al. 2021 (ITOP)", "with long trainings: rare updates, so that new weights have time to grow"
+    ),
+    "rigl-itop": Named(
+        replace(_ITOP, grow=scores.gradient, interval=4000), "Liu et al. 2021 (ITOP)", "likewise, by gradient"
+    ),
+    "mest": Named(
+        Method(drop=scores.magnitude_gradient, drop_fraction=0.2, decay=schedules.linear),
+        "Yuan et al. 2021 (MEST), elastic mutation with lambda 1; its soft bound breaks a budget and is left out",
+        "when small weights with large gradients should stay",
+    ),
+    "granet": Named(
+        Method(
+            allocation=allocations.erk,
+            density=schedules.cubic,
+            density_start=0.5,
+            density_until=0.7,
+            drop_scope=scopes.together,
+            grow=scores.gradient,
+        ),
+        "Liu et al. 2021 (GraNet), sparse to sparse from density 0.5",
+        "when a denser beginning can be paid for",
+    ),
+    "selfish-rnn": Named(
+        Method(),
+        "Liu et al. 2021 (Selfish-RNN), as its code runs: gates compete within the stacked matrix; it updates once an "
+        "epoch and averages with SNT-ASGD",
+        "as the recurrent standard",
+    ),
+    "selfish-rnn-gates": Named(
+        Method(grow_scope=scopes.gate),
+        "Liu et al. 2021 (Selfish-RNN), growth in equal parts for the gates",
+        "when a gate must not starve; needs row_groups",
+    ),
+    "magnitude": Named(_ONE_SHOT, "one-shot pruning by size in each tensor", "as the simplest dense-to-sparse method"),
+    "magnitude-global": Named(
+        replace(_ONE_SHOT, drop_scope=scopes.together),
+        "one-shot pruning by size in the whole network",
+        "where tensors have one scale; otherwise 'lamp'",
+    ),
+    "lamp": Named(
+        replace(_ONE_SHOT, drop=scores.lamp, drop_scope=scopes.together),
+        "Lee et al. 2021 (LAMP), in one shot",
+        "as the global one-shot method that is blind to scale",
+    ),
+    "gmp": Named(_GMP, "Zhu & Gupta 2017 (GMP)", "as the strong dense-to-sparse standard"),
+    "gmp-global": Named(
+        replace(_GMP, drop_scope=scopes.together), "Zhu & Gupta 2017, ranked globally", "likewise, with free densities"
+    ),
+    "imp": Named(
+        replace(_GMP, density=schedules.geometric, drop_scope=scopes.together, interval=5000, rewind=0),
+        "Frankle & Carbin 2019 (lottery tickets); the intervals are the rounds, and the learning rate is the caller's",
+        "as an upper baseline, when many trainings can be paid for",
+    ),
+    "iss-p": Named(
+        Method(topology=topologies.magnitude, grow=None, drop_fraction=0.0, interval=10, stop=0.5, fade=0.95),
+        "Wang et al. 2023 (ISS-P); pruned weights fade until half-time, ranked anew every 10 steps",
+        "when hard cuts hurt; until half-time the network is dense",
+    ),
+    "snip": Named(
+        replace(_STATIC, topology=topologies.snip, topology_scope=scopes.together),
+        "Lee et al. 2019 (SNIP)",
+        "for a mask before training; calibrate with many batches, or rare words lose their embedding",
+    ),
+    "grasp": Named(
+        replace(_STATIC, topology=topologies.grasp, topology_scope=scopes.together),
+        "Wang et al. 2020 (GraSP)",
+        "likewise, at very high sparsities",
+    ),
+    "jacobian": Named(
+        replace(_STATIC, topology=topologies.jacobian),
+        "Zhang & Stadie 2020",
+        "for a mask of the recurrent matrices before training",
+    ),
+    "rigl-block": Named(
+        replace(_RIGL, granularity=GRANULARITIES["block_4x4"]), "RigL in blocks of 4 x 4", "for block-sparse kernels"
+    ),
+    "rigl-row": Named(
+        replace(_RIGL, granularity=GRANULARITIES["row"]), "RigL in rows", "to switch off what single gates read"
+    ),
+    "rigl-column": Named(
+        replace(_RIGL, granularity=GRANULARITIES["column"]), "RigL in columns", "to switch off inputs of a matrix"
+    ),
+    "rigl-2:4": Named(
+        replace(_RIGL, granularity=GRANULARITIES["two_of_four"]),
+        "RigL under the rule 2:4, sparsity 0.5",
+        "for semi-structured kernels",
+    ),
+    "rigl-1:4": Named(
+        replace(_RIGL, granularity=GRANULARITIES["one_of_four"]),
+        "RigL under the rule 1:4, sparsity 0.75",
+        "likewise, sparser",
+    ),
 }
 
-COMPONENTS: dict[str, Mapping[str, Callable[..., Any]]] = {
-    "allocation": allocations.ALLOCATIONS,
-    "drop": drops.DROPS,
-    "grow": growths.GROWTHS,
-    "redistribute": redistributions.REDISTRIBUTIONS,
-    "decay": decays.DECAYS,
-}
-
-
-def spelled(method: Method) -> dict[str, str | int | float | None]:
-    """Write a method as names and numbers, fit for JSON; `composed` reads them back.
-
-    Raises:
-        ValueError: a function has no line in its dictionary of COMPONENTS.
-
-    >>> spelled(METHODS["rigl"])["grow"]
-    'gradient'
-    """
-    spelling = {field.name: getattr(method, field.name) for field in dataclasses.fields(Method)}
-    for part, choices in COMPONENTS.items():
-        function = spelling[part]
-        if function is None:
-            continue
-        spelling[part] = next((name for name, choice in choices.items() if choice is function), None)
-        if spelling[part] is None:
-            raise ValueError(f"only functions with a name can be spelled, and {function} has none; add it as a {part}")
-    return spelling
-
-
-def composed(spelling: Mapping[str, object]) -> Method:
-    """Build a method from names and numbers; what is left out has the default of `Method`.
-
-    Args:
-        spelling: as from `spelled`, e.g. {"drop": "magnitude", "grow": "gradient", "drop_fraction": 0.3}.
-
-    Raises:
-        ValueError: a name is unknown (the nearest one is given), or `Method` refuses the combination.
-
-    >>> composed(spelled(METHODS["rigl"])) == METHODS["rigl"]
-    True
-    """
-    values: dict[str, Any] = dict(spelling)
-    parts = [field.name for field in dataclasses.fields(Method)]
-    for part, value in spelling.items():
-        if part not in parts:
-            raise ValueError(_unknown("part of a method", part, parts))
-        if part in COMPONENTS and not (value is None and part in ("drop", "grow")):
-            function = COMPONENTS[part].get(value) if isinstance(value, str) else None
-            if function is None:
-                raise ValueError(_unknown(part, value, COMPONENTS[part]))
-            values[part] = function
-    return Method(**values)
-
-
-def _unknown(kind: str, name: object, choices: Iterable[str]) -> str:
-    """Word the error for a name that is not among the choices."""
-    nearest = difflib.get_close_matches(str(name).lower(), choices, n=1, cutoff=0.0)
-    return f"unknown {kind} {name!r}; did you mean {nearest[0]!r}? There are: {', '.join(choices)}"
+METHODS: dict[str, Method] = {name: named.method for name, named in NAMED.items()}

@@ -1,8 +1,8 @@
-"""How the weights that were dropped are shared out among the tensors.
+"""How the weights that are exchanged are shared out among the tensors.
 
-A redistribution is a function `(parameters, kept, dropped) -> shares`: parameters and the bool masks of what the drop
-left, by name, the number dropped from each, and back a non-negative share for each, in any unit.
-To add one, write the function and its line in REDISTRIBUTIONS.
+A redistribution is a function `(views, kept, lost) -> shares`: the prunable parameters (see `View`), the bool masks of
+what the drop left and the number that each tensor is to get back, by name, and back a non-negative share for each, in
+any unit. To add one, write the function and its line in REDISTRIBUTIONS.
 """
 
 import math
@@ -10,58 +10,87 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hyperpruning.sparsity.exact import apportion
+from hyperpruning.sparsity.exact import apportion, counted
+from hyperpruning.sparsity.views import View
 
-Redistribute = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, int]], dict[str, float]]
+Redistribute = Callable[[Mapping[str, View], Mapping[str, Tensor], Mapping[str, int]], dict[str, float]]
 
 
-def none(parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor], dropped: Mapping[str, int]) -> dict[str, float]:
+def none(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Give each tensor back what it lost, also where the drop was global. Source: RigL, Evci et al. 2020."""
-    return {name: float(count) for name, count in dropped.items()}
+    return {name: float(count) for name, count in lost.items()}
 
 
-def nonzeros(
-    parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor], dropped: Mapping[str, int]
-) -> dict[str, float]:
+def nonzeros(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Share by the number of survivors. Source: DSR, Mostafa & Wang 2019."""
     return {name: float(mask.count_nonzero()) for name, mask in kept.items()}
 
 
-def magnitude(
-    parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor], dropped: Mapping[str, int]
-) -> dict[str, float]:
+def size(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+    """Share by the size of the tensors, towards equal densities."""
+    return {name: float(mask.numel()) for name, mask in kept.items()}
+
+
+def magnitude(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Share by the mean |w| of the survivors; a tensor without any has no share.
 
     Source: SNFS, Dettmers & Zettlemoyer 2019, with the weight in the place of the momentum.
     """
-    return {name: float(parameters[name][mask].abs().mean()) if mask.any() else 0.0 for name, mask in kept.items()}
+    return {name: _mean(view.weight, kept[name]) for name, view in views.items()}
+
+
+def gradient(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+    """Share by the mean |dL/dw| of the survivors."""
+    return {name: _mean(view.gradient, kept[name]) for name, view in views.items()}
+
+
+def momentum(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+    """Share by the mean |momentum| of the survivors: the running mean of the gradient where the method keeps one.
+
+    Otherwise it is the optimizer's. Source: SNFS, Dettmers & Zettlemoyer 2019.
+    """
+    return {
+        name: _mean(view.momentum if view.average is None else view.average, kept[name]) for name, view in views.items()
+    }
+
+
+def _mean(values: Tensor, mask: Tensor) -> float:
+    """Average |values| over a mask; 0 over none."""
+    return float((values.abs() * mask.to(values.dtype)).sum()) / max(1, counted(mask))
 
 
 def growth_quotas(
     shares: Mapping[str, float],
-    kept: Mapping[str, Tensor],
-    dropped: Mapping[str, int],
+    survivors: Mapping[str, int],
+    lost: Mapping[str, int],
+    sizes: Mapping[str, int],
     *,
     floor: float,
     ceiling: float,
 ) -> dict[str, int]:
-    """Turn shares into how many weights each tensor grows: exactly as many in all as were dropped.
+    """Turn shares into how many units each tensor grows: exactly as many in all as were lost.
 
     The density limits hold a tensor back and never force one: a tensor that stood beyond a limit before the update may
     stay where it was, but goes no further. So what every tensor had is always a solution, and the budget never breaks.
 
     Args:
         shares: from a redistribution.
-        kept, dropped: bool masks of what the drop left, and how many it took, by name.
+        survivors, lost, sizes: units of each tensor that the drop left, that it is to get back, and in all.
         floor, ceiling: density limits, 0 to 1.
     """
     lower, upper = {}, {}
-    for name, mask in kept.items():
-        size, survivors = mask.numel(), int(mask.count_nonzero())
-        before = survivors + dropped[name]
-        lower[name] = max(0, min(math.ceil(floor * size), before) - survivors)
-        upper[name] = max(math.floor(ceiling * size), before) - survivors
-    return apportion(sum(dropped.values()), shares, lower, upper)
+    for name, units in sizes.items():
+        before = survivors[name] + lost[name]
+        lower[name] = max(0, min(math.ceil(floor * units), before) - survivors[name])
+        upper[name] = max(math.floor(ceiling * units), before) - survivors[name]
+    return apportion(sum(lost.values()), shares, lower, upper)
 
 
-REDISTRIBUTIONS: dict[str, Redistribute] = {"none": none, "nonzeros": nonzeros, "magnitude": magnitude}
+REDISTRIBUTIONS: dict[str, Redistribute] = {
+    "none": none,
+    "nonzeros": nonzeros,
+    "magnitude": magnitude,
+    "gradient": gradient,
+    "momentum": momentum,
+    "size": size,
+}

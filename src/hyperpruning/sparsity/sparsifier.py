@@ -1,7 +1,9 @@
 """The engine: holds a model's masks, keeps everything outside them at zero, and carries out a method's updates."""
 
-import math
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity.exact import sample
-from hyperpruning.sparsity.methods import Method
-from hyperpruning.sparsity.redistributions import growth_quotas
+from hyperpruning.sparsity import memory, scores
+from hyperpruning.sparsity.budget import Budget
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.costs import Cost, weights
+from hyperpruning.sparsity.exact import counted
+from hyperpruning.sparsity.masking import Masking, density
+from hyperpruning.sparsity.topologies import Calibration
+from hyperpruning.sparsity.updates import beginning, exchange
+from hyperpruning.sparsity.views import View, optimizer_state
 
 
 @dataclass(frozen=True)
@@ -22,23 +30,27 @@ class Update:
         step: the optimizer step that it followed, from 1.
         dropped, grown: number of weights by parameter name; what was dropped and grown at once counts in both.
         active: number of weights by parameter name afterwards.
+        ever_active: fraction of the prunable weights that have been active so far (R_s of Liu et al. 2021, ITOP).
     """
 
     step: int
     dropped: dict[str, int]
     grown: dict[str, int]
     active: dict[str, int]
+    ever_active: float
 
-
-def matrices(name: str, parameter: nn.Parameter) -> bool:
-    """Tell what is pruned by default: every parameter with at least two dimensions, so that biases stay dense."""
-    return parameter.ndim >= 2
+    @property
+    def churn(self) -> float:
+        """The part of the weights before the update that it dropped."""
+        before = sum(self.active.values()) - sum(self.grown.values()) + sum(self.dropped.values())
+        return sum(self.dropped.values()) / before
 
 
 class Sparsifier:
     """Makes a model sparse and keeps it so, in the user's own training loop.
 
-    The number of active weights is round((1 - sparsity) * prunable weights) from here on, to the weight.
+    What is active costs `budget` from here on, exactly: as many weights as round((1 - sparsity) * prunable weights),
+    where the units that are pruned permit, along the method's density schedule if it has one.
 
     Args:
         model: on its device already; its prunable weights are masked at once. Tied parameters count once.
@@ -46,19 +58,25 @@ class Sparsifier:
         method: how to prune.
         sparsity: fraction of zeros over the prunable weights together, in [0, 1).
         total_steps: optimizer steps of the whole training; without it the drop fraction stays as it starts and updates
-            never stop.
+            never stop, and a density cannot fall.
         interval: optimizer steps between updates, default the method's.
-    when: (step, from 1 on) -> whether that step may update the masks; default every `interval` steps.
-        prunable: (name, parameter) -> whether it is pruned, default every one with at least two dimensions.
+        when: (step, from 1 on) -> whether that step may update the masks; default every `interval` steps.
+        prunable: (name, parameter) -> whether it is pruned, default every one that costs something.
+        cost: (name, parameter) -> what a weight of it costs, default 1 in matrices and 0 (not pruned) in vectors; see
+            `multiply_adds`. Sparsity and budget are then of the cost.
+        row_groups: equal groups of rows of a parameter, by name: 4 for the stacked gates of an LSTM; default 1.
+        calibration: gives the scalar that the topologies of `topologies.py` differentiate.
         seed: of the masks and of random growth.
 
     Attributes:
         masks: bool tensors by parameter name, True where a weight is active; changed in place.
-        budget: number of active weights.
+        ever: the same for what has been active so far.
+        budget: what the active weights cost now; by default their number.
         optimizer: as given; assign the new one after changing optimizers.
 
     Raises:
-        ValueError: the sparsity would empty a tensor, or the filter lets no parameter pass.
+        ValueError: the sparsity would empty a tensor, the filter lets no parameter pass, or the method does not fit
+            the model.
 
     >>> from hyperpruning.sparsity.methods import METHODS
     >>> model = nn.Linear(20, 10)
@@ -80,44 +98,60 @@ class Sparsifier:
         interval: int | None = None,
         when: Callable[[int], bool] | None = None,
         prunable: Callable[[str, nn.Parameter], bool] | None = None,
+        cost: Cost = weights,
+        row_groups: Mapping[str, int] | None = None,
+        calibration: Calibration | None = None,
         seed: int = 0,
     ) -> None:
-        for rule, steps in {"total_steps": total_steps, "interval": interval}.items():
-            if steps is not None and steps < 1:
-                raise ValueError(f"{rule} must be at least 1, not {steps}; leave it out for the default")
-        chosen = prunable or matrices
-        self.parameters = {name: p for name, p in model.named_parameters() if chosen(name, p)}
+        if interval is not None and interval < 1:
+            raise ValueError(f"interval must be at least 1, not {interval}; leave it out for the default")
+        named = {n: p for n, p in model.named_parameters() if cost(n, p) and (prunable is None or prunable(n, p))}
         held = {p for group in optimizer.param_groups for p in group["params"]} if optimizer is not None else set()
-        if held and self.parameters and held.isdisjoint(self.parameters.values()):
+        if held and named and held.isdisjoint(named.values()):
             raise ValueError(
                 "the optimizer must hold the model's parameters, and it holds none of those that are pruned; "
                 "make it from model.parameters()"
             )
-        self.optimizer = optimizer
-        self.method = method
-        self.total_steps = total_steps
+        self.model, self.optimizer, self.method = model, optimizer, method
+        self.parameters, self.row_groups = named, {name: (row_groups or {}).get(name, 1) for name in named}
+        self.plan = Budget(method, named, {n: cost(n, p) for n, p in named.items()}, sparsity, total_steps)
+        self.plan.check_gates(self.row_groups)
         self.interval = method.interval if interval is None else interval
-        counts = _allocated(method, {name: p.shape for name, p in self.parameters.items()}, sparsity)
-        self.budget = sum(counts.values())
         self.when = when or (lambda step: step % self.interval == 0)
         self._step = 0
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same masks on every device
-        self.masks = {
-            name: sample(p.numel(), counts[name], self._generator).view(p.shape).to(p.device)
-            for name, p in self.parameters.items()
-        }
-        self._factors: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._memory: dict[str, Tensor] = {}
+        self._masking = Masking(model, named, method.fade)
+        self.masks, self.ever = self._masking.masks, self._masking.ever
+        self._masking.set(beginning(method, self._views(), self.plan.units(0), calibration))
+        if method.rewind == 0:
+            memory.remember(self._memory, self.model)
         self.apply()
 
     @property
+    def budget(self) -> int:
+        """What the active weights cost."""
+        return self.plan.price({name: counted(mask) for name, mask in self.masks.items()})
+
+    @property
+    def settled(self) -> bool:
+        """Whether the density has arrived where the method's schedule ends."""
+        return not self.method.scheduled or self.budget == self.plan.target
+
+    @property
     def sparsity(self) -> float:
-        """The fraction of zeros over the prunable weights, as it is."""
-        return 1 - self.budget / sum(mask.numel() for mask in self.masks.values())
+        """The fraction of zeros over the prunable weights, as it is (by cost)."""
+        return 1 - self.budget / self.plan.whole
 
     @property
     def density(self) -> dict[str, float]:
         """The fraction of active weights of each parameter."""
         return {name: parts[0] for name, parts in density(self.masks).items()}
+
+    @property
+    def ever_active(self) -> float:
+        """The fraction of the prunable weights that have been active so far (R_s of Liu et al. 2021, ITOP)."""
+        return sum(counted(ever) for ever in self.ever.values()) / sum(map(torch.numel, self.ever.values()))
 
     def step(self) -> Update | None:
         """Mask the model again, and every `interval` steps update the masks.
@@ -130,27 +164,46 @@ class Sparsifier:
 
         Raises:
             FloatingPointError: a weight or gradient is not finite at an update; the masks stay as they were.
-            ValueError: growth by gradient finds no gradients; the masks stay as they were.
+            RuntimeError: a parameter of the model is not the one that the Sparsifier was made with.
+            ValueError: an update needs gradients or momenta, and there are none; the masks stay as they were.
         """
         self._step += 1
-        self.apply()
-        return self._update() if self._due() else None
+        if self.method.grow is scores.gradient_average:
+            memory.average(self._memory, self.parameters)
+        self._masking.apply(self.optimizer, fading=self.fading)
+        if self._step == self.method.rewind:
+            memory.remember(self._memory, self.model)
+        due = self.method.drop is not None and self.plan.due(self._step, self.when)
+        return self._update() if due else None
 
-    @torch.no_grad()
     def apply(self) -> None:
-        """Zero, outside the masks, the weights and every optimizer state of their shape (momenta, averages, counts)."""
-        for name, parameter in self.parameters.items():
-            self._mask(name, parameter)
-            if self.optimizer is not None and parameter in self.optimizer.state:
-                for state in self.optimizer.state[parameter].values():
-                    if isinstance(state, Tensor) and state.shape == parameter.shape:
-                        self._mask(name, state)
+        """Zero, outside the masks, the weights and every optimizer state of their shape (momenta, averages, counts).
+
+        While the method fades weights, only `step` changes them, and the optimizer's state is left alone.
+
+        Raises:
+            RuntimeError: a parameter of the model is not the one that the Sparsifier was made with.
+        """
+        if not self.fading:
+            self._masking.apply(self.optimizer, fading=False)
+
+    @property
+    def fading(self) -> bool:
+        """Whether pruned weights are still shrinking (see `Method.fade`)."""
+        return self.plan.fades(self._step)
+
+    def hardened(self) -> AbstractContextManager[None]:
+        """Within the block fading weights are zero: evaluate here. Without fading nothing happens."""
+        return self._masking.hardened() if self.fading else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Copy out masks, step and random state: tensors and plain types, which torch.load(weights_only=True) reads."""
         return {
             "step": self._step,
+            "target": self.plan.target,
             "masks": {name: mask.clone() for name, mask in self.masks.items()},
+            "ever": {name: ever.clone() for name, ever in self.ever.items()},
+            "memory": {name: value.clone() for name, value in self._memory.items()},
             "generator": self._generator.get_state(),
         }
 
@@ -168,120 +221,80 @@ class Sparsifier:
                 f"masks must have the model's names and shapes: {name!r} is {ours.get(name, 'absent')} in the model "
                 f"and {theirs.get(name, 'absent')} in the state; load it into the model that it was saved from"
             )
-        active = sum(int(mask.count_nonzero()) for mask in masks.values())
-        if active != self.budget:
+        if state["target"] != self.plan.target:
             raise ValueError(
-                f"masks must keep {self.budget} weights, not {active}; give the sparsity with which they were saved"
+                f"masks must keep {self.plan.target} weights, not {state['target']}; "
+                "give the sparsity with which they were saved"
             )
         self._step = int(state["step"])
         self._generator.set_state(state["generator"].cpu())
-        self._set_masks({name: mask.to(self.masks[name].device) for name, mask in masks.items()})
+        devices = {name: mask.device for name, mask in self.masks.items()}
+        self._memory = {name: value.clone() for name, value in state["memory"].items()}
+        self._masking.set({name: mask.to(devices[name]) for name, mask in masks.items()})
+        for name, ever in self.ever.items():
+            ever.copy_(state["ever"][name])
         self.apply()
 
-    def _due(self) -> bool:
-        """Tell whether this step updates the masks."""
-        if self.method.drop is None or not self.when(self._step):
-            return False
-        if self.total_steps is None:
-            return True
-        return self._step <= self.method.stop * self.total_steps and self._step < self.total_steps
-
     @torch.no_grad()
-    def _update(self) -> Update:
+    def _update(self) -> Update | None:
         """Drop, redistribute, grow; everything is worked out before anything is changed."""
         method = self.method
-        assert method.drop is not None
-        assert method.grow is not None
+        before = {name: counted(mask) for name, mask in self.masks.items()}
+        targets = self.plan.targets(self._step, before)
+        if method.grow is None and not method.fade and targets == self.plan.in_units(before):
+            return None  # the density has not fallen since
         self._check_finite()
-        fraction = method.drop_fraction
-        if self.total_steps is not None:
-            fraction *= method.decay(self._step, method.stop * self.total_steps)
+        views = self._views()
+        rule = exchange if method.update is None else method.update
+        remembered = dict(self._memory)
+        kept, grown = rule(method, views, targets, self.plan.fraction(self._step), remembered, self._generator)
+        begun = {name: method.regrown(view, kept[name], grown[name]) for name, view in views.items()}
 
-        kept = method.drop(self.parameters, self.masks, fraction)
-        dropped = {
-            name: int(mask.count_nonzero()) - int(kept[name].count_nonzero()) for name, mask in self.masks.items()
+        self._memory = remembered
+        masks = {name: kept[name] | grown[name] for name in kept}
+        if all(values is None for values in begun.values()):
+            self._masking.set(masks)
+            self.apply()
+        else:
+            self._masking.set(kept)
+            self.apply()  # what is new begins afresh, also where it was dropped just now
+            self._masking.set(masks)
+            for name, values in begun.items():
+                if values is not None and not (isinstance(values, float) and values == 0):
+                    parameter = self.parameters[name].data
+                    parameter.copy_(torch.where(grown[name], values, parameter))
+        if method.rewind is not None:
+            memory.rewind(self._memory, self.model, self.optimizer)
+            self.apply()
+        active, new = ({n: counted(m) for n, m in each.items()} for each in (masks, grown))
+        dropped = {name: before[name] - active[name] + new[name] for name in before}
+        return Update(self._step, dropped, new, active, self.ever_active)
+
+    def _views(self) -> dict[str, View]:
+        """Show the parameters to the parts of the method."""
+        return {
+            name: View(
+                name,
+                parameter,
+                self.masks[name],
+                self.ever[name],
+                self.plan.unit[name],
+                self.row_groups[name],
+                optimizer_state(self.optimizer, parameter),
+                self._memory.get(f"average {name}"),
+                self._generator,
+            )
+            for name, parameter in self.parameters.items()
         }
-        shares = method.redistribute(self.parameters, kept, dropped)
-        quotas = growth_quotas(shares, kept, dropped, floor=method.floor, ceiling=method.ceiling)
-        grown = {}
-        for name, parameter in self.parameters.items():
-            grown[name] = method.grow(parameter, kept[name], quotas[name], self._generator)
-
-        self._set_masks(kept)
-        self.apply()  # what is new starts at zero, also where it was dropped just now
-        self._set_masks({name: kept[name] | grown[name] for name in kept})
-        active = {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
-        return Update(self._step, dropped, quotas, active)
 
     def _check_finite(self) -> None:
         """Refuse to update on numbers that cannot be ranked."""
         for name, parameter in self.parameters.items():
             for what, values in (("weight", parameter), ("gradient", parameter.grad)):
-                if values is not None and not values.to_dense().isfinite().all():
-                    raise FloatingPointError(
-                        f"an update needs finite numbers, and a {what} of {name!r} is not at step {self._step}; "
-                        "the masks were left as they were: lower the learning rate or clip the gradients"
-                    )
-
-    def _set_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """Change the masks in place, so that whoever holds one sees the change."""
-        for name, mask in self.masks.items():
-            mask.copy_(masks[name])
-        for (name, _), factor in self._factors.items():
-            factor.copy_(self.masks[name])
-
-    def _mask(self, name: str, values: Tensor) -> None:
-        """Zero what is off the mask, in place."""
-        key = name, values.dtype
-        if key not in self._factors:  # a factor of the same dtype is 6 times faster than the bool mask
-            self._factors[key] = self.masks[name].to(values.dtype)
-        values.mul_(self._factors[key])
-
-
-def density(masks: Mapping[str, Tensor], row_groups: Mapping[str, int] | None = None) -> dict[str, list[float]]:
-    """Measure the fraction of active weights of each tensor, by equal groups of rows.
-
-    Args:
-        masks: bool tensors by parameter name.
-        row_groups: number of groups by parameter name, default 1: 4 for the stacked gates of an LSTM, 3 for a GRU.
-
-    Returns:
-        one density for each group, by parameter name.
-
-    Raises:
-        ValueError: the rows do not divide into the groups.
-    """
-    densities = {}
-    for name, mask in masks.items():
-        groups = (row_groups or {}).get(name, 1)
-        if groups < 1 or len(mask) % groups:
-            raise ValueError(f"row groups must be equal: the {len(mask)} rows of {name!r} do not divide into {groups}")
-        active = mask.view(groups, -1).count_nonzero(dim=1)  # (groups,)
-        densities[name] = [count / (mask.numel() // groups) for count in active.tolist()]
-    return densities
-
-
-def _allocated(method: Method, shapes: Mapping[str, torch.Size], sparsity: float) -> dict[str, int]:
-    """Allocate the budget, and refuse a sparsity that leaves a tensor without a weight."""
-    if not shapes:
-        raise ValueError("at least one parameter must be prunable, and the filter lets none pass; check its names")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must lie in [0, 1), not {sparsity}; it is the fraction of weights left out")
-    total = sum(shape.numel() for shape in shapes.values())
-    budget = round((1 - sparsity) * total)
-    counts = method.allocation(shapes, budget)
-    empty = [name for name, count in counts.items() if count == 0]
-    if not empty:
-        return counts
-    refused, enough = budget, total  # bisect for the smallest budget that reaches every tensor
-    while enough - refused > 1:
-        middle = (refused + enough) // 2
-        if min(method.allocation(shapes, middle).values()) == 0:
-            refused = middle
-        else:
-            enough = middle
-    most = math.floor(1e4 * (1 - enough / total)) / 1e4
-    raise ValueError(
-        f"sparsity must leave every tensor a weight, and {sparsity} leaves {empty[0]!r} none of its "
-        f"{shapes[empty[0]].numel()}; give at most {most} or leave that tensor dense"
-    )
+                # a sum is ten times faster than looking at each; an overflow of the sum alone is no fault
+                if values is None or values.sum().isfinite() or values.to_dense().isfinite().all():
+                    continue
+                raise FloatingPointError(
+                    f"an update needs finite numbers, and a {what} of {name!r} is not at step {self._step}; "
+                    "the masks were left as they were: lower the learning rate or clip the gradients"
+                )

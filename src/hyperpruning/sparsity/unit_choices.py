@@ -4,7 +4,7 @@ Norms (H,) by group come from `units.group_norms`; answers, bool (H,) by group, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -39,13 +39,16 @@ def strongest_units(norms: Mapping[str, Tensor], count: int | Mapping[str, int])
             raise ValueError(
                 f"every group keeps a unit, so {len(sizes)} to {sum(sizes.values())} of {sizes} can stay, not {count}"
             )
-        first = [norm.masked_fill(largest(norm, 1), math.inf) for norm in norms.values()]
-        chosen = torch.split(largest(torch.cat(first), count), list(sizes.values()))
-        return dict(zip(norms, chosen, strict=True))
+        first = [norm.masked_fill(_largest([norm], 1)[0], math.inf) for norm in norms.values()]
+        return dict(zip(norms, _largest(first, count), strict=True))
     for name, size in sizes.items():
         if not 1 <= count.get(name, 0) <= size:
             raise ValueError(f"group {name!r} can keep 1 to {size} units, not {count.get(name)}: give it such a count")
-    return {name: largest(norm, count[name]) for name, norm in norms.items()}
+    return {name: _largest([norm], count[name])[0] for name, norm in norms.items()}
+
+
+def _largest(norms: Sequence[Tensor], count: int) -> list[Tensor]:
+    return largest(norms, [torch.ones_like(norm, dtype=torch.bool) for norm in norms], count)
 
 
 def units_within(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperpruning.sparsity.methods import Method
-from hyperpruning.sparsity.sparsifier import Sparsifier, density
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
+from hyperpruning.sparsity.masking import density
+from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.training.calibration import calibration
 from hyperpruning.training.snt_asgd import SNTASGD
 from hyperpruning.training.task import Task
 
@@ -34,6 +37,8 @@ class TrainConfig:
         lr_decay: factor on the learning rate in every epoch after `lr_decay_after`.
         lr_decay_after: epochs at the full learning rate.
         average_from: fraction of the epochs after which the weights are averaged; 1 never.
+        scope: what is pruned: "all" weight matrices, or "recurrent", those of the recurrent layers.
+        counts: what a sparsity counts, "weights" or "multiply_adds" (for one token; embeddings then stay dense).
         updates_per_epoch: mask updates in an epoch, evenly spread; 0 keeps the method's own interval in steps.
         seed: of initial weights, masks and dropout; equal for all networks of a search.
         threads: of torch while training; results are repeatable for one and the same number.
@@ -46,6 +51,8 @@ class TrainConfig:
     lr_decay: float = 1.0
     lr_decay_after: int = 0
     average_from: float = 0.6
+    scope: str = "all"
+    counts: str = "weights"
     updates_per_epoch: int = 4
     seed: int = 0
     threads: int = 1
@@ -61,6 +68,7 @@ class EpochRecord:
         active: active prunable weights (all of them in the dense network).
         density: active fraction of each prunable tensor, one number a gate.
         churn: weights dropped in this epoch over the active ones.
+        ever_active: fraction of the prunable weights that have been active so far (ITOP's R_s); 1 when dense.
         seconds: wall-clock time of the epoch; not part of the ledger.
         spectrum: Lyapunov exponents, nats per step; -inf is None (JSON has no infinity); empty if not computed.
     """
@@ -71,6 +79,7 @@ class EpochRecord:
     active: int
     density: dict[str, list[float]]
     churn: float
+    ever_active: float = 1.0
     seconds: float = 0.0
     spectrum: tuple[float | None, ...] = ()
 
@@ -91,6 +100,7 @@ class Training:
         self.optimizer = SNTASGD(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.sparsifier: Sparsifier | None = None
         if method is not None:
+            check_averaging(method, config)
             steps = task.steps()
             updates = update_steps(steps, config.updates_per_epoch)
             self.sparsifier = Sparsifier(
@@ -99,6 +109,9 @@ class Training:
                 method,
                 sparsity=sparsity,
                 total_steps=steps * config.epochs,
+                cost=cost_of(task, self.network, config),
+                row_groups=task.row_groups(self.network),
+                calibration=calibration(task, self.network, method, seed=config.seed),
                 when=(lambda step: (step - 1) % steps + 1 in updates) if updates else None,
                 seed=config.seed,
             )
@@ -108,8 +121,9 @@ class Training:
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
-        """The network as it would be delivered now: averaged weights, evaluation mode, no gradients."""
-        with self.optimizer.averaged(), torch.no_grad():
+        """The network as it would be delivered now: averaged weights, pruned, evaluation mode, no gradients."""
+        pruned = nullcontext() if self.sparsifier is None else self.sparsifier.hardened()
+        with self.optimizer.averaged(), pruned, torch.no_grad():
             self.network.eval()
             try:
                 yield self.network
@@ -125,13 +139,16 @@ class Training:
                     f"A validation loss must be finite, and it is {valid} after epoch {self.epoch}: "
                     f"lower the learning rate ({self.config.lr:g})."
                 )
-            if self.epoch > 0 and valid < self.best_loss:
+            settled = self.sparsifier is None or self.sparsifier.settled  # what is denser than asked is not delivered
+            if self.epoch > 0 and settled and valid < self.best_loss:
                 self.best_loss = valid
                 self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
         masks = self.sparsifier.masks if self.sparsifier is not None else {}
-        active = sum(int(mask.sum()) for mask in masks.values()) or prunable_weights(self.network)
-        groups = self.task.row_groups(self.network)
-        return EpochRecord(self.epoch, train_loss, valid, active, density(masks, groups), dropped / active)
+        active = sum(int(mask.sum()) for mask in masks.values())
+        active = active or prunable_weights(self.task, self.network, self.config)
+        densities = density(masks, self.task.row_groups(self.network))
+        ever_active = 1.0 if self.sparsifier is None else self.sparsifier.ever_active
+        return EpochRecord(self.epoch, train_loss, valid, active, densities, dropped / active, ever_active)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on (plain types and tensors)."""
@@ -164,9 +181,34 @@ def update_steps(steps: int, updates: int) -> set[int]:
     return {int((part + 0.5) * steps / updates) + 1 for part in range(updates)}
 
 
-def prunable_weights(network: nn.Module) -> int:
-    """Weights that a sparsity counts: those of matrices, tied ones once."""
-    return sum(weight.numel() for weight in network.parameters() if weight.ndim >= 2)
+# what a sparsity can count: model -> cost of a weight
+COSTS: dict[str, Callable[[nn.Module], Cost]] = {"weights": lambda network: weights, "multiply_adds": multiply_adds}
+# what can be pruned: (name of a parameter, row groups of the recurrent ones) -> whether it is
+SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
+    "all": lambda name, recurrent: True,
+    "recurrent": lambda name, recurrent: name in recurrent,
+}
+
+
+def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
+    """What a weight of each parameter costs; nothing where it is not pruned."""
+    cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
+    return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
+
+
+def prunable_weights(task: Task, network: nn.Module, config: TrainConfig) -> int:
+    """Weights that a sparsity counts: those of matrices that cost something, tied ones once."""
+    cost = cost_of(task, network, config)
+    return sum(weight.numel() for name, weight in network.named_parameters() if cost(name, weight))
+
+
+def check_averaging(method: Method, config: TrainConfig) -> None:
+    """Refuse averages of weights that are still fading: they would not be zero where the weights are."""
+    if method.fade and config.average_from < method.stop:
+        raise ValueError(
+            f"Averages begin when no weight fades any more, and average_from is {config.average_from:g} where fading "
+            f"stops at {method.stop:g} of the training: raise average_from, or stop earlier."
+        )
 
 
 def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord]:

@@ -1,0 +1,112 @@
+"""Masks on a model's parameters: what is outside them is zero, in the weights and in the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Masking:
+    """The masks of some parameters, and the multiplication that keeps what is outside them at zero.
+
+    A mask is kept twice: as bools, and as factors in the dtype of what it multiplies, which is 5 times faster.
+
+    Args:
+        model: that holds the parameters.
+        parameters: to be masked, by name.
+        fade: what fading weights are multiplied by.
+
+    Attributes:
+        masks: bool tensors by parameter name; changed in place, by `set`.
+        ever: the same for what has been active so far.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], fade: float) -> None:
+        self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
+        self.ever = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
+        self._fade = fade
+        self._factors: dict[tuple[str, torch.dtype, bool], Tensor] = {}
+        split = {name: name.rpartition(".") for name in parameters}
+        self._owned = [
+            (name, parameters[name], model.get_submodule(path), key) for name, (path, _, key) in split.items()
+        ]
+
+    @torch.no_grad()
+    def apply(self, optimizer: Optimizer | None, *, fading: bool) -> None:
+        """Multiply the weights, and unless they are fading the optimizer's state of their shape, by the masks.
+
+        Raises:
+            RuntimeError: a parameter of the model is another one now.
+        """
+        values: list[Tensor] = []
+        factors: list[Tensor] = []
+        for name, parameter, owner, key in self._owned:
+            if owner._parameters.get(key) is not parameter:
+                raise RuntimeError(
+                    f"the model must keep the parameters that the Sparsifier was made with, and {name!r} is another "
+                    "one now; make the Sparsifier after whatever replaces parameters"
+                )
+            values.append(parameter.data)
+            factors.append(self._factor(name, parameter.dtype, fading))
+            if not fading and optimizer is not None and parameter in optimizer.state:
+                for state in optimizer.state[parameter].values():
+                    if isinstance(state, Tensor) and state.shape == parameter.shape:
+                        values.append(state)
+                        factors.append(self._factor(name, state.dtype, fading))
+        torch._foreach_mul_(values, factors)
+
+    @contextmanager
+    def hardened(self) -> Iterator[None]:
+        """Within the block everything outside the masks is zero; afterwards it is as it was."""
+        kept = {parameter: parameter.detach().clone() for _, parameter, _, _ in self._owned}
+        self.apply(None, fading=False)
+        try:
+            yield
+        finally:
+            for parameter, values in kept.items():
+                parameter.data.copy_(values)
+
+    def set(self, masks: Mapping[str, Tensor]) -> None:
+        """Change the masks in place, so that whoever holds one sees the change."""
+        for name, mask in self.masks.items():
+            mask.copy_(masks[name])
+            self.ever[name] |= mask
+        for (name, _, fading), factor in self._factors.items():
+            self._fill(factor, name, fading)
+
+    def _factor(self, name: str, dtype: torch.dtype, fading: bool) -> Tensor:
+        key = name, dtype, fading
+        if key not in self._factors:
+            self._factors[key] = self._fill(torch.empty_like(self.masks[name], dtype=dtype), name, fading)
+        return self._factors[key]
+
+    def _fill(self, factor: Tensor, name: str, fading: bool) -> Tensor:
+        factor.copy_(self.masks[name])
+        return factor.clamp_(min=self._fade) if fading else factor
+
+
+def density(masks: Mapping[str, Tensor], row_groups: Mapping[str, int] | None = None) -> dict[str, list[float]]:
+    """Measure the fraction of active weights of each tensor, by equal groups of rows.
+
+    Args:
+        masks: bool tensors by parameter name.
+        row_groups: number of groups by parameter name, default 1: 4 for the stacked gates of an LSTM, 3 for a GRU.
+
+    Returns:
+        one density for each group, by parameter name.
+
+    Raises:
+        ValueError: the rows do not divide into the groups.
+    """
+    densities = {}
+    for name, mask in masks.items():
+        groups = (row_groups or {}).get(name, 1)
+        if groups < 1 or len(mask) % groups:
+            raise ValueError(f"row groups must be equal: the {len(mask)} rows of {name!r} do not divide into {groups}")
+        active = mask.view(groups, -1).count_nonzero(dim=1)  # (groups,)
+        densities[name] = [count / (mask.numel() // groups) for count in active.tolist()]
+    return densities

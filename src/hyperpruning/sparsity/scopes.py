@@ -1,0 +1,104 @@
+"""Among which weights a choice is made: the pools whose entries compete.
+
+A scope is a function `(views) -> families`. A family is a list of pools that together cover some whole tensors, and a
+pool is a list of parts: a parameter's name, which of its units (flat), and a bool tensor over these, or None for all.
+A family's number is split between its pools, and each pool chooses its own best. To add a scope, write the function
+and its line in DROP_SCOPES (pools share in proportion to what they hold) or GROW_SCOPES (in equal parts).
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from hyperpruning.sparsity.exact import Sizes, largest, sample
+from hyperpruning.sparsity.views import View
+
+Part = tuple[str, slice, Tensor | None]
+Pool = list[Part]
+Scope = Callable[[Mapping[str, View]], list[list[Pool]]]
+
+
+def tensor(views: Mapping[str, View]) -> list[list[Pool]]:
+    """Let the weights of each tensor compete: all gates of a recurrent matrix together."""
+    return [[[(name, slice(0, view.units), None)]] for name, view in views.items()]
+
+
+def together(views: Mapping[str, View]) -> list[list[Pool]]:
+    """Let all weights of the network compete ("global")."""
+    return [[[(name, slice(0, view.units), None) for name, view in views.items()]]]
+
+
+def gate(views: Mapping[str, View]) -> list[list[Pool]]:
+    """Let the weights of each gate compete: of each of the equal groups of rows that the Sparsifier was told of.
+
+    Raises:
+        ValueError: a gate's rows do not divide into the units that are pruned.
+    """
+    families: list[list[Pool]] = []
+    for name, view in views.items():
+        rows = len(view.mask)
+        if view.gates > 1 and (rows % view.gates or (rows // view.gates) % view.unit[0]):
+            raise ValueError(
+                f"a gate must hold whole units, and the {rows} rows of {name!r} do not divide into {view.gates} gates "
+                f"of {view.unit[0]}-row units; give its row_groups, or another granularity or scope"
+            )
+        size = view.units // view.gates
+        families.append([[(name, slice(i * size, (i + 1) * size), None)] for i in range(view.gates)])
+    return families
+
+
+def sign(views: Mapping[str, View]) -> list[list[Pool]]:
+    """Let the positive weights of each tensor compete, and the negative; a zero counts as positive.
+
+    Source: SET, Mocanu et al. 2018. (The recurrent codes published since drop the most negative weights instead.)
+    """
+    families: list[list[Pool]] = []
+    for name, view in views.items():
+        positive = view.weight.reshape(-1) >= 0
+        families.append([[(name, slice(0, view.units), side)] for side in (positive, ~positive)])
+    return families
+
+
+def choose(
+    pool: Pool,
+    scores: Mapping[str, Tensor | Sizes | None],
+    eligible: Mapping[str, Tensor],
+    count: int,
+    generator: Generator,
+) -> dict[str, Tensor]:
+    """Choose `count` units of a pool.
+
+    Args:
+        pool: of a scope.
+        scores: by parameter name, (units,); None has no preference.
+        eligible: by parameter name, bool (units,).
+        count: how many.
+        generator: of what is drawn.
+
+    Returns:
+        bool (units of the part,) for each part, by parameter name.
+    """
+    allowed = [eligible[name][span] if side is None else eligible[name][span] & side for name, span, side in pool]
+    names = [name for name, _, _ in pool]
+    known: list[Tensor | Sizes] = [score for name in names if (score := scores[name]) is not None]
+    if not known and len(pool) == 1:
+        return {names[0]: sample(allowed[0], count, generator)}
+    if not known:
+        known = [torch.rand(len(eligible[name]), generator=generator).to(allowed[0].device) for name in names]
+    if len(known) < len(pool):
+        silent = next(name for name in names if scores[name] is None)
+        raise ValueError(
+            f"weights that compete need scores on one scale, and nothing is known of those of {silent!r}; "
+            "choose within each tensor, or leave that parameter dense"
+        )
+    values = [
+        score.part(span) if isinstance(score, Sizes) else score[span]
+        for score, (_, span, _) in zip(known, pool, strict=True)
+    ]
+    return dict(zip(names, largest(values, allowed, count), strict=True))
+
+
+DROP_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate": gate, "sign": sign}
+GROW_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate_equal": gate}
+TOPOLOGY_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together}

@@ -1,0 +1,184 @@
+"""One update of the masks: drop -> redistribute -> grow, exact to the unit.
+
+An update is a function `(method, views, targets, fraction, memory, generator) -> (kept, grown)`: the units that each
+tensor has to have afterwards, the share of these to exchange, tensors that live from one update to the next (and are
+saved), and back two bool masks of each parameter's shape, what stays and what is new. Nothing is changed but `memory`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.exact import Sizes, apportion, counted, largest_of_each, positive
+from hyperpruning.sparsity.redistributions import growth_quotas
+from hyperpruning.sparsity.scopes import Pool, choose, together
+from hyperpruning.sparsity.topologies import Calibration, Scores
+from hyperpruning.sparsity.views import Granularity, View
+
+Masks = dict[str, Tensor]
+UpdateRule = Callable[
+    [Method, Mapping[str, View], Mapping[str, int], float, dict[str, Tensor], Generator], tuple[Masks, Masks]
+]
+
+
+def beginning(
+    method: Method, views: Mapping[str, View], counts: Mapping[str, int], calibration: Calibration | None
+) -> Masks:
+    """Choose the masks to begin with: `counts` units of each tensor, or as many in all where the topology is global."""
+    unit, found = method.granularity, method.topology(views, calibration)
+    scores = {name: None if one is None else views[name].pooled(one) for name, one in found.items()}
+    if unit.of:
+        return {n: v.spread(_filled(v, scores[n], torch.zeros_like(v.chosen(v.mask)), unit)) for n, v in views.items()}
+    everything = {name: torch.ones_like(view.chosen(view.mask)) for name, view in views.items()}
+    if method.topology_scope is together and len(views) > 1:
+        counts = _global_counts(method, views, counts, scores, everything)
+    chosen: Masks = {}
+    for name, view in views.items():
+        chosen |= choose([(name, slice(0, view.units), None)], scores, everything, counts[name], view.generator)
+    return {name: view.spread(chosen[name]) for name, view in views.items()}
+
+
+def _global_counts(
+    method: Method,
+    views: Mapping[str, View],
+    counts: Mapping[str, int],
+    scores: Scores,
+    everything: Masks,
+) -> dict[str, int]:
+    """Count what a global choice takes of each tensor, within the density limits, so that no tensor dies of it."""
+    ((pool,),) = together(views)
+    found = choose(pool, scores, everything, sum(counts.values()), next(iter(views.values())).generator)
+    share = {name: counted(chosen) for name, chosen in found.items()}
+    lower = {name: min(counts[name], math.ceil(method.floor * view.units)) for name, view in views.items()}
+    upper = {name: max(counts[name], math.floor(method.ceiling * view.units)) for name, view in views.items()}
+    return apportion(sum(counts.values()), share, lower, upper)
+
+
+def exchange(
+    method: Method,
+    views: Mapping[str, View],
+    targets: Mapping[str, int],
+    fraction: float,
+    memory: dict[str, Tensor],
+    generator: Generator,
+) -> tuple[Masks, Masks]:
+    """Drop down to the targets and `fraction` of them further, and grow as many as that fraction."""
+    survivors, lost = _drop(method, views, targets, fraction, generator)
+    kept = {name: view.spread(survivors[name]) for name, view in views.items()}
+    if method.grow is None:
+        return kept, {name: torch.zeros_like(mask) for name, mask in kept.items()}
+    quotas = growth_quotas(
+        method.redistribute(views, kept, lost),
+        {name: counted(units) for name, units in survivors.items()},
+        lost,
+        {name: view.units for name, view in views.items()},
+        floor=method.floor,
+        ceiling=method.ceiling,
+    )
+    return kept, grow(method, views, survivors, quotas, generator)
+
+
+def _drop(
+    method: Method, views: Mapping[str, View], targets: Mapping[str, int], fraction: float, generator: Generator
+) -> tuple[Masks, dict[str, int]]:
+    """Choose what stays; return the units that do, flat, and how many each tensor is to get back."""
+    assert method.drop is not None
+    active = {name: view.chosen(view.mask) for name, view in views.items()}
+    # under soft shrinkage every weight is alive, and may return
+    eligible = {name: torch.ones_like(units) for name, units in active.items()} if method.fade else active
+    scores = {name: None if (one := method.drop(v)) is None else v.pooled(one) for name, v in views.items()}
+    survivors: Masks = {}
+    lost: dict[str, int] = {}
+    for family in method.drop_scope(views):
+        names = {name: None for pool in family for name, _, _ in pool}
+        total, units = sum(targets[name] for name in names), sum(views[name].units for name in names)
+        # no more than there are empty places to move to: a nearly dense tensor would get its own weights back, at zero
+        swapped = min(math.floor(fraction * total), units - total)
+        stay, give = _split(family, eligible, total, swapped)
+        for place, pool in enumerate(family):
+            chosen = choose(pool, scores, eligible, stay[place] - give[place], generator)
+            _add(survivors, pool, chosen, views)
+        gone = {name: counted(active[name]) - counted(survivors[name]) for name in names}
+        lost |= apportion(swapped, gone, dict.fromkeys(names, 0), gone) if swapped else dict.fromkeys(names, 0)
+    return survivors, lost
+
+
+def _add(masks: Masks, pool: Pool, chosen: Masks, views: Mapping[str, View]) -> None:
+    """Add what was chosen of a pool to flat masks."""
+    for name, span, _ in pool:
+        if name not in masks and len(chosen[name]) == views[name].units:
+            masks[name] = chosen[name]
+            continue
+        whole = masks.setdefault(name, torch.zeros_like(views[name].chosen(views[name].mask)))
+        whole[span] |= chosen[name]
+
+
+def _split(
+    family: list[Pool], eligible: Mapping[str, Tensor], total: int, swapped: int
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Split what a family has to have, and what it exchanges, between its pools in proportion to what they hold."""
+    held = {
+        place: sum(
+            counted(eligible[name][span] if side is None else eligible[name][span] & side) for name, span, side in pool
+        )
+        for place, pool in enumerate(family)
+    }
+    none = dict.fromkeys(held, 0)
+    stay = apportion(total, held, none, held)
+    return stay, apportion(swapped, stay, none, stay)
+
+
+def grow(
+    method: Method,
+    views: Mapping[str, View],
+    survivors: Mapping[str, Tensor],
+    quotas: Mapping[str, int],
+    generator: Generator,
+) -> Masks:
+    """Choose what is new outside the survivors (flat units): as many as the quotas say."""
+    assert method.grow is not None
+    unit = method.granularity
+    free = {name: ~units for name, units in survivors.items()}
+    scores = {name: None if (one := method.grow(v)) is None else v.pooled(one) for name, v in views.items()}
+    if unit.of:  # every group gets back what it lost
+        return {name: v.spread(_filled(v, scores[name], survivors[name], unit)) for name, v in views.items()}
+    grown: Masks = {}
+    for family in method.grow_scope(views):
+        total = sum(quotas[name] for name in {name for pool in family for name, _, _ in pool})
+        room = {i: sum(counted(free[name][span]) for name, span, _ in p) for i, p in enumerate(family)}
+        counts = apportion(total, dict.fromkeys(room, 1.0), dict.fromkeys(room, 0), room)
+        for place, pool in enumerate(family):
+            for chosen in _informed_first(pool, scores, free, counts[place], generator):
+                _add(grown, pool, chosen, views)
+    return {name: view.spread(grown[name]) for name, view in views.items()}
+
+
+def _filled(view: View, scores: Tensor | Sizes | None, active: Tensor, unit: Granularity) -> Tensor:
+    """Choose what is missing to `unit.keep` of every `unit.of` units; return bool (units,)."""
+    if scores is None:
+        scores = torch.rand(view.units, generator=view.generator).to(active.device)
+    known = scores[:] if isinstance(scores, Sizes) else scores
+    return largest_of_each(known, ~active, unit.keep - active.view(-1, unit.of).sum(dim=1))
+
+
+def _informed_first(
+    pool: Pool,
+    scores: Scores,
+    free: Mapping[str, Tensor],
+    count: int,
+    generator: Generator,
+) -> list[Masks]:
+    """Choose among the scores above zero, and at random where these are too few (words that were not in the batch)."""
+    known = {name: score for name, _, _ in pool if (score := scores[name]) is not None}
+    if len(known) < len(pool):
+        return [choose(pool, scores, free, count, generator)]
+    informed = {name: positive(score, free[name]) for name, score in known.items()}
+    enough = sum(counted(informed[name][span]) for name, span, _ in pool)
+    first = choose(pool, scores, informed, min(count, enough), generator)
+    if count <= enough:
+        return [first]
+    silent = {name: free[name] & ~informed[name] for name in known}
+    return [first, choose(pool, dict.fromkeys(known), silent, count - enough, generator)]

@@ -1,0 +1,72 @@
+"""What a topology differentiates before the training begins: the loss of some batches, or the recurrent Jacobian."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.topologies import Calibration, jacobian, jacobian_norm
+from hyperpruning.training.task import Task
+
+BATCHES = 8  # of the first epoch, whose losses are added up
+STEPS = 20  # of the probe, the last four of which are measured
+
+
+def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) -> Calibration:
+    """The calibration that a method's topology asks for; nothing is computed before it does.
+
+    Args:
+        task: whose batches or probe are taken.
+        network: to be pruned.
+        method: "jacobian" measures the recurrent part, every other topology the loss.
+        seed: of the batches, and of dropout.
+    """
+
+    def loss() -> Tensor:
+        # dropout draws from the global generator; cuDNN's recurrent layers cannot be differentiated twice
+        with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(enabled=False):
+            torch.manual_seed(seed)
+            found, carry = [], None
+            for batch in islice(task.batches(0, seed), BATCHES):
+                one, carry = task.loss(network, batch, carry)
+                found.append(one)
+        return torch.stack(found).sum()
+
+    def norm() -> Tensor:
+        recurrent, probe = task.recurrence(network)
+        if not isinstance(recurrent, nn.RNNBase):
+            raise ValueError(
+                f"The topology 'jacobian' knows torch's recurrent layers, and this network has a "
+                f"{type(recurrent).__name__}: give its Sparsifier a calibration made with jacobian_norm."
+            )
+        with torch.backends.cudnn.flags(enabled=False):
+            return stacked_norm(recurrent, probe[:STEPS].detach())
+
+    return norm if method.topology is jacobian else loss
+
+
+def stacked_norm(recurrent: nn.RNNBase, inputs: Tensor) -> Tensor:
+    """The `jacobian_norm` of one of torch's recurrent layers; the state of an LSTM is (h, c).
+
+    Args:
+        recurrent: time-first; the dropout between its layers is not applied.
+        inputs: (T, B, I).
+    """
+    parts = 2 if isinstance(recurrent, nn.LSTM) else 1
+    shape = parts, recurrent.num_layers, inputs.shape[1], recurrent.hidden_size
+
+    def step(state: Tensor, one: Tensor) -> Tensor:
+        stacked = state.view(shape[2], parts, shape[1], shape[3]).permute(1, 2, 0, 3).contiguous()
+        after = recurrent(one[None], (stacked[0], stacked[1]) if parts == 2 else stacked[0])[1]
+        together = torch.stack(after) if parts == 2 else after[None]  # (parts, layers, B, H)
+        return together.permute(2, 0, 1, 3).reshape(shape[2], -1)  # (B, D)
+
+    training, start = recurrent.training, inputs.new_zeros(shape[2], parts * shape[1] * shape[3])
+    recurrent.eval()
+    try:
+        return jacobian_norm(step, start, inputs)
+    finally:
+        recurrent.train(training)

@@ -113,6 +113,32 @@ def test_a_shrunk_language_model_has_the_same_logits_and_goes_there_and_back(tmp
     assert again.sizes == sizes
 
 
+NAMED = {"embedding": 0.1, "input": 0.4, "between": 0.2, "output": 0.4}
+KINDS = {
+    "rhn": {"cell": "rhn", "depth": 3, "dropout": NAMED | {"state": 0.2}},
+    "uncoupled": {"cell": "uncoupled_rhn", "depth": 2, "tied": True},
+    "awd": {"hidden": [6, 8, 6], "dropout": NAMED | {"weight": 0.5}, "tied": True},
+    "mos": {"hidden": [7, 6, 8], "dropout": NAMED | {"weight": 0.5, "latent": 0.3}, "tied": True, "experts": 3},
+    "rhn with mos": {"cell": "rhn", "depth": 2, "experts": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_language_model_is_shrunk_and_goes_there_and_back(tmp_path, kind):
+    sizes = {"embedding": 6, "hidden": 6, "layers": 3} | KINDS[kind]
+    model = LanguageModel(7, **sizes, seed=1).eval()
+    small = shrink_language_model(model, pruned(model, (2, 5, 3)))
+    tokens = torch.randint(7, (20, 4), generator=torch.Generator().manual_seed(0))
+    logits, _ = small(tokens)
+    torch.testing.assert_close(logits, model(tokens)[0], rtol=0, atol=1e-6)
+    assert small.sizes["hidden"] == [2, 5, 3]
+    assert small.encoder.weight.shape[1] == (3 if kind in ("uncoupled", "awd") else 6)  # a mixture reads its own size
+    assert small.sizes["dropout"] == sizes.get("dropout", 0.0)
+    weights = dict(small.named_parameters())
+    save_model(tmp_path / "m.safetensors", weights, {"model": small.sizes, "vocabulary": list("abcdefg")})
+    assert load_model(tmp_path / "m.safetensors")(tokens)[0].equal(logits)
+
+
 def test_a_shrunk_model_can_be_shrunk_again():
     model = LanguageModel(7, cell="gru", embedding=6, hidden=6, tied=True, seed=1).double()
     first = shrink_language_model(model, pruned(model, (5, 4)))

@@ -16,8 +16,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.models.stack import Stack
-from hyperpruning.sparsity.units import Units, recurrent_units, shrink
+from hyperpruning.models.rhn import RHNLayer
+from hyperpruning.models.softmaxes import MixtureOfSoftmaxes
+from hyperpruning.models.stack import CELLS, GATES, Stack
+from hyperpruning.sparsity.units import Axis, Units, recurrent_units, shrink
 from hyperpruning.training.checkpoint import write_atomic
 
 FORMAT = "hyperpruning 1"
@@ -80,16 +82,34 @@ def load_model(path: Path | str) -> LanguageModel:
 
 
 def language_model_units(model: LanguageModel) -> dict[str, Units]:
-    """Describe the units of each recurrent layer, "rnn.l0", "rnn.l1" ... (shrunk: "rnn.0.l0", "rnn.1.l0" ...).
+    """Describe the units of each recurrent layer, "rnn.l0", "rnn.l1" ... (in a `Stack`: "rnn.0.l0", "rnn.1.l0" ...).
 
-    Tied weights make the units of the top layer and the columns of the embedding one.
+    Tied weights make the units of the top layer and the columns of the embedding one, unless a mixture of softmaxes
+    stands between the two.
     """
     parts = [f"rnn.{layer}" for layer in range(len(model.rnn))] if isinstance(model.rnn, Stack) else ["rnn"]
+    inputs = [f"{part}.w" if model.cell not in CELLS else f"{part}.weight_ih_l0" for part in parts]
+    top = ["decoder.weight", *(inputs[:1] if _tied(model) else [])]
+    if isinstance(model.decoder, MixtureOfSoftmaxes):
+        top = ["decoder.prior.weight", "decoder.latent.weight"]
     groups: dict[str, Units] = {}
-    for part, above in zip(parts, [*parts[1:], None], strict=True):
-        top = ["decoder.weight", *([f"{parts[0]}.weight_ih_l0"] if _tied(model) else [])]
-        groups |= recurrent_units(model, part, readers=top if above is None else [f"{above}.weight_ih_l0"])
+    for part, readers in zip(parts, [*([above] for above in inputs[1:]), top], strict=True):
+        units = recurrent_units if model.cell in CELLS else _highway_units
+        groups |= units(model, part, readers=readers)
     return groups
+
+
+def _highway_units(model: LanguageModel, part: str, *, readers: list[str]) -> dict[str, Units]:
+    """Describe the units of a recurrent highway layer, as `recurrent_units` does those of torch's."""
+    layer = model.get_submodule(part)
+    assert isinstance(layer, RHNLayer)
+    gates = GATES[model.cell]
+    matrices = [f"{part}.r.{depth}" for depth in range(len(layer.r))]
+    biases = [f"{part}.b.{depth}" for depth in range(len(layer.b))]
+    rows = [Axis(name, 0, gates) for name in (f"{part}.w", *matrices, *biases)]
+    first = {"decoder.weight": "encoder.weight"} if _tied(model) else {}  # the name of tied weights
+    columns = [Axis(first.get(name, name), 1) for name in (*matrices, *readers)]
+    return {f"{part}.l0": Units(layer.hidden_size, (*rows, *columns))}
 
 
 def shrink_language_model(model: LanguageModel, kept: Mapping[str, Tensor]) -> LanguageModel:

@@ -91,6 +91,11 @@ class LanguageModel(nn.Module):
         locked = isinstance(dropout, Mapping)
         drop = _dropouts(dropout)
         _check(cell, widths, depth, drop)
+        if experts < 1 or (experts == 1 and drop.latent):
+            raise ValueError(
+                f'A mixture of softmaxes, to which the dropout "latent" belongs, has 2 experts or more, and 1 is an '
+                f"ordinary softmax, but experts = {experts}: change it."
+            )
         if tied and experts == 1 and embedding != widths[-1]:
             raise ValueError(
                 f"Tied weights need an embedding as wide as the last layer, and {embedding} is not {widths[-1]}: "

@@ -14,6 +14,7 @@ from hyperpruning.sparsity.dynamic import (
     allocate_within,
     cheapest,
     geometric_levels,
+    measured_times,
     scaled,
     search_coefficients,
     square_errors,
@@ -268,3 +269,14 @@ def test_the_network_of_the_published_results_is_allocated_exactly():
     assert sum(counts.values()) == 21_780_001
     near = cheapest(levels, errors, 21_780_001)
     assert sum(counts[name] - levels[name][level] for name, level in near.items()) < 0.02 * 66e6  # less than one level
+
+
+def test_measured_times_have_a_number_for_every_level_and_hold_a_target():
+    shapes = {"a": torch.Size((60, 40)), "b": torch.Size((30, 60))}
+    levels = {"a": [2400, 240, 24], "b": [1800, 90]}
+    times = measured_times(shapes, levels, repetitions=3)
+    assert {name: len(of) for name, of in times.items()} == {"a": 3, "b": 2}
+    assert all(0 < seconds < 1 for of in times.values() for seconds in of)
+    target = sum(max(of) for of in times.values()) * 0.999
+    counts = allocate_within(levels, times, square_errors(levels), target)
+    assert math.fsum(times[name][levels[name].index(count)] for name, count in counts.items()) <= target

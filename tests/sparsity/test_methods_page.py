@@ -48,11 +48,20 @@ that are not at their final density by its first rung.
 **Soft shrinkage.** Until it stops, `iss-p` is a dense network whose pruned weights shrink; evaluations use the pruned
 copy (`sparsifier.hardened()`), and only afterwards weights and optimizer state outside the masks are zero.
 
+**Whole units** of an LSTM, GRU, RNN or RHN, with everything that goes with them in all tensors (Intrinsic Sparse
+Structures, Wen et al. 2018), are pruned by `sparsity/units.py` and `unit_choices.py`, and cut away: what is left is a
+smaller dense network with the same outputs. [examples/shrink.py](../examples/shrink.py) trains with the group penalty,
+prunes, and shrinks. A unit costs hundreds of weights, so a budget of weights is met from below.
+
+**Densities by search.** `sparsity/dynamic.py` allocates weights to tensors by dynamic programming, exactly to the
+budget or within a latency that `measured_times` measures, and searches how sensitive each tensor is with a calibration
+loss (SPDY, Frantar & Alistarh 2022): [examples/allocation.py](../examples/allocation.py).
+
 ## As published, faults included
 
-{published}: opt-in updates with the published recurrent engine's behaviour (growth by chance, SET's sign error, the
-threshold that ignores the drop fraction, the tolerance loop), to reproduce its results. Their budget holds in
-expectation at best. They are in no default space.
+Opt-in updates with the published recurrent engine's behaviour, to reproduce its results: {published} (growth by chance,
+SET's sign error, the threshold that ignores the drop fraction, the tolerance loop). Their budget holds in expectation
+at best. They are in no default space.
 
 ## Left out
 

@@ -411,3 +411,29 @@ def test_what_is_dropped_and_regrown_begins_as_said(regrown):
     value, momentum = float(model.weight.detach()[0, 1]), float(optimizer.state[model.weight]["momentum_buffer"][0, 1])
     assert momentum == (9 if regrown == "keep" else 0)
     assert {"zero": value == 0, "keep": value == 1, "random": 0 < abs(value) <= 4}[regrown]
+
+
+class WeightDrop(nn.Module):
+    """DropConnect on a weight, as AWD-LSTM has it: the raw weight is the parameter."""
+
+    def forward(self, weight):
+        return nn.functional.dropout(weight, 0.5, self.training)
+
+
+@pytest.mark.parametrize("name", ["rigl", "set", "snfs"])
+def test_dropped_weights_are_masked_where_they_are_raw(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 10, bias=False), nn.Tanh(), nn.Linear(10, 8, bias=False))
+    nn.utils.parametrize.register_parametrization(model[0], "weight", WeightDrop())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sparsifier = Sparsifier(model, optimizer, METHODS[name], sparsity=0.75, interval=3, total_steps=60)
+    raw = model[0].parametrizations.weight.original
+    for _ in range(59):
+        optimizer.zero_grad()
+        model(torch.randn(16, 12)).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        mask = sparsifier.masks["0.parametrizations.weight.original"]
+        assert sum(int(mask.sum()) for mask in sparsifier.masks.values()) == 50
+        assert not raw[~mask].any()
+        assert not model[0].weight[~mask].any()

@@ -139,6 +139,7 @@ def test_ordinary_dropout_stands_at_three_places():
         ({"cell": "gru", "dropout": {"weight": 0.2}}, "belongs to an LSTM"),
         ({"dropout": {"input": 1.0}}, "input is 1.0"),
         ({"dropout": -0.1}, "input is -0.1"),
+        ({"dropout": {"inputs": 0.1}}, "'inputs' is not"),
         ({"dropout": {"latent": 0.2}}, "experts"),
         ({"experts": 0}, "experts"),
         ({"hidden": [6, 5], "embedding": 6, "tied": True}, "6 is not 5"),

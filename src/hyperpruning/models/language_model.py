@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -67,8 +67,7 @@ class LanguageModel(nn.Module):
         seed: of the initial weights; the global generator is left as it was.
 
     Raises:
-        ValueError: sizes or kinds of dropout that do not go together.
-        TypeError: a dropout of no known name.
+        ValueError: sizes or kinds of dropout that do not exist or do not go together.
     """
 
     def __init__(
@@ -157,6 +156,9 @@ class LanguageModel(nn.Module):
 
 def _dropouts(dropout: float | Mapping[str, float]) -> Dropouts:
     if isinstance(dropout, Mapping):
+        known = [field.name for field in fields(Dropouts)]
+        if unknown := sorted(set(dropout) - set(known)):
+            raise ValueError(f"A dropout is one of {', '.join(known)}, and {unknown[0]!r} is not: choose one of them.")
         return Dropouts(**dropout)
     return Dropouts(input=dropout, between=dropout, output=dropout)
 

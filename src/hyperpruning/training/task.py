@@ -7,7 +7,7 @@ processes), and loads its data when it is first asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,7 +63,7 @@ class LanguageModelling:
         folder: with the three splits; None takes Python's built-in text.
         unit: "word" or "character".
         known: "ptb" or "wikitext-2" to have the files checked.
-        cell, embedding, hidden, layers, dropout, tied, embedding_std: see `LanguageModel`.
+        cell, embedding, hidden, layers, depth, dropout, experts, tied, embedding_std: see `LanguageModel`.
         batch: columns read side by side while training.
         bptt: window of back-propagation, in tokens.
         eval_batch: columns while evaluating (it changes perplexities a little: the context starts anew in each).
@@ -76,9 +76,11 @@ class LanguageModelling:
     known: str | None = None
     cell: str = "lstm"
     embedding: int = 64
-    hidden: int = 64
+    hidden: int | Sequence[int] = 64
     layers: int = 2
-    dropout: float = 0.1
+    depth: int = 1
+    dropout: float | Mapping[str, float] = 0.1
+    experts: int = 1
     tied: bool = False
     embedding_std: float = 1.0
     batch: int = 20
@@ -101,7 +103,9 @@ class LanguageModelling:
             embedding=self.embedding,
             hidden=self.hidden,
             layers=self.layers,
+            depth=self.depth,
             dropout=self.dropout,
+            experts=self.experts,
             tied=self.tied,
             embedding_std=self.embedding_std,
             seed=seed,
@@ -174,12 +178,10 @@ class LanguageModelling:
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
         """The model's sizes and the vocabulary."""
+        assert isinstance(network, LanguageModel)
         corpus = self.corpus()
-        sizes = {
-            name: getattr(self, name)
-            for name in ("cell", "embedding", "hidden", "layers", "dropout", "tied", "embedding_std")
-        }
-        return {"model": sizes, "unit": corpus.unit, "vocabulary": list(corpus.vocabulary), "corpus": corpus.name}
+        text = {"unit": corpus.unit, "vocabulary": list(corpus.vocabulary), "corpus": corpus.name}
+        return {"model": network.sizes} | text
 
 
 def perplexity(loss: float) -> float:

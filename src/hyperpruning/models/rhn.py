@@ -65,25 +65,23 @@ class RHNLayer(nn.Module):
         visited = self.path(start, input, mask)
         return visited[1:], visited[-1:]
 
-    def path(self, state: Tensor, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the state before the first step and after each.
+    def _micro_steps(
+        self, state: Tensor, inputs: Tensor, mask: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield, for each micro-step of each step, the state before, what enters the gates, and the state after.
 
         Args:
             state: (N, H).
             inputs: (S, N, I).
             mask: (N, H), a factor on the state as the gates read it; None is one.
-
-        Returns:
-            (S + 1, N, H).
         """
         weights, biases = [r.T for r in self.r], list(self.b)[1:]
-        visited = [state]
         for drive in functional.linear(inputs, self.w, self.b[0]):  # W x + b of all steps at once, each (N, G H)
             for weight, outside in zip(weights, [drive, *biases], strict=True):
-                read = state if mask is None else state * mask
-                state = self._next(state, torch.addmm(outside, read, weight))
-            visited.append(state)
-        return torch.stack(visited)
+                gates = torch.addmm(outside, state if mask is None else state * mask, weight)
+                after = self._next(state, gates)
+                yield state, gates, after
+                state = after
 
     def _next(self, state: Tensor, gates: Tensor) -> Tensor:
         if self.coupled:
@@ -92,31 +90,30 @@ class RHNLayer(nn.Module):
         h, t, c = gates.chunk(3, -1)
         return torch.tanh(h) * torch.sigmoid(t) + state * torch.sigmoid(c)
 
+    def _slopes(self, state: Tensor, gates: Tensor) -> Tensor:
+        """Return d s' / d(what enters each gate) and the carry of one micro-step, (N, H), (N, G H) -> (N, G + 1, H)."""
+        h, t, *others = gates.chunk(2 if self.coupled else 3, -1)
+        c = others[0] if others else -t  # 1 - sigmoid(t) = sigmoid(-t)
+        # products, which unlike 1 - tanh(h)^2 and t (1 - t) keep their digits in the saturated tails
+        to_h = torch.sigmoid(t) * 4 * torch.sigmoid(2 * h) * torch.sigmoid(-2 * h)
+        to_t = torch.tanh(h) * torch.sigmoid(t) * torch.sigmoid(-t)
+        to_c = state * torch.sigmoid(c) * torch.sigmoid(-c)
+        rows = [to_h, to_t - to_c] if self.coupled else [to_h, to_t, to_c]
+        return torch.stack([*rows, torch.sigmoid(c)], 1)
+
+    def path(self, state: Tensor, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the state before the first step and after each, (S + 1, N, H); arguments as of `_micro_steps`."""
+        every = [after for _, _, after in self._micro_steps(state, inputs, mask)]
+        return torch.stack([state, *every[len(self.r) - 1 :: len(self.r)]])
+
     def step(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the state after all micro-steps, (N, H), (N, I) -> (N, H)."""
         return self.path(state, input[None])[1]
 
-    def _micro_steps(self, state: Tensor, input: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the state (N, H) before each micro-step, and what enters its gates, (N, G H)."""
-        outside = functional.linear(input, self.w)
-        for r, b in zip(self.r, self.b, strict=True):
-            gates = functional.linear(state, r, b) + outside
-            yield state, gates
-            state, outside = self._next(state, gates), torch.zeros_like(outside)
-
     def slopes(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the scales of the gates' rows and of the state, for each micro-step, (N, depth, G + 1, H)."""
-        slopes = []
-        for before, gates in self._micro_steps(state, input):
-            h, t, *others = gates.chunk(2 if self.coupled else 3, -1)
-            c = others[0] if others else -t  # 1 - sigmoid(t) = sigmoid(-t)
-            # products, which unlike 1 - tanh(h)^2 and t (1 - t) keep their digits in the saturated tails
-            to_h = torch.sigmoid(t) * 4 * torch.sigmoid(2 * h) * torch.sigmoid(-2 * h)
-            to_t = torch.tanh(h) * torch.sigmoid(t) * torch.sigmoid(-t)
-            to_c = before * torch.sigmoid(c) * torch.sigmoid(-c)
-            rows = [to_h, to_t - to_c] if self.coupled else [to_h, to_t, to_c]
-            slopes.append(torch.stack([*rows, torch.sigmoid(c)], 1))
-        return torch.stack(slopes, 1)
+        micro_steps = self._micro_steps(state, input[None])
+        return torch.stack([self._slopes(before, gates) for before, gates, _ in micro_steps], 1)
 
     def assembled(self, slopes: Tensor, size: int) -> Tensor:
         """Return the product of the micro-steps' Jacobians diag(c) + the gates' rows, (N, H, H)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperpruning.models.dropout import locked_dropout
 
-FLOOR = math.log(1e-8)  # of a log-probability, as in the published code
-CHUNK = 2**24  # logits held at a time, 64 MiB in float32
+FLOOR = 1e-8  # added to a probability, as in the published code: its logarithm and gradient stay finite
+CHUNK = 2**25  # logits held at a time, 128 MiB in float32
 
 
 class MixtureOfSoftmaxes(nn.Linear):
@@ -38,10 +36,10 @@ class MixtureOfSoftmaxes(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return log(p + 1e-8), (T, B, H) -> (T, B, V).
 
-        The K x V logits of a token are summed up as they come and not kept: where they are many, tokens go through in
-        chunks, which the backward pass computes again.
+        Where the K x V logits of all tokens are many, tokens go through in chunks, whose logits are not kept: the
+        backward pass computes them again.
         """
-        prior = functional.log_softmax(self.prior(input), -1)  # (T, B, K)
+        prior = torch.softmax(self.prior(input), -1)  # (T, B, K)
         latent = locked_dropout(torch.tanh(self.latent(input)), self.dropout, self.training)  # (T, B, K E)
         tokens, experts = prior.shape[:-1], prior.shape[-1]
         priors, latents = prior.reshape(-1, experts), latent.reshape(-1, experts, self.in_features)
@@ -53,8 +51,6 @@ class MixtureOfSoftmaxes(nn.Linear):
         return torch.cat(mixed).view(*tokens, -1)
 
     def _mixed(self, prior: Tensor, latent: Tensor) -> Tensor:
-        """Mix the experts of some tokens: log prior (N, K), latent (N, K, E) -> (N, V)."""
-        logits = functional.linear(latent, self.weight, self.bias)  # (N, K, V)
-        joint = logits + (prior - logits.logsumexp(-1))[..., None]  # log(prior_k softmax_k)
-        mixture = joint.logsumexp(1)
-        return torch.logaddexp(mixture, mixture.new_tensor(FLOOR))
+        """Mix the experts of some tokens: prior (N, K), latent (N, K, E) -> (N, V)."""
+        each = torch.softmax(functional.linear(latent, self.weight, self.bias), -1)  # (N, K, V)
+        return torch.log(torch.bmm(prior[:, None], each)[:, 0] + FLOOR)

@@ -20,14 +20,13 @@ import io
 import json
 import math
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from measuring import best, table
 from torch import Tensor, nn
 
 from hyperpruning.models.language_model import LanguageModel
@@ -50,17 +49,6 @@ ROWS = [
     ("ER", "magnitude", "none", "random"),
     ("uniform", "magnitude", "none", "gradient"),
 ]
-
-
-def best(jobs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
-    """Run all of them in turn, again and again; return each one's shortest time in seconds."""
-    times = dict.fromkeys(jobs, math.inf)
-    for _ in range(repetitions):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            times[name] = min(times[name], time.perf_counter() - start)
-    return times
 
 
 def network(hidden: int, vocabulary: int, dropout: float = 0.0) -> LanguageModel:
@@ -256,16 +244,6 @@ def deviation(counts: list[int], target: int) -> str:
     """Word the range of deviations, in % of the target."""
     off = [100 * (count - target) / target for count in counts] or [math.nan]
     return "0" if counts and set(counts) == {target} else f"{min(off):+.2f}..{max(off):+.2f}"
-
-
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print the rows under each other."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    print("  ".join(f"{column:>16}" for column in columns))
-    for row in rows:
-        cells = (row.get(column, "-") for column in columns)
-        print("  ".join(f"{cell:>16.4g}" if isinstance(cell, float) else f"{cell:>16}" for cell in cells), flush=True)
-    print()
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import best, table
 from torch import Tensor, nn
 
 from hyperpruning.lyapunov.blocks import trajectory
@@ -37,19 +38,6 @@ from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.models.rhn import RHNLayer
 
 WARMUP, STEPS, BATCH, LAYERS, GAIN = 10, 35, 2, 2, 3.0
-
-
-def best(
-    functions: dict[str, Callable[[], Any]], repetitions: int, clock: Callable[[], float] = time.process_time
-) -> dict[str, float]:
-    """Run all of them in turn, again and again; return each one's shortest time in seconds."""
-    times = dict.fromkeys(functions, math.inf)
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            start = clock()
-            function()
-            times[name] = min(times[name], clock() - start)
-    return times
 
 
 def lstm(size: int) -> tuple[nn.LSTM, Tensor]:
@@ -202,16 +190,6 @@ def peak(size: int) -> None:
 def high_water() -> str:
     """Return this process's peak memory in KiB; getrusage would count what the parent held when it forked."""
     return next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-
-
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print the rows under each other."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    print("  ".join(f"{column:>16}" for column in columns))
-    for row in rows:
-        cells = (row.get(column, "-") for column in columns)
-        print("  ".join(f"{cell:>16.4g}" if isinstance(cell, float) else f"{cell:>16}" for cell in cells), flush=True)
-    print()
 
 
 def main() -> None:

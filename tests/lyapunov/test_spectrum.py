@@ -215,6 +215,12 @@ def test_spectrum_tells_what_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["dense.npz"]
 
 
+def test_another_file_is_refused(tmp_path):
+    np.savez(tmp_path / "old.npz", growth=np.zeros((3, 1, 2)), sizes=np.array([2]))
+    with pytest.raises(ValueError, match="no lengths, warmup, state, convention"):
+        Spectrum.load(tmp_path / "old.npz")
+
+
 def test_standard_error_is_that_of_independent_steps():
     # Gaussian matrices: Newman's standard error of exponent k is sqrt(trigamma((N - k + 1) / 2) / (4 T))
     size, steps = 6, 4000

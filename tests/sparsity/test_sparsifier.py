@@ -437,3 +437,23 @@ def test_dropped_weights_are_masked_where_they_are_raw(name):
         assert sum(int(mask.sum()) for mask in sparsifier.masks.values()) == 50
         assert not raw[~mask].any()
         assert not model[0].weight[~mask].any()
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_large_tensors_are_masked_piece_by_piece(contiguous, monkeypatch):
+    monkeypatch.setattr("hyperpruning.sparsity.masking.CHUNK", 7)
+    torch.manual_seed(0)
+    model = nn.Linear(9, 5)
+    if not contiguous:
+        model.weight.data = torch.randn(9, 5).T
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, METHODS["static"], sparsity=0.6)
+    for _ in range(3):
+        model(torch.randn(4, 9)).square().sum().backward()
+        optimizer.step()
+        assert optimizer.state[model.weight]["exp_avg"].ne(0).sum() > 18
+        sparsifier.step()
+        mask = sparsifier.masks["weight"]
+        for value in (model.weight, *(optimizer.state[model.weight][key] for key in ("exp_avg", "exp_avg_sq"))):
+            assert not value[~mask].any()
+            assert bool(value[mask].ne(0).all())

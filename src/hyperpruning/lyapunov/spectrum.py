@@ -8,7 +8,7 @@ the i-th direction grows (positive) or is forgotten (negative).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -102,8 +102,17 @@ class Spectrum:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Spectrum:
-        """Read what `save` wrote; never executes anything from the file."""
+        """Read what `save` wrote; never executes anything from the file.
+
+        Raises: ValueError for another file.
+        """
         with np.load(path, allow_pickle=False) as file:
+            missing = [field.name for field in fields(cls) if field.name not in file]
+            if missing:
+                raise ValueError(
+                    f"a spectrum's file holds all its parts, and {path} has no {', '.join(missing)}: compute it again "
+                    "with this version"
+                )
             return cls(
                 growth=torch.from_numpy(file["growth"]),
                 lengths=tuple(int(length) for length in file["lengths"]),

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hyperpruning.sparsity.exact import CHUNK
+
 
 class Masking:
     """The masks of some parameters, and the multiplication that keeps what is outside them at zero.
@@ -50,13 +52,14 @@ class Masking:
                     f"the model must keep the parameters that the Sparsifier was made with, and {name!r} is another "
                     "one now; make the Sparsifier after whatever replaces parameters"
                 )
-            values.append(parameter.data)
-            factors.append(self._factor(name, parameter.dtype, fading))
+            masked = [parameter.data]
             if not fading and optimizer is not None and parameter in optimizer.state:
-                for state in optimizer.state[parameter].values():
-                    if isinstance(state, Tensor) and state.shape == parameter.shape:
-                        values.append(state)
-                        factors.append(self._factor(name, state.dtype, fading))
+                states = optimizer.state[parameter].values()
+                masked += [s for s in states if isinstance(s, Tensor) and s.shape == parameter.shape]
+            whole = [self._factor(name, value.dtype, fading) for value in masked]
+            for value, factor in _in_turn(masked, whole):
+                values.append(value)
+                factors.append(factor)
         torch._foreach_mul_(values, factors)
 
     @contextmanager
@@ -87,6 +90,20 @@ class Masking:
     def _fill(self, factor: Tensor, name: str, fading: bool) -> Tensor:
         factor.copy_(self.masks[name])
         return factor.clamp_(min=self._fade) if fading else factor
+
+
+def _in_turn(values: list[Tensor], factors: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pair values with their factors; large ones piece by piece in turn, so that a factor is read once for all."""
+    large = len(values) > 1 and values[0].numel() > CHUNK and all(one.is_contiguous() for one in values)
+    if not large:
+        yield from zip(values, factors, strict=True)
+        return
+    pieces = (
+        zip(torch.split(v.view(-1), CHUNK), torch.split(f.view(-1), CHUNK), strict=True)
+        for v, f in zip(values, factors, strict=True)
+    )
+    for together in zip(*pieces, strict=True):
+        yield from together
 
 
 def density(masks: Mapping[str, Tensor], row_groups: Mapping[str, int] | None = None) -> dict[str, list[float]]:

@@ -95,6 +95,7 @@ NETWORKS = {
 }
 
 
+PENALISED = {"epochs": 3, "activation_penalty": 2.0, "temporal_penalty": 1.0}
 SHORT = {"pool": 3, "keep": (2, 1), "generation": 3}
 
 
@@ -104,7 +105,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_kind_of_network_is_searched_resumed_and_delivered(text, tmp_path, kind):
-    experiment = small(text, model=NETWORKS[kind], training={"epochs": 3}, search=SHORT)
+    experiment = small(text, model=NETWORKS[kind], training=PENALISED, search=SHORT)
     assert Experiment(**tomllib.loads(experiment.to_toml())) == experiment
     whole = hyperprune(experiment, tmp_path / "whole")
     facts = []

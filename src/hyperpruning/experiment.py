@@ -138,11 +138,17 @@ class Training(_Section):
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     batch: int = Field(20, ge=1, description="columns read side by side")
     bptt: int = Field(35, ge=1, description="window of back-propagation, in tokens")
+    activation_penalty: float = Field(0.0, ge=0, description="on the squares of activations (AR; AWD-LSTM: 2)")
+    temporal_penalty: float = Field(0.0, ge=0, description="on the squares of their changes (TAR; AWD-LSTM: 1)")
     average_from: float = Field(
         0.6, ge=0, le=1, description="fraction of the epochs after which weights are averaged; 1 never"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, masks, dropout and suggestions")
     threads: int = Field(1, ge=1, description="of torch; results repeat bit for bit at the same number")
+
+
+# what of [training] is the task's to know
+OF_THE_TASK = ("batch", "bptt", "activation_penalty", "temporal_penalty")
 
 
 class Pruning(_Section):
@@ -273,12 +279,11 @@ class Experiment(_Section):
         task = LanguageModelling(
             **_fields(self.data),
             **{name: value for name, value in _fields(model).items() if name != "dense_dropout"},
-            batch=training.batch,
-            bptt=training.bptt,
+            **{name: getattr(training, name) for name in OF_THE_TASK},
             probe_steps=spectrum.warmup + spectrum.steps,
             probe_batch=spectrum.sequences,
         )
-        train = {name: value for name, value in _fields(training).items() if name not in ("batch", "bptt")}
+        train = {name: value for name, value in _fields(training).items() if name not in OF_THE_TASK}
         shared = {name: value for name, value in _fields(pruning).items() if name != "sparsity"}
         return Plan(
             task=task,

@@ -19,6 +19,7 @@ from torch.nn import functional
 from hyperpruning.data.batches import columns, window_count, windows
 from hyperpruning.data.corpus import Corpus, Unit, builtin_text, read_folder
 from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.penalties import activation_penalty, temporal_penalty
 
 
 class Task(Protocol):
@@ -66,6 +67,7 @@ class LanguageModelling:
         cell, embedding, hidden, layers, depth, dropout, experts, tied, embedding_std: see `LanguageModel`.
         batch: columns read side by side while training.
         bptt: window of back-propagation, in tokens.
+        activation_penalty, temporal_penalty: factors alpha and beta of the penalties on activations and their changes.
         eval_batch: columns while evaluating (it changes perplexities a little: the context starts anew in each).
         probe_steps: length of the probe in tokens, warm-up included.
         probe_batch: sequences of the probe, taken from equally spaced places of the validation text.
@@ -85,6 +87,8 @@ class LanguageModelling:
     embedding_std: float = 1.0
     batch: int = 20
     bptt: int = 35
+    activation_penalty: float = 0.0
+    temporal_penalty: float = 0.0
     eval_batch: int = 20
     probe_steps: int = 80
     probe_batch: int = 4
@@ -144,10 +148,17 @@ class LanguageModelling:
         return windows(self._columns("train", self.batch), self.bptt)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
-        """Mean cross-entropy in nats; carries the recurrent state on."""
+        """Mean cross-entropy in nats, while training with the penalties; carries the recurrent state on."""
+        assert isinstance(network, LanguageModel)
         inputs, targets = batch
-        logits, state = network(inputs, carry)
-        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), detached(state)
+        hidden, state = network.hidden(inputs, carry)
+        dropped = network.output_dropout(hidden)
+        loss = functional.cross_entropy(network.decoder(dropped).flatten(0, 1), targets.flatten())
+        if network.training and self.activation_penalty:
+            loss = loss + self.activation_penalty * activation_penalty(dropped)
+        if network.training and self.temporal_penalty:
+            loss = loss + self.temporal_penalty * temporal_penalty(hidden)
+        return loss, detached(state)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, split: str) -> float:

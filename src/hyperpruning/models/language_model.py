@@ -87,36 +87,6 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         widths = [hidden] * layers if isinstance(hidden, int) else list(hidden)
-        locked = isinstance(dropout, Mapping)
-        drop = _dropouts(dropout)
-        _check(cell, widths, depth, drop)
-        if experts < 1 or (experts == 1 and drop.latent):
-            raise ValueError(
-                f'A mixture of softmaxes, to which the dropout "latent" belongs, has 2 experts or more, and 1 is an '
-                f"ordinary softmax, but experts = {experts}: change it."
-            )
-        if tied and experts == 1 and embedding != widths[-1]:
-            raise ValueError(
-                f"Tied weights need an embedding as wide as the last layer, and {embedding} is not {widths[-1]}: "
-                "make them equal or set tied = false."
-            )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.encoder = WordDropEmbedding(vocabulary, embedding, dropout=drop.embedding)
-            nn.init.normal_(self.encoder.weight, std=embedding_std)
-            self.rnn: nn.Module
-            if isinstance(hidden, int) and cell in CELLS and not locked:
-                self.rnn = CELLS[cell](embedding, hidden, layers, dropout=drop.between if layers > 1 else 0.0)
-            else:
-                between = locked_dropout if locked else functional.dropout
-                stacked = chain(_layer(cell, depth, drop), embedding, widths)
-                self.rnn = Stack(stacked, dropout=drop.between, between=between)
-            self.decoder = _decoder(widths[-1], embedding, vocabulary, experts, drop.latent)
-            nn.init.zeros_(self.decoder.bias)
-        kind = LockedDropout if locked else nn.Dropout
-        self.input_dropout, self.output_dropout = kind(drop.input), kind(drop.output)
-        if tied:
-            self.decoder.weight = self.encoder.weight
         self.cell = cell
         self.sizes: dict[str, Any] = {
             "cell": cell,
@@ -129,6 +99,19 @@ class LanguageModel(nn.Module):
             "tied": tied,
             "embedding_std": embedding_std,
         }
+        drop = _dropouts(dropout)
+        _check(self.sizes, widths, drop)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = WordDropEmbedding(vocabulary, embedding, dropout=drop.embedding)
+            nn.init.normal_(self.encoder.weight, std=embedding_std)
+            self.rnn = _recurrent(self.sizes, widths, drop)
+            self.decoder = _decoder(self.sizes, widths[-1], vocabulary, drop.latent)
+            nn.init.zeros_(self.decoder.bias)
+        kind = LockedDropout if isinstance(dropout, Mapping) else nn.Dropout
+        self.input_dropout, self.output_dropout = kind(drop.input), kind(drop.output)
+        if tied:
+            self.decoder.weight = self.encoder.weight
 
     def hidden(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Run the recurrent layers: tokens (T, B) -> h of the top one (T, B, H), before its dropout, and the state."""
@@ -163,31 +146,50 @@ def _dropouts(dropout: float | Mapping[str, float]) -> Dropouts:
     return Dropouts(input=dropout, between=dropout, output=dropout)
 
 
-def _check(cell: str, widths: Sequence[int], depth: int, drop: Dropouts) -> None:
-    highway = cell in LAYERS and cell not in CELLS
+def _check(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts) -> None:
+    cell, depth, experts = sizes["cell"], sizes["depth"], sizes["experts"]
     if cell not in LAYERS:
         raise ValueError(f"A cell is one of {', '.join(LAYERS)}, and {cell!r} is not: choose one.")
     if not widths or min(widths) < 1:
         raise ValueError(f"A network has one layer at least, each of one unit at least, and these are {widths}.")
-    if not highway and (depth != 1 or drop.state):
+    if cell in CELLS and (depth != 1 or drop.state):
         raise ValueError(
             f'A depth and a dropout "state" belong to a recurrent highway layer, and the cell is {cell!r}: leave them '
             'out, or set cell = "rhn".'
         )
     if cell != "lstm" and drop.weight:
         raise ValueError(f'A dropout "weight" belongs to an LSTM, and the cell is {cell!r}: leave it out.')
+    if experts < 1 or (experts == 1 and drop.latent):
+        raise ValueError(
+            'A mixture of softmaxes, to which the dropout "latent" belongs, has 2 experts or more, and 1 is an '
+            f"ordinary softmax, but experts = {experts}: change it."
+        )
+    if sizes["tied"] and experts == 1 and sizes["embedding"] != widths[-1]:
+        raise ValueError(
+            f"Tied weights need an embedding as wide as the last layer, and {sizes['embedding']} is not {widths[-1]}: "
+            "make them equal or set tied = false."
+        )
 
 
-def _layer(cell: str, depth: int, drop: Dropouts) -> Callable[[int, int], nn.Module]:
+def _recurrent(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts) -> nn.Module:
+    """Return torch's module where it can do all that is asked for, and else single layers."""
+    cell, locked = sizes["cell"], isinstance(sizes["dropout"], Mapping)
+    if cell in CELLS and not locked and isinstance(sizes["hidden"], int):
+        dropout = drop.between if len(widths) > 1 else 0.0
+        return CELLS[cell](sizes["embedding"], sizes["hidden"], len(widths), dropout=dropout)
+    layer: Callable[[int, int], nn.Module] = LAYERS[cell]
     if cell not in CELLS:
-        return partial(LAYERS[cell], depth=depth, dropout=drop.state)
-    return partial(WeightDropLSTM, weight_drop=drop.weight) if drop.weight else LAYERS[cell]
+        layer = partial(LAYERS[cell], depth=sizes["depth"], dropout=drop.state)
+    elif drop.weight:
+        layer = partial(WeightDropLSTM, weight_drop=drop.weight)
+    between = locked_dropout if locked else functional.dropout
+    return Stack(chain(layer, sizes["embedding"], widths), dropout=drop.between, between=between)
 
 
-def _decoder(hidden: int, embedding: int, vocabulary: int, experts: int, dropout: float) -> nn.Linear:
-    if experts == 1:
+def _decoder(sizes: Mapping[str, Any], hidden: int, vocabulary: int, dropout: float) -> nn.Linear:
+    if sizes["experts"] == 1:
         return nn.Linear(hidden, vocabulary)
-    return MixtureOfSoftmaxes(hidden, embedding, vocabulary, experts=experts, dropout=dropout)
+    return MixtureOfSoftmaxes(hidden, sizes["embedding"], vocabulary, experts=sizes["experts"], dropout=dropout)
 
 
 def detached(state: Any) -> Any:

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from hyperpruning.lyapunov.blocks import trajectory
 from hyperpruning.lyapunov.networks import driven
-from hyperpruning.lyapunov.rhn import RHNLayer
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
+from hyperpruning.models.rhn import RHNLayer
 
 WARMUP, STEPS, BATCH, LAYERS, GAIN = 10, 35, 2, 2, 3.0
 
@@ -130,9 +130,11 @@ def by_differentiation(size: int, depth: int) -> list[dict[str, Any]]:
     """Compare hand-written Jacobians with forward-mode AD, over a few steps."""
     torch.manual_seed(0)
     gru = nn.GRU(256, 256)
-    scale, bias = size**-0.5, torch.zeros(depth, 2 * size)
-    bias[:, size:] = -2  # gates start nearly closed, as in the paper
-    highway = RHNLayer(torch.randn(2 * size, size) * scale, torch.randn(depth, 2 * size, size) * scale, bias)
+    highway = RHNLayer(size, size, depth=depth).requires_grad_(False)
+    for weight in (highway.w, *highway.r):
+        nn.init.normal_(weight, std=size**-0.5)
+    for bias in highway.b:
+        nn.init.zeros_(bias)[size:] = -2  # gates start nearly closed, as in the paper
     results = []
     for name, network, step, width, steps in (
         ("GRU 256", gru, lambda h, x: gru(x[None], h[None])[1][0], 256, 6),

@@ -3,12 +3,14 @@
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from hyperpruning.cli import app
+from hyperpruning.experiment import Experiment, read_experiment
 from small import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -58,12 +60,19 @@ def test_examples_run(example, capsys):
 
 
 def test_experiment_files_are_valid():
-    from hyperpruning.experiment import read_experiment
-
     files = list((ROOT / "examples").glob("*.toml"))
     assert files
     for path in files:
         assert read_experiment(path).plan().pool >= 2
+
+
+def test_settings_in_the_readme_are_valid():
+    found = blocks(DOCUMENTS[0], "toml")
+    assert found
+    for block in found:
+        assert tomllib.loads(Experiment(**tomllib.loads(block)).to_toml())["model"].items() >= (
+            tomllib.loads(block)["model"].items()
+        )
 
 
 @pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name)

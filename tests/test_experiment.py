@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from hyperpruning.api import hyperprune
+from hyperpruning.api import hyperprune, model_spectrum
 from hyperpruning.experiment import (
     Experiment,
     ExperimentError,
@@ -84,6 +84,69 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
         "did you mean 'l2'?",
     ):
         assert part in str(caught.value), part
+
+
+VARIATIONAL = {"embedding": 0.1, "input": 0.2, "between": 0.2, "output": 0.2}
+NETWORKS = {
+    "rhn": {"cell": "rhn", "layers": 1, "depth": 3, "dropout": VARIATIONAL | {"state": 0.2}},
+    "uncoupled_rhn": {"cell": "uncoupled_rhn", "layers": 2, "depth": 2, "tied": True},
+    "awd": {"hidden": (10, 8), "dropout": VARIATIONAL | {"weight": 0.4}, "dense_dropout": VARIATIONAL, "tied": True},
+    "mos": {"hidden": (10, 6), "dropout": VARIATIONAL | {"weight": 0.4, "latent": 0.2}, "experts": 3, "tied": True},
+}
+
+
+PENALISED = {"epochs": 3, "activation_penalty": 2.0, "temporal_penalty": 1.0}
+SHORT = {"pool": 3, "keep": (2, 1), "generation": 3}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_kind_of_network_is_searched_resumed_and_delivered(text, tmp_path, kind):
+    experiment = small(text, model=NETWORKS[kind], training=PENALISED, search=SHORT)
+    assert Experiment(**tomllib.loads(experiment.to_toml())) == experiment
+    whole = hyperprune(experiment, tmp_path / "whole")
+    facts = []
+
+    def kill(fact):
+        facts.append(fact)
+        if len(facts) == 12:
+            raise Killed
+
+    with pytest.raises(Killed):
+        hyperprune(experiment, tmp_path / "killed", on_fact=kill)
+    resumed = hyperprune(experiment, tmp_path / "killed")
+    assert (resumed.winners, resumed.finals) == (whole.winners, whole.finals)
+    final = whole.finals[whole.winners["ls"]]
+    network = load_model(tmp_path / "whole" / "winner.safetensors")
+    matrices = [weight for weight in network.parameters() if weight.ndim == 2]
+    assert sum(int(weight.count_nonzero()) for weight in matrices) <= final["active"]
+    exact = round(0.4 * sum(weight.numel() for weight in matrices))
+    assert final["active"] == exact
+    spectrum = model_spectrum(tmp_path / "whole", steps=10, warmup=4, sequences=2)
+    assert spectrum.exponents.isfinite().any()
+    assert len(spectrum.exponents) == sum(network.rnn.widths)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"hidden": 0}, "model.hidden must be a whole number from 1, or several, and 0 is not"),
+        ({"hidden": [8, 1.5]}, "[8, 1.5] is not"),
+        ({"dropout": {"input": 1.0}}, "model.dropout must be a probability from 0 to below 1"),
+        ({"dense_dropout": True}, "model.dense_dropout must be a probability"),
+        ({"dropout": {"inputs": 0.1}}, "model cannot be built: A dropout is one of embedding, input,"),
+        ({"dense_dropout": {"state": 0.1}}, "model cannot be built: A depth and a dropout"),
+        ({"cell": "rhm"}, "did you mean 'rhn'?"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(model, says):
+    with pytest.raises(ExperimentError) as caught:
+        Experiment(model=model)
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_rounds_that_eliminate_everybody_are_refused():

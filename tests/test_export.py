@@ -12,12 +12,12 @@ from hyperpruning.export import (
     describe_model,
     language_model_units,
     load_model,
-    model_sizes,
     save_model,
     shrink_language_model,
 )
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
-from hyperpruning.models.language_model import CELLS, LanguageModel
+from hyperpruning.models.language_model import LanguageModel
+from hyperpruning.models.stack import CELLS
 from hyperpruning.sparsity.unit_choices import strongest_units
 from hyperpruning.sparsity.units import group_norms, unit_masks
 
@@ -56,6 +56,16 @@ def test_what_is_no_model_file_is_explained(tmp_path, write, says):
         load_model(path)
 
 
+def test_a_model_file_may_begin_like_a_pickle(tmp_path):
+    path, weights = tmp_path / "m.safetensors", {"a": torch.zeros(2)}
+    for padding in range(400, 640):  # the file begins with the length of its header, which can be 0x280 = b"\x80\x02"
+        save_model(path, weights, {"note": "." * padding})
+        if path.read_bytes()[:2] == b"\x80\x02":
+            break
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert describe_model(path) == {"note": "." * padding}
+
+
 def test_weights_that_do_not_fit_the_description_are_refused(tmp_path):
     model = LanguageModel(5, **SIZES)
     weights = {name: value for name, value in model.named_parameters() if name != "rnn.weight_hh_l0"}
@@ -92,7 +102,7 @@ def test_a_shrunk_language_model_has_the_same_logits_and_goes_there_and_back(tmp
     torch.testing.assert_close(torch.cat([part, small(tokens[8:], carried)[0]]), logits, rtol=0, atol=tolerance)
     assert (state[0] if cell == "lstm" else state).shape == (1, 4, sum(counts))
 
-    sizes = model_sizes(small)
+    sizes = small.sizes
     assert (sizes["hidden"], sizes["layers"], sizes["tied"]) == (list(counts), 3, tied)
     assert sizes["embedding"] == (counts[-1] if tied else 6)  # a tied embedding shrinks with the top layer
     assert (small.decoder.weight is small.encoder.weight) == tied
@@ -100,7 +110,33 @@ def test_a_shrunk_language_model_has_the_same_logits_and_goes_there_and_back(tmp
     save_model(tmp_path / "m.safetensors", weights, {"model": sizes, "vocabulary": list("abcdefg")})
     again = load_model(tmp_path / "m.safetensors").to(dtype)
     assert again(tokens)[0].equal(logits) or dtype == torch.float64  # loading builds float32 networks
-    assert model_sizes(again) == sizes
+    assert again.sizes == sizes
+
+
+NAMED = {"embedding": 0.1, "input": 0.4, "between": 0.2, "output": 0.4}
+KINDS = {
+    "rhn": {"cell": "rhn", "depth": 3, "dropout": NAMED | {"state": 0.2}},
+    "uncoupled": {"cell": "uncoupled_rhn", "depth": 2, "tied": True},
+    "awd": {"hidden": [6, 8, 6], "dropout": NAMED | {"weight": 0.5}, "tied": True},
+    "mos": {"hidden": [7, 6, 8], "dropout": NAMED | {"weight": 0.5, "latent": 0.3}, "tied": True, "experts": 3},
+    "rhn with mos": {"cell": "rhn", "depth": 2, "experts": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_language_model_is_shrunk_and_goes_there_and_back(tmp_path, kind):
+    sizes = {"embedding": 6, "hidden": 6, "layers": 3} | KINDS[kind]
+    model = LanguageModel(7, **sizes, seed=1).eval()
+    small = shrink_language_model(model, pruned(model, (2, 5, 3)))
+    tokens = torch.randint(7, (20, 4), generator=torch.Generator().manual_seed(0))
+    logits, _ = small(tokens)
+    torch.testing.assert_close(logits, model(tokens)[0], rtol=0, atol=1e-6)
+    assert small.sizes["hidden"] == [2, 5, 3]
+    assert small.encoder.weight.shape[1] == (3 if kind in ("uncoupled", "awd") else 6)  # a mixture reads its own size
+    assert small.sizes["dropout"] == sizes.get("dropout", 0.0)
+    weights = dict(small.named_parameters())
+    save_model(tmp_path / "m.safetensors", weights, {"model": small.sizes, "vocabulary": list("abcdefg")})
+    assert load_model(tmp_path / "m.safetensors")(tokens)[0].equal(logits)
 
 
 def test_a_shrunk_model_can_be_shrunk_again():
@@ -110,7 +146,7 @@ def test_a_shrunk_model_can_be_shrunk_again():
     second = shrink_language_model(first, pruned(first, (2, 3)))
     tokens = torch.arange(7).repeat(2)[:, None]
     torch.testing.assert_close(second(tokens)[0], first(tokens)[0], rtol=0, atol=1e-12)
-    assert model_sizes(second)["hidden"] == [2, 3]
+    assert second.sizes["hidden"] == [2, 3]
     assert second.encoder.weight.shape == (7, 3)
 
 
@@ -137,7 +173,7 @@ def test_the_spectrum_of_a_shrunk_model_is_that_of_the_units_it_has(cell):
 def test_a_shrunk_model_file_that_does_not_fit_is_refused(tmp_path, hidden):
     model = LanguageModel(5, cell="gru", embedding=6, hidden=6)
     small = shrink_language_model(model, pruned(model, (3, 4)))
-    description = {"model": model_sizes(small) | {"hidden": hidden}, "vocabulary": list("abcde")}
+    description = {"model": small.sizes | {"hidden": hidden}, "vocabulary": list("abcde")}
     save_model(tmp_path / "m.safetensors", dict(small.named_parameters()), description)
     with pytest.raises(ModelFileError, match="holds the network it describes"):
         load_model(tmp_path / "m.safetensors")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,7 +22,8 @@ from pydantic import (
 )
 
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.models.language_model import CELLS
+from hyperpruning.models.language_model import LanguageModel
+from hyperpruning.models.stack import LAYERS
 from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.rounds import check_rounds
@@ -59,6 +61,18 @@ def _known(names: Collection[str]) -> Callable[[Any], Any]:
     return check
 
 
+def _each(rule: str, allowed: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """A validator: a value, or each of several in a list or table, must be what the rule says."""
+
+    def check(value: Any) -> Any:
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        if not all(allowed(one) for one in several):
+            raise ValueError(f"must be {rule}, and {value!r} is not: change it")
+        return value
+
+    return check
+
+
 def _nearest(name: object, names: Collection[str]) -> str:
     near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f": did you mean {near[0]!r}?" if near else ": choose one of them"
@@ -76,25 +90,40 @@ class Data(_Section):
 class Model(_Section):
     """The network."""
 
-    cell: str = Field("lstm", description=f"one of {', '.join(CELLS)}")
+    cell: str = Field("lstm", description=f"one of {', '.join(LAYERS)}")
     embedding: int = Field(64, ge=1, description="size of the embedding")
-    hidden: int = Field(64, ge=1, description="units of a layer")
-    layers: int = Field(2, ge=1, description="recurrent layers")
+    hidden: int | tuple[int, ...] = Field(64, description="units of a layer; [1150, 1150, 400] of each")
+    layers: int = Field(2, ge=1, description="recurrent layers, where hidden is one number")
+    depth: int = Field(1, ge=1, description="micro-steps of an rhn")
+    experts: int = Field(1, ge=1, description="softmaxes that are mixed; 1: an ordinary one")
     tied: bool = Field(False, description="the decoder uses the embedding's weights")
     embedding_std: float = Field(
         1.0, gt=0, description="the embedding starts as N(0, std^2): 1 for characters, 0.06 for words"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the candidates")
-    dense_dropout: float = Field(0.1, ge=0, lt=1, description="of the dense reference: give it what suits it best")
+    dropout: float | dict[str, float] = Field(
+        0.0, description="of the candidates; { input = 0.4, output = 0.4 }: variational ones by name"
+    )
+    dense_dropout: float | dict[str, float] = Field(
+        0.1, description="of the dense reference: give it what suits it best"
+    )
 
-    _cell = field_validator("cell")(_known(CELLS))
+    _cell = field_validator("cell")(_known(LAYERS))
+    _hidden = field_validator("hidden", mode="before")(
+        _each("a whole number from 1, or several", lambda units: type(units) is int and units >= 1)
+    )
+    _dropout = field_validator("dropout", "dense_dropout", mode="before")(
+        _each("a probability from 0 to below 1, or several by name", lambda p: type(p) in (int, float) and 0 <= p < 1)
+    )
 
     @model_validator(mode="after")
-    def _tied_sizes(self) -> Self:
-        if self.tied and self.embedding != self.hidden:
-            raise ValueError(
-                f"is tied, which needs embedding = hidden, and {self.embedding} is not {self.hidden}: make them equal"
-            )
+    def _can_be_built(self) -> Self:
+        sizes = {name: value for name, value in _fields(self).items() if name != "dense_dropout"}
+        for dropout in (self.dropout, self.dense_dropout):
+            try:
+                with torch.device("meta"):
+                    LanguageModel(1, **sizes | {"dropout": dropout})
+            except ValueError as error:
+                raise ValueError(f"cannot be built: {error}") from None
         return self
 
 
@@ -109,11 +138,17 @@ class Training(_Section):
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     batch: int = Field(20, ge=1, description="columns read side by side")
     bptt: int = Field(35, ge=1, description="window of back-propagation, in tokens")
+    activation_penalty: float = Field(0.0, ge=0, description="on the squares of activations (AR; AWD-LSTM: 2)")
+    temporal_penalty: float = Field(0.0, ge=0, description="on the squares of their changes (TAR; AWD-LSTM: 1)")
     average_from: float = Field(
         0.6, ge=0, le=1, description="fraction of the epochs after which weights are averaged; 1 never"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, masks, dropout and suggestions")
     threads: int = Field(1, ge=1, description="of torch; results repeat bit for bit at the same number")
+
+
+# what of [training] is the task's to know
+OF_THE_TASK = ("batch", "bptt", "activation_penalty", "temporal_penalty")
 
 
 class Pruning(_Section):
@@ -220,7 +255,7 @@ class Experiment(_Section):
     """A search, as a person writes it down. The defaults are those of `hyperprune demo`."""
 
     data: Data = Data()
-    model: Model = Model()
+    model: Model = Field(default_factory=Model)  # not at import: it builds a network without weights
     training: Training = Training()
     pruning: Pruning = Pruning()
     space: SearchSpace = SearchSpace()
@@ -244,12 +279,11 @@ class Experiment(_Section):
         task = LanguageModelling(
             **_fields(self.data),
             **{name: value for name, value in _fields(model).items() if name != "dense_dropout"},
-            batch=training.batch,
-            bptt=training.bptt,
+            **{name: getattr(training, name) for name in OF_THE_TASK},
             probe_steps=spectrum.warmup + spectrum.steps,
             probe_batch=spectrum.sequences,
         )
-        train = {name: value for name, value in _fields(training).items() if name not in ("batch", "bptt")}
+        train = {name: value for name, value in _fields(training).items() if name not in OF_THE_TASK}
         shared = {name: value for name, value in _fields(pruning).items() if name != "sparsity"}
         return Plan(
             task=task,
@@ -338,8 +372,9 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, BaseModel):
-        return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in _fields(value).items()) + " }"
+    if isinstance(value, BaseModel | dict):
+        items = value if isinstance(value, dict) else _fields(value)
+        return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in items.items()) + " }"
     if isinstance(value, str | Path):
         return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
     return repr(value)

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.models.stack import Stack
-from hyperpruning.sparsity.units import Units, recurrent_units, shrink
+from hyperpruning.models.rhn import RHNLayer
+from hyperpruning.models.softmaxes import MixtureOfSoftmaxes
+from hyperpruning.models.stack import CELLS, GATES, Stack
+from hyperpruning.sparsity.units import Axis, Units, recurrent_units, shrink
 from hyperpruning.training.checkpoint import write_atomic
 
 FORMAT = "hyperpruning 1"
@@ -69,7 +70,7 @@ def load_model(path: Path | str) -> LanguageModel:
     with _open(Path(path)) as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     try:
-        network = _built(len(description["vocabulary"]), description["model"])
+        network = LanguageModel(len(description["vocabulary"]), **description["model"])
         if description["model"]["tied"]:
             weights["decoder.weight"] = weights["encoder.weight"]
         network.load_state_dict(weights)
@@ -81,22 +82,40 @@ def load_model(path: Path | str) -> LanguageModel:
 
 
 def language_model_units(model: LanguageModel) -> dict[str, Units]:
-    """Describe the units of each recurrent layer, "rnn.l0", "rnn.l1" ... (shrunk: "rnn.0.l0", "rnn.1.l0" ...).
+    """Describe the units of each recurrent layer, "rnn.l0", "rnn.l1" ... (in a `Stack`: "rnn.0.l0", "rnn.1.l0" ...).
 
-    Tied weights make the units of the top layer and the columns of the embedding one.
+    Tied weights make the units of the top layer and the columns of the embedding one, unless a mixture of softmaxes
+    stands between the two.
     """
     parts = [f"rnn.{layer}" for layer in range(len(model.rnn))] if isinstance(model.rnn, Stack) else ["rnn"]
+    inputs = [f"{part}.w" if model.cell not in CELLS else f"{part}.weight_ih_l0" for part in parts]
+    top = ["decoder.weight", *(inputs[:1] if _tied(model) else [])]
+    if isinstance(model.decoder, MixtureOfSoftmaxes):
+        top = ["decoder.prior.weight", "decoder.latent.weight"]
     groups: dict[str, Units] = {}
-    for part, above in zip(parts, [*parts[1:], None], strict=True):
-        top = ["decoder.weight", *([f"{parts[0]}.weight_ih_l0"] if _tied(model) else [])]
-        groups |= recurrent_units(model, part, readers=top if above is None else [f"{above}.weight_ih_l0"])
+    for part, readers in zip(parts, [*([above] for above in inputs[1:]), top], strict=True):
+        units = recurrent_units if model.cell in CELLS else _highway_units
+        groups |= units(model, part, readers=readers)
     return groups
+
+
+def _highway_units(model: LanguageModel, part: str, *, readers: list[str]) -> dict[str, Units]:
+    """Describe the units of a recurrent highway layer, as `recurrent_units` does those of torch's."""
+    layer = model.get_submodule(part)
+    assert isinstance(layer, RHNLayer)
+    gates = GATES[model.cell]
+    matrices = [f"{part}.r.{depth}" for depth in range(len(layer.r))]
+    biases = [f"{part}.b.{depth}" for depth in range(len(layer.b))]
+    rows = [Axis(name, 0, gates) for name in (f"{part}.w", *matrices, *biases)]
+    first = {"decoder.weight": "encoder.weight"} if _tied(model) else {}  # the name of tied weights
+    columns = [Axis(first.get(name, name), 1) for name in (*matrices, *readers)]
+    return {f"{part}.l0": Units(layer.hidden_size, (*rows, *columns))}
 
 
 def shrink_language_model(model: LanguageModel, kept: Mapping[str, Tensor]) -> LanguageModel:
     """Cut the pruned units out of a language model: a smaller one with the same logits, and the same mode.
 
-    Its layers are a `Stack`. Save it with ``{"model": model_sizes(small), "vocabulary": ...}``.
+    Its layers are a `Stack`. Save it with ``{"model": small.sizes, "vocabulary": ...}``.
 
     Args:
         model: whose pruned units are zero: multiplied by `unit_masks`.
@@ -108,58 +127,32 @@ def shrink_language_model(model: LanguageModel, kept: Mapping[str, Tensor]) -> L
     groups = language_model_units(model)
     weights = shrink(dict(model.named_parameters()), groups, kept)
     weights = {re.sub(r"^rnn\.(\w+)_l(\d+)$", r"rnn.\2.\1_l0", name): value for name, value in weights.items()}
-    sizes = model_sizes(model) | {
+    sizes = model.sizes | {
         "embedding": weights["encoder.weight"].shape[1],
         "hidden": [int(kept[group].count_nonzero()) for group in groups],
     }
-    small = _built(model.encoder.num_embeddings, sizes).to(model.encoder.weight)
+    small = LanguageModel(model.encoder.num_embeddings, **sizes).to(model.encoder.weight)
     small.load_state_dict(weights | ({"decoder.weight": weights["encoder.weight"]} if sizes["tied"] else {}))
     return small.train(model.training)
-
-
-def model_sizes(model: LanguageModel) -> dict[str, Any]:
-    """Return the sizes that a model file says: those that `LanguageModel` takes, "hidden" a list for a shrunk one."""
-    rnn = model.rnn
-    widths = list(rnn.widths) if isinstance(rnn, Stack) else None
-    return {
-        "cell": model.cell,
-        "embedding": model.encoder.embedding_dim,
-        "hidden": widths or rnn.hidden_size,
-        "layers": len(widths) if widths else rnn.num_layers,
-        "dropout": model.dropout.p,
-        "tied": _tied(model),
-    }
 
 
 def _tied(model: LanguageModel) -> bool:
     return model.decoder.weight is model.encoder.weight
 
 
-def _built(vocabulary: int, sizes: Mapping[str, Any]) -> LanguageModel:
-    """Return a network of these sizes, its weights still to be loaded."""
-    widths = sizes["hidden"]
-    if isinstance(widths, int):
-        return LanguageModel(vocabulary, **sizes)
-    network = LanguageModel(vocabulary, **{**sizes, "hidden": widths[-1], "layers": 1})
-    with torch.random.fork_rng(devices=[]):
-        layers = Stack(network.cell, sizes["embedding"], widths, dropout=sizes["dropout"])
-    network.add_module("rnn", layers)
-    return network
-
-
 def _open(path: Path) -> Any:
     if not path.is_file():
         raise ModelFileError(f"A model file must exist, and {path} does not: give a *.safetensors of a run folder.")
-    with path.open("rb") as raw:
-        head = raw.read(4)
-    if head[:1] == b"\x80" or head == b"PK\x03\x04":
-        raise ModelFileError(
-            f"A model file is safetensors, and {path} is a pickle, which can run code when it is loaded: "
-            "convert it with safetensors.torch.save_file where you trust it."
-        )
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
+        with path.open("rb") as raw:
+            head = raw.read(4)
+        if head[:1] == b"\x80" or head == b"PK\x03\x04":
+            raise ModelFileError(
+                f"A model file is safetensors, and {path} is a pickle, which can run code when it is loaded: "
+                "convert it with safetensors.torch.save_file where you trust it."
+            ) from None
         raise ModelFileError(f"A model file is safetensors, and {path} is not ({error}).") from None
     metadata = file.metadata()  # type: ignore[no-untyped-call]
     if FORMAT not in (metadata or {}):

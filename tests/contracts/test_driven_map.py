@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from highway import random_highway
 from hyperpruning.lyapunov.contract import check_driven_layer
 from hyperpruning.lyapunov.layers import StepLayer
 from hyperpruning.lyapunov.networks import driven
-from hyperpruning.lyapunov.rhn import RHNLayer
+from hyperpruning.models.rhn import RHNLayer
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -47,9 +48,7 @@ def test_steps_follow_the_fused_module(cell, options):
 @pytest.mark.parametrize("depth", [1, 4])
 def test_recurrent_highway(gates, depth):
     torch.manual_seed(0)
-    layer = RHNLayer(
-        *(torch.randn(shape).double() for shape in ((gates * 5, 3), (depth, gates * 5, 5), (depth, gates * 5)))
-    )
+    layer = random_highway(3, 5, depth, gates)
     check_driven_layer(layer, torch.randn(4, 5).double(), torch.randn(4, 3).double())
 
 
@@ -61,8 +60,7 @@ def test_a_plain_step():
 
 
 def broken(**methods):
-    layer = type("Faulty", (RHNLayer,), methods)
-    return layer(*(torch.randn(shape).double() for shape in ((10, 3), (2, 10, 5), (2, 10))))
+    return random_highway(3, 5, 2, 2, kind=type("Faulty", (RHNLayer,), methods))
 
 
 @pytest.mark.parametrize(

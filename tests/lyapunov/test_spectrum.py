@@ -10,7 +10,7 @@ from brute_force import exponents, module_jacobians, scaled, top_layer_first
 from scipy.special import polygamma, psi
 from torch import nn
 
-from hyperpruning.lyapunov.rhn import RHNLayer
+from highway import highway, random_highway
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 
 CELLS = {
@@ -248,15 +248,7 @@ def test_standard_error_over_sequences_and_of_minus_infinity():
 def test_recurrent_highway_layers(gates):
     torch.manual_seed(0)
     hidden, depth = 5, 3
-    layers = [
-        RHNLayer(
-            *(
-                torch.randn(s).double()
-                for s in ((gates * hidden, i), (depth, gates * hidden, hidden), (depth, gates * hidden))
-            )
-        )
-        for i in (4, hidden)
-    ]
+    layers = [random_highway(width, hidden, depth, gates) for width in (4, hidden)]
     inputs = torch.randn(12, 2, 4, dtype=torch.float64)
 
     def stack(state, x):  # both layers as one plain step: no hand-written Jacobian, no blocks
@@ -275,9 +267,10 @@ def test_recurrent_highway_layers(gates):
 
 def test_layers_are_converted():
     torch.manual_seed(0)
-    layer = RHNLayer(torch.randn(8, 3), torch.randn(2, 8, 4), torch.randn(2, 8))
+    layer = highway(torch.randn(8, 3), torch.randn(2, 8, 4), torch.randn(2, 8))
     inputs = torch.randn(15, 2, 3)
-    single, double = lyapunov_spectrum([layer], inputs), lyapunov_spectrum([layer], inputs, dtype=torch.float64)
+    with torch.no_grad():
+        single, double = lyapunov_spectrum([layer], inputs), lyapunov_spectrum([layer], inputs, dtype=torch.float64)
     torch.testing.assert_close(single.exponents, double.exponents, atol=1e-4, rtol=0)
     assert single.exponents.sub(double.exponents).abs().max() > 0
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hyperpruning.lyapunov.rhn import RHNLayer
-from hyperpruning.models.stack import Stack
+from highway import highway
+from hyperpruning.models.stack import Stack, chain
 from hyperpruning.sparsity.unit_choices import strongest_units, units_within, weights_left
 from hyperpruning.sparsity.units import Axis, Units, group_lasso, group_norms, recurrent_units, shrink, unit_masks
 
@@ -176,7 +176,7 @@ def test_a_shrunk_recurrent_highway_layer_has_the_same_outputs(gates, dtype):
         "b": (depth, gates * 4),
         "decoder.weight": (5, 4),
     }
-    large, little = (RHNLayer(of["w"], of["r"], of["b"]) for of in (pruned, small))
+    large, little = (highway(of["w"], of["r"], of["b"]) for of in (pruned, small))
     state = torch.randn(2, size, dtype=dtype)
     reduced = state[:, kept["rhn"]]
     for input in torch.randn(20, 2, 3, dtype=dtype):
@@ -208,7 +208,7 @@ def test_a_pruned_unit_of_a_recurrent_highway_layer_halves_in_every_micro_step(g
     units = Units(6, (Axis("w", 0, gates), Axis("r", 1, gates), Axis("b", 1, gates), Axis("r", 2)))
     parameters, kept = {"w": w, "r": r, "b": b}, {"rhn": torch.arange(6) != 2}
     pruned = {name: parameters[name] * mask for name, mask in unit_masks(parameters, {"rhn": units}, kept).items()}
-    layer = RHNLayer(pruned["w"], pruned["r"], pruned["b"])
+    layer = highway(pruned["w"], pruned["r"], pruned["b"])
     zero, one = torch.zeros(2, 6, dtype=torch.float64), torch.ones(2, 6, dtype=torch.float64)
     for step, input in enumerate(torch.randn(10, 2, 3, dtype=torch.float64), start=1):
         zero, one = layer.step(zero, input), layer.step(one, input)
@@ -375,7 +375,7 @@ def test_a_tie_must_be_told_whole():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_stack_of_single_layers_is_described_layer_by_layer(cell):
-    model = nn.ModuleDict({"rnn": Stack(cell, 3, (6, 4)), "decoder": nn.Linear(4, 5)})
+    model = nn.ModuleDict({"rnn": Stack(chain(CELLS[cell], 3, (6, 4))), "decoder": nn.Linear(4, 5)})
     groups = recurrent_units(model, "rnn.0", readers=["rnn.1.weight_ih_l0"])
     groups |= recurrent_units(model, "rnn.1", readers=["decoder.weight"])
     kept = strongest_units({name: torch.arange(1.0 * units.size) for name, units in groups.items()}, 5)

@@ -6,7 +6,7 @@ from torch import nn
 
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.training.snt_asgd import SNTASGD
+from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
 
 
 def gradients(weight, steps, seed=0):
@@ -86,3 +86,29 @@ def test_averaged_swaps_in_and_out():
     with optimizer.averaged():
         assert weight.tolist() == [3, 3, 3]  # the mean of 2, 3, 4
     assert weight.tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 5])
+def test_the_trigger_is_that_of_the_published_loop(n):
+    def published(losses):
+        """The epoch after which averaging begins, with the history appended after the test."""
+        history = []
+        for epoch, v in enumerate(losses):
+            if len(history) > n and v > min(history[: len(history) - n]):
+                return epoch
+            history.append(v)
+        return None
+
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        losses = torch.rand(12, generator=generator).tolist()
+        found = [epoch for epoch in range(12) if non_monotone(losses[: epoch + 1], n)]
+        assert (found[0] if found else None) == published(losses)
+
+
+def test_the_trigger_waits_while_losses_fall_and_forgives_the_last_n():
+    falling = [5.0 - 0.1 * epoch for epoch in range(20)]
+    assert not any(non_monotone(falling[: end + 1]) for end in range(20))
+    assert not non_monotone([3.0, 2.0, 1.0, 1.0, 1.0, 1.5], n=5)  # five earlier: not more than n
+    assert not non_monotone([3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.5], n=5)  # worse than the last five, better than 3
+    assert non_monotone([3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.5], n=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from hyperpruning.training.task import perplexity
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+TORCH = re.compile(r"(?:.*\.)??(?:rnn\.(\d+)\.)?weight_(ih|hh)_l(\d+)")  # alone, or one in a stack
+HIGHWAY = re.compile(r"rnn\.(\d+)\.(?:w|r\.(\d+))")  # a recurrent highway layer: its input, and each micro-step
+SOURCES = {"ih": "input", "hh": "state"}
 GATES = {1: ("",), 3: ("r", "z", "n"), 4: ("i", "f", "g", "o")}  # the order in which torch stacks them
 
 
@@ -213,13 +217,18 @@ def gate_names(parameter: str, groups: int) -> list[str]:
 
     >>> gate_names("rnn.weight_hh_l1", 4)
     ['layer 2 state, i', 'layer 2 state, f', 'layer 2 state, g', 'layer 2 state, o']
+    >>> gate_names("rnn.0.r.3", 2), gate_names("rnn.2.weight_ih_l0", 1)
+    (['layer 1 state 4, h', 'layer 1 state 4, t'], ['layer 3 input'])
     """
     name = parameter.removesuffix(".weight")
-    kind, _, layer = name.rpartition("_l")
-    for ending, source in (("weight_ih", "input"), ("weight_hh", "state")):
-        if kind.endswith(ending) and layer.isdigit():
-            name = f"layer {int(layer) + 1} {source}"
     gates = GATES.get(groups, tuple(str(number + 1) for number in range(groups)))
+    if torch_layer := TORCH.fullmatch(name):
+        stacked, source, layer = torch_layer.groups()
+        name = f"layer {int(stacked or 0) + int(layer) + 1} {SOURCES[source]}"
+    elif highway := HIGHWAY.fullmatch(name):
+        layer, micro_step = highway.groups()
+        name = f"layer {int(layer) + 1} {'input' if micro_step is None else f'state {int(micro_step) + 1}'}"
+        gates = ("h", "t", "c")[:groups]
     return [f"{name}, {gate}" if gate else name for gate in gates]
 
 

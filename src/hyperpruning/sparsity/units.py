@@ -4,7 +4,7 @@ A unit is everything that goes with one entry of a layer's state: its rows in ev
 its column of W_hh, and its columns of whatever reads the layer. Zero together, they can be cut away: `shrink`.
 
 Which entries these are is data, `Units`; `recurrent_units` writes it down for torch's recurrent modules, and a cell of
-one's own needs a few lines. A recurrent highway layer w (G H, I), r (depth, G H, H), b (depth, G H) has
+one's own needs a few lines. A layer of w (G H, I), r (depth, G H, H), b (depth, G H) that a decoder reads has
 
     Units(H, (Axis("w", 0, G), Axis("r", 1, G), Axis("b", 1, G), Axis("r", 2), Axis("decoder.weight", 1)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,3 +79,20 @@ class SNTASGD(Optimizer):
         finally:
             for weight, value in swapped:
                 weight.data.copy_(value)
+
+
+def non_monotone(losses: Sequence[float], n: int = 5) -> bool:
+    """Tell whether averaging is to begin: the newest validation loss is worse than one of more than n epochs ago.
+
+    The trigger of NT-ASGD (Merity et al. 2018, arXiv 1708.02182, section 3): with v the newest loss and more than n
+    before it, v > min(those before it without their last n).
+
+    Args:
+        losses: validation losses, one an epoch, the newest last.
+        n: how many epochs a loss may fail to improve on older ones.
+
+    >>> non_monotone([5.0, 4.0, 4.5, 4.2], n=2), non_monotone([5.0, 4.0, 4.5, 5.1], n=2)
+    (False, True)
+    """
+    *earlier, newest = losses
+    return len(earlier) > n and newest > min(earlier[: len(earlier) - n])

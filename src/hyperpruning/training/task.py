@@ -7,7 +7,7 @@ processes), and loads its data when it is first asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from torch.nn import functional
 from hyperpruning.data.batches import columns, window_count, windows
 from hyperpruning.data.corpus import Corpus, Unit, builtin_text, read_folder
 from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.penalties import activation_penalty, temporal_penalty
 
 
 class Task(Protocol):
@@ -63,9 +64,10 @@ class LanguageModelling:
         folder: with the three splits; None takes Python's built-in text.
         unit: "word" or "character".
         known: "ptb" or "wikitext-2" to have the files checked.
-        cell, embedding, hidden, layers, dropout, tied, embedding_std: see `LanguageModel`.
+        cell, embedding, hidden, layers, depth, dropout, experts, tied, embedding_std: see `LanguageModel`.
         batch: columns read side by side while training.
         bptt: window of back-propagation, in tokens.
+        activation_penalty, temporal_penalty: factors alpha and beta of the penalties on activations and their changes.
         eval_batch: columns while evaluating (it changes perplexities a little: the context starts anew in each).
         probe_steps: length of the probe in tokens, warm-up included.
         probe_batch: sequences of the probe, taken from equally spaced places of the validation text.
@@ -76,13 +78,17 @@ class LanguageModelling:
     known: str | None = None
     cell: str = "lstm"
     embedding: int = 64
-    hidden: int = 64
+    hidden: int | Sequence[int] = 64
     layers: int = 2
-    dropout: float = 0.1
+    depth: int = 1
+    dropout: float | Mapping[str, float] = 0.1
+    experts: int = 1
     tied: bool = False
     embedding_std: float = 1.0
     batch: int = 20
     bptt: int = 35
+    activation_penalty: float = 0.0
+    temporal_penalty: float = 0.0
     eval_batch: int = 20
     probe_steps: int = 80
     probe_batch: int = 4
@@ -101,7 +107,9 @@ class LanguageModelling:
             embedding=self.embedding,
             hidden=self.hidden,
             layers=self.layers,
+            depth=self.depth,
             dropout=self.dropout,
+            experts=self.experts,
             tied=self.tied,
             embedding_std=self.embedding_std,
             seed=seed,
@@ -140,10 +148,17 @@ class LanguageModelling:
         return windows(self._columns("train", self.batch), self.bptt)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
-        """Mean cross-entropy in nats; carries the recurrent state on."""
+        """Mean cross-entropy in nats, while training with the penalties; carries the recurrent state on."""
+        assert isinstance(network, LanguageModel)
         inputs, targets = batch
-        logits, state = network(inputs, carry)
-        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), detached(state)
+        hidden, state = network.hidden(inputs, carry)
+        dropped = network.output_dropout(hidden)
+        loss = functional.cross_entropy(network.decoder(dropped).flatten(0, 1), targets.flatten())
+        if network.training and self.activation_penalty:
+            loss = loss + self.activation_penalty * activation_penalty(dropped)
+        if network.training and self.temporal_penalty:
+            loss = loss + self.temporal_penalty * temporal_penalty(hidden)
+        return loss, detached(state)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, split: str) -> float:
@@ -174,12 +189,10 @@ class LanguageModelling:
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
         """The model's sizes and the vocabulary."""
+        assert isinstance(network, LanguageModel)
         corpus = self.corpus()
-        sizes = {
-            name: getattr(self, name)
-            for name in ("cell", "embedding", "hidden", "layers", "dropout", "tied", "embedding_std")
-        }
-        return {"model": sizes, "unit": corpus.unit, "vocabulary": list(corpus.vocabulary), "corpus": corpus.name}
+        text = {"unit": corpus.unit, "vocabulary": list(corpus.vocabulary), "corpus": corpus.name}
+        return {"model": network.sizes} | text
 
 
 def perplexity(loss: float) -> float:

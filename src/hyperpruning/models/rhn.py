@@ -1,0 +1,127 @@
+"""A recurrent highway layer (Zilly et al. 2017, arXiv 1607.03474, equations 6 to 9), with its Jacobian."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RHNLayer(nn.Module):
+    """s' = h t + s c, `depth` times within one time step: h = tanh, t = sigmoid, c = sigmoid of W x + R s + b.
+
+    Coupled, c = 1 - t; uncoupled it is a gate of its own. The input is read in the first of the micro-steps alone. The
+    parameters are `w` (G H, I) and for each micro-step `r[d]` (G H, H), `b[d]` (G H,): G = 2 or 3 gates h, t, c stacked
+    by rows, a matrix of its own for each micro-step, so that masks and densities are those of matrices. They start
+    uniform in +-1 / sqrt(H), as torch's layers do.
+
+    The layer is also what the Lyapunov spectrum takes (`step`, `path`, `slopes`, `assembled`), without dropout.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        depth: micro-steps in a time step.
+        coupled: c = 1 - t.
+        dropout: probability that a unit of the state is hidden from the gates (the carry s c is not dropped), with one
+            mask (B, H) for all steps and micro-steps of a batch.
+
+    Raises:
+        ValueError: a depth below 1.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, depth: int = 1, coupled: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"a recurrent highway layer has at least 1 micro-step, and its depth is {depth}: raise it")
+        self.input_size, self.hidden_size, self.coupled, self.dropout = input_size, hidden_size, coupled, dropout
+        rows = (2 if coupled else 3) * hidden_size
+        self.w = nn.Parameter(torch.empty(rows, input_size))
+        self.r = nn.ParameterList(torch.empty(rows, hidden_size) for _ in range(depth))
+        self.b = nn.ParameterList(torch.empty(rows) for _ in range(depth))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
+
+    @property
+    def state_size(self) -> int:
+        """The state is s."""
+        return self.hidden_size
+
+    def forward(self, input: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the layer, as an `nn.GRU` is run.
+
+        Args:
+            input: (T, B, I).
+            state: s (1, B, H); None starts at zero.
+
+        Returns:
+            s after every step (T, B, H), and after the last (1, B, H).
+        """
+        start = input.new_zeros(input.shape[1], self.hidden_size) if state is None else state[0]
+        mask = functional.dropout(torch.ones_like(start), self.dropout) if self.training and self.dropout else None
+        visited = self.path(start, input, mask)
+        return visited[1:], visited[-1:]
+
+    def _micro_steps(
+        self, state: Tensor, inputs: Tensor, mask: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield, for each micro-step of each step, the state before, what enters the gates, and the state after.
+
+        Args:
+            state: (N, H).
+            inputs: (S, N, I).
+            mask: (N, H), a factor on the state as the gates read it; None is one.
+        """
+        weights, biases = [r.T for r in self.r], list(self.b)[1:]
+        for drive in functional.linear(inputs, self.w, self.b[0]):  # W x + b of all steps at once, each (N, G H)
+            for weight, outside in zip(weights, [drive, *biases], strict=True):
+                gates = torch.addmm(outside, state if mask is None else state * mask, weight)
+                after = self._next(state, gates)
+                yield state, gates, after
+                state = after
+
+    def _next(self, state: Tensor, gates: Tensor) -> Tensor:
+        if self.coupled:
+            h, t = gates.chunk(2, -1)
+            return torch.lerp(state, torch.tanh(h), torch.sigmoid(t))  # h t + s (1 - t)
+        h, t, c = gates.chunk(3, -1)
+        return torch.tanh(h) * torch.sigmoid(t) + state * torch.sigmoid(c)
+
+    def _slopes(self, state: Tensor, gates: Tensor) -> Tensor:
+        """Return d s' / d(what enters each gate) and the carry of one micro-step, (N, H), (N, G H) -> (N, G + 1, H)."""
+        h, t, *others = gates.chunk(2 if self.coupled else 3, -1)
+        c = others[0] if others else -t  # 1 - sigmoid(t) = sigmoid(-t)
+        # products, which unlike 1 - tanh(h)^2 and t (1 - t) keep their digits in the saturated tails
+        to_h = torch.sigmoid(t) * 4 * torch.sigmoid(2 * h) * torch.sigmoid(-2 * h)
+        to_t = torch.tanh(h) * torch.sigmoid(t) * torch.sigmoid(-t)
+        to_c = state * torch.sigmoid(c) * torch.sigmoid(-c)
+        rows = [to_h, to_t - to_c] if self.coupled else [to_h, to_t, to_c]
+        return torch.stack([*rows, torch.sigmoid(c)], 1)
+
+    def path(self, state: Tensor, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the state before the first step and after each, (S + 1, N, H); arguments as of `_micro_steps`."""
+        every = [after for _, _, after in self._micro_steps(state, inputs, mask)]
+        return torch.stack([state, *every[len(self.r) - 1 :: len(self.r)]])
+
+    def step(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return the state after all micro-steps, (N, H), (N, I) -> (N, H)."""
+        return self.path(state, input[None])[1]
+
+    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return the scales of the gates' rows and of the state, for each micro-step, (N, depth, G + 1, H)."""
+        micro_steps = self._micro_steps(state, input[None])
+        return torch.stack([self._slopes(before, gates) for before, gates, _ in micro_steps], 1)
+
+    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+        """Return the product of the micro-steps' Jacobians diag(c) + the gates' rows, (N, H, H)."""
+        product: Tensor | None = None
+        for r, step in zip(self.r, slopes.unbind(1), strict=True):
+            scales = step[:, :-1].permute(2, 0, 1).contiguous()  # (H, N, G)
+            rows = torch.bmm(scales, r.view(-1, size, size).transpose(0, 1)).transpose(0, 1)  # (N, H, H)
+            factor = rows + torch.diag_embed(step[:, -1])
+            product = factor if product is None else factor @ product
+        assert product is not None  # the depth is at least 1
+        return product

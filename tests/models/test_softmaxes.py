@@ -1,0 +1,81 @@
+"""The mixture of softmaxes: its formula, that it normalises, and that chunks change nothing."""
+
+import pytest
+import torch
+
+from hyperpruning.models import softmaxes
+from hyperpruning.models.softmaxes import MixtureOfSoftmaxes
+
+
+def head(dropout=0.0):
+    torch.manual_seed(0)
+    return MixtureOfSoftmaxes(6, 4, 11, experts=3, dropout=dropout).double()
+
+
+def by_formula(head, h):
+    prior = torch.softmax(h @ head.prior.weight.T, -1)
+    latent = torch.tanh(h @ head.latent.weight.T + head.latent.bias).view(*h.shape[:-1], 3, 4)
+    p = torch.softmax(latent @ head.weight.T + head.bias, -1)  # (T, B, K, V)
+    return (prior[..., None] * p).sum(-2)
+
+
+def test_it_computes_the_formula():
+    ours, h = head(), torch.randn(5, 2, 6).double()
+    torch.testing.assert_close(ours(h), torch.log(by_formula(ours, h) + 1e-8), rtol=0, atol=1e-13)
+
+
+def test_probabilities_sum_to_one():
+    p = head()(3 * torch.randn(40, 2, 6).double()).exp()
+    torch.testing.assert_close(p.sum(-1), torch.full((40, 2), 1 + 11e-8, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_what_underflows_has_the_floor_and_finite_gradients():
+    ours = head()
+    with torch.no_grad():
+        ours.bias[3] = -2000.0
+    h = torch.randn(5, 2, 6).double().requires_grad_()
+    logs = ours(h)
+    torch.testing.assert_close(logs[..., 3].exp(), torch.full((5, 2), 1e-8).double())
+    assert torch.autograd.grad(logs.sum(), h)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("chunk", [1, 4 * 3 * 11])
+def test_chunks_give_the_same_values_and_gradients(monkeypatch, chunk):
+    ours, h = head(), torch.randn(7, 3, 6).double().requires_grad_()
+    weights = torch.randn(7, 3, 11).double()
+    whole = ours(h)
+    expected = torch.autograd.grad((whole * weights).sum(), [h, *ours.parameters()])
+    monkeypatch.setattr(softmaxes, "CHUNK", chunk)
+    parts = ours(h)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-14)
+    for one, other in zip(torch.autograd.grad((parts * weights).sum(), [h, *ours.parameters()]), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+
+
+def test_chunks_keep_less_for_the_backward_pass(monkeypatch):
+    def kept():
+        """Numbers that autograd holds after the forward pass."""
+        held = {}
+
+        def remember(tensor):
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            logs = large(h)
+        assert logs.requires_grad
+        return sum(held.values())
+
+    large, h = MixtureOfSoftmaxes(6, 4, 500, experts=8), torch.randn(20, 4, 6)
+    whole = kept()
+    monkeypatch.setattr(softmaxes, "CHUNK", 8 * 500 * 10)
+    assert whole > 80 * 8 * 500 * 4  # at least once all K x V logits of all 80 tokens
+    assert kept() < whole / 8
+
+
+def test_latents_have_locked_dropout_while_training():
+    ours, h = head(dropout=0.5), torch.randn(1, 1, 6).double().expand(9, 1, 6)
+    drawn = ours(h)
+    assert drawn.std(0).max() < 1e-12  # one mask for all steps
+    assert not drawn.equal(ours(h))
+    assert ours.eval()(h).equal(ours(h))

@@ -16,12 +16,13 @@ MAY: dict[str, tuple[str, ...]] = {
     "search": ("data", "models", "sparsity", "training", "lyapunov"),
     "report": ("lyapunov", "sparsity", "training", "search"),
     "export": ("models", "sparsity", "training"),
-    "experiment": (*LEAVES, "training", "search"),
+    "settings": (*LEAVES, "search"),
+    "experiment": ("training", "search", "settings"),
     "api": (*LEAVES, "training", "search", "report", "export", "experiment"),
     "cli": (*LEAVES, "training", "search", "report", "export", "experiment", "api"),
 }
 # third-party packages that only one place needs
-ONLY_IN = {"optuna": ("search",), "typer": ("cli",), "matplotlib": ("report",), "pydantic": ("experiment",)}
+ONLY_IN = {"optuna": ("search",), "typer": ("cli",), "matplotlib": ("report",), "pydantic": ("settings", "experiment")}
 
 
 def modules():

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-import torch
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.models.stack import LAYERS
-from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.rounds import check_rounds
 from hyperpruning.search.slices import SpectrumConfig
-from hyperpruning.search.space import SAMPLERS, Between, Space
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import METHODS
-from hyperpruning.sparsity.spelling import COMPONENTS, spelled
+from hyperpruning.settings import (
+    OF_THE_TASK,
+    Data,
+    Model,
+    Pruning,
+    Search,
+    SearchSpace,
+    Section,
+    Spectrum,
+    Training,
+    nearest,
+    values_of,
+)
 from hyperpruning.training.epochs import TrainConfig
 from hyperpruning.training.task import LanguageModelling
 
@@ -42,216 +36,7 @@ class ExperimentError(ValueError):
     """An experiment that cannot be run; the message lists everything that is wrong with it, a line each."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _known(names: Collection[str]) -> Callable[[Any], Any]:
-    """A validator: a name, or each of several, must be among those known; says the nearest one."""
-
-    def check(value: Any) -> Any:
-        chosen = (value,) if isinstance(value, str) else value
-        for name in chosen:
-            if chosen.count(name) > 1:
-                raise ValueError(f"names each choice once, and {name!r} stands there twice: leave one out")
-            if name not in names:
-                raise ValueError(f"must be among {', '.join(names)}, and {name!r} is not{_nearest(name, names)}")
-        return value
-
-    return check
-
-
-def _each(rule: str, allowed: Callable[[Any], bool]) -> Callable[[Any], Any]:
-    """A validator: a value, or each of several in a list or table, must be what the rule says."""
-
-    def check(value: Any) -> Any:
-        several = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        if not all(allowed(one) for one in several):
-            raise ValueError(f"must be {rule}, and {value!r} is not: change it")
-        return value
-
-    return check
-
-
-def _nearest(name: object, names: Collection[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
-    return f": did you mean {near[0]!r}?" if near else ": choose one of them"
-
-
-class Data(_Section):
-    """What is learnt."""
-
-    folder: Path | None = Field(None, description="folder with train/valid/test text; left out: Python's help texts")
-    unit: Literal["word", "character"] = Field("character", description='a token is a "word" or a "character"')
-    known: Literal["ptb", "wikitext-2"] | None = Field(None, description="check the files against the published ones")
-    eval_batch: int = Field(20, ge=1, description="columns read side by side in evaluation")
-
-
-class Model(_Section):
-    """The network."""
-
-    cell: str = Field("lstm", description=f"one of {', '.join(LAYERS)}")
-    embedding: int = Field(64, ge=1, description="size of the embedding")
-    hidden: int | tuple[int, ...] = Field(64, description="units of a layer; [1150, 1150, 400] of each")
-    layers: int = Field(2, ge=1, description="recurrent layers, where hidden is one number")
-    depth: int = Field(1, ge=1, description="micro-steps of an rhn")
-    experts: int = Field(1, ge=1, description="softmaxes that are mixed; 1: an ordinary one")
-    tied: bool = Field(False, description="the decoder uses the embedding's weights")
-    embedding_std: float = Field(
-        1.0, gt=0, description="the embedding starts as N(0, std^2): 1 for characters, 0.06 for words"
-    )
-    dropout: float | dict[str, float] = Field(
-        0.0, description="of the candidates; { input = 0.4, output = 0.4 }: variational ones by name"
-    )
-    dense_dropout: float | dict[str, float] = Field(
-        0.1, description="of the dense reference: give it what suits it best"
-    )
-
-    _cell = field_validator("cell")(_known(LAYERS))
-    _hidden = field_validator("hidden", mode="before")(
-        _each("a whole number from 1, or several", lambda units: type(units) is int and units >= 1)
-    )
-    _dropout = field_validator("dropout", "dense_dropout", mode="before")(
-        _each("a probability from 0 to below 1, or several by name", lambda p: type(p) in (int, float) and 0 <= p < 1)
-    )
-
-    @model_validator(mode="after")
-    def _can_be_built(self) -> Self:
-        sizes = {name: value for name, value in _fields(self).items() if name != "dense_dropout"}
-        for dropout in (self.dropout, self.dense_dropout):
-            try:
-                with torch.device("meta"):
-                    LanguageModel(1, **sizes | {"dropout": dropout})
-            except ValueError as error:
-                raise ValueError(f"cannot be built: {error}") from None
-        return self
-
-
-class Training(_Section):
-    """How every network is trained (SGD with clipping, then averages)."""
-
-    epochs: int = Field(10, ge=1, description="a full training")
-    lr: float = Field(15.0, gt=0, description="learning rate")
-    lr_decay: float = Field(1.0, gt=0, le=1, description="factor on it in every epoch after lr_decay_after")
-    lr_decay_after: int = Field(0, ge=0, description="epochs at the full learning rate")
-    clip: float = Field(0.25, gt=0, description="largest norm of the gradient")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
-    batch: int = Field(20, ge=1, description="columns read side by side")
-    bptt: int = Field(35, ge=1, description="window of back-propagation, in tokens")
-    activation_penalty: float = Field(0.0, ge=0, description="on the squares of activations (AR; AWD-LSTM: 2)")
-    temporal_penalty: float = Field(0.0, ge=0, description="on the squares of their changes (TAR; AWD-LSTM: 1)")
-    average_from: float = Field(
-        0.6, ge=0, le=1, description="fraction of the epochs after which weights are averaged; 1 never"
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="of weights, masks, dropout and suggestions")
-    threads: int = Field(1, ge=1, description="of torch; results repeat bit for bit at the same number")
-
-
-# what of [training] is the task's to know
-OF_THE_TASK = ("batch", "bptt", "activation_penalty", "temporal_penalty")
-
-
-class Pruning(_Section):
-    """How much is pruned."""
-
-    sparsity: float = Field(0.8, ge=0, lt=1, description="fraction of zero weights over what is pruned, exact")
-    scope: Literal["all", "recurrent"] = Field("all", description='what is pruned: "all" matrices, or "recurrent" ones')
-    counts: Literal["weights", "multiply_adds"] = Field(
-        "weights", description='what sparsity counts; "multiply_adds" leaves the embedding dense'
-    )
-    updates_per_epoch: int = Field(4, ge=0, description="mask updates in an epoch; 0 keeps each method's own interval")
-
-
-class DropFraction(_Section):
-    """A range on a grid."""
-
-    low: float = Field(0.3, gt=0, lt=1)
-    high: float = Field(0.8, gt=0, lt=1)
-    step: float = Field(0.1, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _order(self) -> Self:
-        if self.high < self.low:
-            raise ValueError(f"goes from low to high, and {self.low} is above {self.high}: exchange them")
-        steps = (self.high - self.low) / self.step
-        if abs(steps - round(steps)) > 1e-6:
-            raise ValueError(
-                f"is a whole number of steps wide, and {self.step} does not divide it: change step or high"
-            )
-        return self
-
-
-# What the demo searches; of every other component a space has the default of `Method`.
-SEARCHED: dict[str, tuple[str, ...]] = {
-    "allocation": ("uniform", "er"),
-    "drop_scope": ("tensor", "sign", "global"),
-    "grow": ("random", "gradient"),
-    "redistribute": ("none", "nonzeros", "magnitude"),
-}
-
-
-def _components() -> dict[str, Any]:
-    """A field of [space] for each component of a method."""
-    usual = spelled(Method())
-    return {
-        part: (
-            Annotated[tuple[str, ...], AfterValidator(_known(choices))],
-            Field(SEARCHED.get(part, (str(usual[part]),)), min_length=1, description=f"of {', '.join(choices)}"),
-        )
-        for part, choices in COMPONENTS.items()
-    }
-
-
-class SearchSpace(create_model("Components", __base__=_Section, **_components())):  # type: ignore[misc]
-    """What a candidate may be: the choices of each component, or whole methods by name."""
-
-    drop_fraction: DropFraction = Field(DropFraction(), description="share of the active weights replaced in an update")
-    method: tuple[str, ...] = Field(
-        (), description="if any, candidates are these and nothing else counts; see docs/methods.md"
-    )
-
-    _method = field_validator("method")(_known(METHODS))
-
-    def space(self) -> Space:
-        """The space with its objects: what has one choice, the usual one, is no dimension of it."""
-        if self.method:
-            return Space({"method": self.method})
-        usual, fraction = spelled(Method()), self.drop_fraction
-        chosen = {part: getattr(self, part) for part in COMPONENTS}
-        searched = {part: choices for part, choices in chosen.items() if choices != (usual[part],)}
-        return Space(searched | {"drop_fraction": Between(fraction.low, fraction.high, fraction.step)})
-
-
-class Search(_Section):
-    """Whom the judges see, and when."""
-
-    pool: int = Field(12, description="candidates")
-    generation: int = Field(6, ge=1, description="candidates asked of the sampler at a time")
-    sampler: str = Field("tpe", description=f"one of {', '.join(SAMPLERS)}")
-    rungs: tuple[int, ...] = Field((2, 3), description="epochs after which the judges look")
-    keep: tuple[int, ...] = Field((5, 2), description="candidates that go on after each")
-    objectives: tuple[str, ...] = Field(
-        ("ls", "loss", "rank_sum"), min_length=1, description="judges; the first one's choice is the result"
-    )
-    exhaustive: bool = Field(False, description="train the eliminated ones to the end too, to see what was missed")
-
-    _sampler = field_validator("sampler")(_known(SAMPLERS))
-    _objectives = field_validator("objectives")(_known(OBJECTIVES))
-
-
-class Spectrum(_Section):
-    """How spectra are taken and compared."""
-
-    state: Literal["h", "full"] = Field("h", description='"h", or "full" for the (h, c) of an LSTM')
-    warmup: int = Field(20, ge=0, description="tokens before the measurement")
-    steps: int = Field(60, ge=1, description="tokens measured")
-    sequences: int = Field(4, ge=1, description="windows of the validation text, averaged")
-    distance: str = Field("l2", description=f"one of {', '.join(DISTANCES)}")
-
-    _distance = field_validator("distance")(_known(DISTANCES))
-
-
-class Experiment(_Section):
+class Experiment(Section):
     """A search, as a person writes it down. The defaults are those of `hyperprune demo`."""
 
     data: Data = Data()
@@ -277,14 +62,14 @@ class Experiment(_Section):
         """The search with its objects, ready to run."""
         model, training, pruning, spectrum = self.model, self.training, self.pruning, self.spectrum
         task = LanguageModelling(
-            **_fields(self.data),
-            **{name: value for name, value in _fields(model).items() if name != "dense_dropout"},
+            **values_of(self.data),
+            **{name: value for name, value in values_of(model).items() if name != "dense_dropout"},
             **{name: getattr(training, name) for name in OF_THE_TASK},
             probe_steps=spectrum.warmup + spectrum.steps,
             probe_batch=spectrum.sequences,
         )
-        train = {name: value for name, value in _fields(training).items() if name not in OF_THE_TASK}
-        shared = {name: value for name, value in _fields(pruning).items() if name != "sparsity"}
+        train = {name: value for name, value in values_of(training).items() if name not in OF_THE_TASK}
+        shared = {name: value for name, value in values_of(pruning).items() if name != "sparsity"}
         return Plan(
             task=task,
             dense_task=replace(task, dropout=model.dense_dropout),
@@ -293,7 +78,7 @@ class Experiment(_Section):
             space=self.space.space(),
             spectrum=SpectrumConfig(spectrum.state, spectrum.warmup),
             distance=spectrum.distance,
-            **_fields(self.search),
+            **values_of(self.search),
         )
 
     def to_toml(self) -> str:
@@ -323,7 +108,7 @@ def demo_experiment() -> Experiment:
 
 def replaced(experiment: Experiment, **sections: dict[str, Any]) -> Experiment:
     """The same experiment with some values changed, by section."""
-    values = {name: _fields(section) | sections.get(name, {}) for name, section in _fields(experiment).items()}
+    values = {name: values_of(section) | sections.get(name, {}) for name, section in values_of(experiment).items()}
     return Experiment(**values)
 
 
@@ -353,13 +138,9 @@ def located(place: Path, experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"data": data})
 
 
-def _fields(section: BaseModel) -> dict[str, Any]:
-    return {name: getattr(section, name) for name in type(section).model_fields}
-
-
 def _lines(experiment: Experiment) -> Iterator[str]:
     yield "# An experiment of hyperprune: every setting with its default or chosen value."
-    for name, section in _fields(experiment).items():
+    for name, section in values_of(experiment).items():
         yield f"\n# {type(section).__doc__}\n[{name}]"
         for key, field in type(section).model_fields.items():
             value = getattr(section, key)
@@ -373,7 +154,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, BaseModel | dict):
-        items = value if isinstance(value, dict) else _fields(value)
+        items = value if isinstance(value, dict) else values_of(value)
         return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in items.items()) + " }"
     if isinstance(value, str | Path):
         return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -392,7 +173,7 @@ def _sentence(problem: Any) -> str:
         section: Any = Experiment
         for part in path:
             section = section.model_fields[part].annotation
-        return f"{place} is not a setting{_nearest(key, section.model_fields)}"
+        return f"{place} is not a setting{nearest(key, section.model_fields)}"
     message = problem["msg"].removeprefix("Value error, ")
     if place and problem["type"] != "value_error":
         return f"{place} = {problem['input']!r} cannot be used: {message[0].lower() + message[1:]}"

@@ -194,6 +194,7 @@ def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     deadline = time.monotonic() + 60
     while not list(folder.glob("networks/c0*/*.json")) and time.monotonic() < deadline:

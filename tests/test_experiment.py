@@ -103,7 +103,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", ["rhn", "awd", "mos", pytest.param("uncoupled_rhn", marks=pytest.mark.slow)])
 def test_every_kind_of_network_is_searched_resumed_and_delivered(text, tmp_path, kind):
     experiment = small(text, model=NETWORKS[kind], training=PENALISED, search=SHORT)
     assert Experiment(**tomllib.loads(experiment.to_toml())) == experiment

@@ -290,7 +290,7 @@ VARIED = (compositions(), st.sampled_from([Recurrent, Convolutional]), st.sample
 SAMPLED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 
 
-@settings(max_examples=20, **SAMPLED)
+@settings(max_examples=12, **SAMPLED)
 @given(*VARIED)
 def test_invariants_hold_for_every_composition(spelling, model, sparsity):
     check_composition(spelling, model, sparsity)

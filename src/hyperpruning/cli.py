@@ -141,7 +141,7 @@ def spectrum(
     ] = None,
     against: Annotated[Path | None, typer.Option(help="A second model to compare with.")] = None,
     state: Annotated[str, typer.Option(help='"h", or "full" for an LSTM\'s (h, c).')] = "h",
-    steps: Annotated[int, typer.Option(min=1, help="Tokens measured.")] = 60,
+    steps: Annotated[int, typer.Option(min=2, help="Tokens measured.")] = 60,
     warmup: Annotated[int, typer.Option(min=0, help="Tokens before the measurement.")] = 20,
     sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text.")] = 4,
     output: Annotated[Path, typer.Option("--out", help="Stem of the files: STEM.npz and STEM.svg.")] = Path("spectrum"),

@@ -180,7 +180,7 @@ def test_long_sequence_in_chunks(monkeypatch):
     network, inputs = network_and_inputs("lstm", 2)
     at_once = lyapunov_spectrum(network, inputs)
     monkeypatch.setattr("hyperpruning.lyapunov.blocks.CHUNK_BYTES", 1)
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.STRETCH", 5)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.PIECE", 5)
     monkeypatch.setattr("hyperpruning.lyapunov.blocks.SHARED_SIZE", 0)
     monkeypatch.setattr("hyperpruning.lyapunov.growth.PANEL", 2)
     torch.testing.assert_close(lyapunov_spectrum(network, inputs).growth, at_once.growth, atol=1e-12, rtol=0)

@@ -1,8 +1,8 @@
 """The spectrum of a stack, layer by layer: its Jacobian is block triangular, so that each layer's block does alone.
 
-Trajectory first, a stretch of time at a time; then each block's Jacobians, a few at a time; then their product. Small
+Trajectory first, a piece at a time; then each block's Jacobians, a few at a time; then their product. Small
 layers share every call, whose overhead counts there; large ones are carried one sequence at a time, on as many threads
-as torch may use. What is held in memory does not grow with the sequence, but for the growth itself.
+as torch may use. What is held in memory does not grow with the sequence.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from hyperpruning.lyapunov.growth import Frame, TracedFrame, independent, living
 from hyperpruning.lyapunov.layers import DrivenLayer, LinearisedLayer, automatic_jacobian, walk
 from hyperpruning.lyapunov.networks import Driven, finite
 
-STRETCH = 64  # steps of the trajectory held at a time
+PIECE = 64  # steps of the trajectory held at a time
 CHUNK_BYTES = 2**21  # Jacobians held at a time: they stay in the cache
 SHARED_SIZE = 128  # layers up to this size share calls
 PROBES = 8  # steps at which a layer without hand-written Jacobian is looked at for dead units
 
 # Each layer's states before the steps (S, B, D_l), and its inputs (S, B, I_l).
-Stretch = Sequence[tuple[Tensor, Tensor]]
+Piece = Sequence[tuple[Tensor, Tensor]]
 # Which steps, which sequences -> their Jacobians (s, b, D, D).
 Jacobians = Callable[[slice, slice], Tensor]
 EVERY = slice(None)
 
 
-def trajectory(network: Driven) -> Iterator[Stretch]:
-    """Yield the network's states and inputs, layer by layer, a stretch of time after the other."""
+def trajectory(network: Driven) -> Iterator[Piece]:
+    """Yield the network's states and inputs, layer by layer, a piece of time after the other."""
     states = list(network.start)
-    for inputs in torch.split(network.inputs, STRETCH):
-        stretch = []
+    for inputs in torch.split(network.inputs, PIECE):
+        piece = []
         for index, layer in enumerate(network.layers):
             visited = walk(layer, states[index], inputs)  # (S + 1, B, D_l)
             if not finite(visited):
                 raise ValueError("a trajectory stays finite, but this one left its dtype's range: scale the inputs")
             states[index] = visited[-1]
-            stretch.append((visited[:-1], inputs))
+            piece.append((visited[:-1], inputs))
             inputs = visited[1:, :, : layer.hidden_size]
-        yield stretch
+        yield piece
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Revived(Exception):
 class Block:
     """One layer's diagonal block of the Jacobian: which units live, and which of their directions are not lost at once.
 
-    states, inputs: a stretch of the layer's path, (S, B, D_l), (S, B, I_l). What the weights say of dead units holds
+    path: states and inputs of a piece of time, (S, B, D_l), (S, B, I_l). What the weights say of dead units holds
     at any gates; a layer that is differentiated is looked at here and there, unless `probed` is False, and watched.
     """
 
@@ -151,7 +151,7 @@ class Team:
         self.held = max(1, CHUNK_BYTES // max(1, chains * size**2 * like.element_size()))
 
     def advance(self, forms: Sequence[Jacobians], measured: Sequence[bool]) -> Sequence[Tensor]:
-        """Carry the frame through a stretch; return what each step adds to each layer's growth, (S, sequences, k).
+        """Carry the frame through a piece; return what each step adds to each layer's growth, (S, sequences, k).
 
         forms: of all layers. measured: after which steps the growth is asked for.
         """
@@ -218,9 +218,9 @@ def _growth(network: Driven, sizes: Sequence[int], k: int | None, rule: Rule, le
         blocks = [Block(layer, size, k, rule, path) for layer, size, path in each_layer]
         everyone = teams(blocks, batch, network.inputs)
         grown = network.inputs.new_zeros(len(lengths), batch, sum(block.k for block in blocks), dtype=torch.float64)
-        for first, stretch in zip(range(0, steps, STRETCH), chain([beginning], walked), strict=True):
-            now = slice(first, first + STRETCH)
-            forms = [block.jacobians(*path) for block, path in zip(blocks, stretch, strict=True)]
+        for first, piece in zip(range(0, steps, PIECE), chain([beginning], walked), strict=True):
+            now = slice(first, first + PIECE)
+            forms = [block.jacobians(*path) for block, path in zip(blocks, piece, strict=True)]
             by_layer: list[list[Tensor]] = [[] for _ in blocks]
             advanced = each(lambda team, at=forms, ends=last[now]: team.advance(at, ends), everyone)
             for team, parts in zip(everyone, advanced, strict=True):

@@ -12,7 +12,7 @@ from hyperpruning.search.space import Between, Space
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.training.epochs import TrainConfig
+from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.snt_asgd import SNTASGD
 from hyperpruning.training.task import LanguageModelling, Task
 

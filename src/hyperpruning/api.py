@@ -19,7 +19,7 @@ from hyperpruning.search.search import refuse_another, search
 from hyperpruning.search.slices import best_of
 from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import write_atomic
-from hyperpruning.training.epochs import prunable_weights
+from hyperpruning.training.pruning import prunable_weights
 from hyperpruning.training.task import LanguageModelling
 
 

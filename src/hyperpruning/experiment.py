@@ -26,7 +26,7 @@ from hyperpruning.settings import (
     nearest,
     values_of,
 )
-from hyperpruning.training.epochs import TrainConfig
+from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.task import LanguageModelling
 
 EXPERIMENT = "experiment.toml"

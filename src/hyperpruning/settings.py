@@ -119,17 +119,46 @@ class Training(Section):
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     batch: int = Field(20, ge=1, description="columns read side by side")
     bptt: int = Field(35, ge=1, description="window of back-propagation, in tokens")
+    bptt_deviation: float = Field(0.0, ge=0, description="of random window lengths (AWD-LSTM: 5); 0: all equal")
+    bptt_longest: int = Field(0, ge=0, description="bound on random lengths; 0: none")
+    accumulate: int = Field(1, ge=1, description="parts of a batch, one after the other: less memory")
     activation_penalty: float = Field(0.0, ge=0, description="on the squares of activations (AR; AWD-LSTM: 2)")
     temporal_penalty: float = Field(0.0, ge=0, description="on the squares of their changes (TAR; AWD-LSTM: 1)")
     average_from: float = Field(
         0.6, ge=0, le=1, description="fraction of the epochs after which weights are averaged; 1 never"
     )
+    non_monotone: int = Field(
+        0, ge=0, description="or once the validation loss is worse than more than n epochs ago (NT-ASGD: 5); 0: not"
+    )
+    finetune_from: float = Field(
+        1.0, gt=0, le=1, description="fraction of the epochs after which the best weights are trained on; 1 never"
+    )
+    finetune_lr: float = Field(1.0, gt=0, description="factor on the learning rate from there on")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, masks, dropout and suggestions")
     threads: int = Field(1, ge=1, description="of torch; results repeat bit for bit at the same number")
+    device: str = Field("auto", description='"cpu", "cuda", "cuda:1"; "auto": cuda where there is one')
+    precision: Literal["float32", "tf32", "bf16"] = Field("float32", description="of products while training")
+
+    @model_validator(mode="after")
+    def _longest(self) -> Self:
+        if self.bptt_longest and self.bptt_longest < max(5, self.bptt):
+            raise ValueError(
+                f"bptt_longest bounds random lengths around bptt, 5 or more, and {self.bptt_longest} is below "
+                f"{max(5, self.bptt)}: raise it, or set 0 for no bound"
+            )
+        return self
 
 
 # what of [training] is the task's to know
-OF_THE_TASK = ("batch", "bptt", "activation_penalty", "temporal_penalty")
+OF_THE_TASK = (
+    "batch",
+    "bptt",
+    "bptt_deviation",
+    "bptt_longest",
+    "accumulate",
+    "activation_penalty",
+    "temporal_penalty",
+)
 
 
 class Pruning(Section):

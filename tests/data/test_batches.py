@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpruning.data.batches import columns, random_windows, window_count, windows
+from hyperpruning.data.batches import columns, random_lengths, random_windows, windows
 
 
 @given(st.integers(4, 200), st.integers(1, 6), st.integers(1, 50))
@@ -17,26 +17,30 @@ def test_windows_predict_each_next_token_once(length, batch, bptt):
         return
     stream = columns(tokens, batch)
     found = list(windows(stream, bptt))
-    assert len(found) == window_count(stream, bptt)
+    assert len(found) == -(-(len(stream) - 1) // bptt)
     assert torch.cat([inputs for inputs, _ in found]).equal(stream[:-1])
     assert torch.cat([targets for _, targets in found]).equal(stream[1:])
     assert all(targets.equal(inputs + 1) for inputs, targets in found)  # the token after, of the same column
 
 
+def random_cut(stream, bptt, seed, **options):
+    generator = torch.Generator().manual_seed(seed)
+    return list(random_windows(stream, bptt, random_lengths(len(stream) - 1, bptt, generator=generator, **options)))
+
+
 @given(st.integers(2, 400), st.integers(1, 80), st.integers(0, 3))
 def test_random_windows_predict_each_next_token_once(length, bptt, seed):
     stream = torch.arange(2 * length).view(2, length).t()
-    found = list(random_windows(stream, bptt, generator=torch.Generator().manual_seed(seed)))
+    found = random_cut(stream, bptt, seed)
     assert torch.cat([inputs for inputs, _, _ in found]).equal(stream[:-1])
     assert torch.cat([targets for _, targets, _ in found]).equal(stream[1:])
-    again = random_windows(stream, bptt, generator=torch.Generator().manual_seed(seed))
-    assert [len(inputs) for inputs, _, _ in again] == [len(inputs) for inputs, _, _ in found]
+    assert all(len(inputs) for inputs, _, _ in found)
+    assert [len(inputs) for inputs, _, _ in random_cut(stream, bptt, seed)] == [len(inputs) for inputs, _, _ in found]
 
 
 def test_random_lengths_are_normal_around_the_window_and_sometimes_half_of_it():
     stream = torch.zeros(200_000, 1)
-    generator = torch.Generator().manual_seed(0)
-    *found, _ = random_windows(stream, 70, generator=generator)
+    *found, _ = random_cut(stream, 70, 0)
     lengths = torch.tensor([float(len(inputs)) for inputs, _, _ in found])
     assert [round(70 * factor) for _, _, factor in found] == lengths.tolist()
     halves = lengths < 52  # 3.4 standard deviations from both
@@ -44,7 +48,8 @@ def test_random_lengths_are_normal_around_the_window_and_sometimes_half_of_it():
     for chosen, base in ((~halves, 70), (halves, 35)):
         assert abs(float(lengths[chosen].mean()) - (base - 0.5)) < 1.5  # int() takes half a token off
         assert abs(float(lengths[chosen].std()) - 5) < 1.2
-    *capped, _ = random_windows(stream, 70, generator=generator, longest=72)
+    *capped, _ = random_cut(stream, 70, 0, longest=72)
     assert max(len(inputs) for inputs, _, _ in capped) == 72
-    *short, _ = random_windows(stream[:2000], 3, generator=generator)
+    *short, _ = random_cut(stream[:2000], 3, 0)
     assert min(len(inputs) for inputs, _, _ in short) == 5
+    assert {len(inputs) for inputs, _, _ in random_cut(stream, 70, 0, deviation=0.0)[:-1]} == {35, 70}

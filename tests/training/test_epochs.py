@@ -8,7 +8,9 @@ import torch
 
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.training.checkpoint import load, save
-from hyperpruning.training.epochs import DivergedError, TrainConfig, Training, epochs, prunable_weights, update_steps
+from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.epochs import DivergedError, Training, epochs
+from hyperpruning.training.pruning import prunable_weights, update_steps
 from small import small
 
 
@@ -148,7 +150,7 @@ def test_updates_are_spread_and_none_comes_shortly_before_an_evaluation(steps, u
 
 def test_a_training_updates_as_often_as_asked(text):
     training = begin(text)
-    steps = training.task.steps()
+    steps = training.task.steps(0, 0)
     due = [step for step in range(1, 3 * steps + 1) if training.sparsifier.when(step)]
     assert len(due) == 9
     assert {(step - 1) % steps + 1 for step in due} == update_steps(steps, 3)

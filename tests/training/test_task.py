@@ -12,7 +12,7 @@ from hyperpruning.training.task import LanguageModelling
 def test_the_loss_is_cross_entropy_and_while_training_penalties(text, alpha, beta):
     task = LanguageModelling(folder=text, hidden=6, dropout=0.5, activation_penalty=alpha, temporal_penalty=beta)
     network = task.network(0)
-    batch = next(iter(task.batches(0, 0)))
+    batch = next(iter(task.batches(0, 0))).parts[0]
     torch.manual_seed(0)
     loss, _ = task.loss(network, batch, None)
     torch.manual_seed(0)

@@ -21,13 +21,23 @@ def columns(tokens: Tensor, batch: int) -> Tensor:
     Raises:
         ValueError: the text is too short for two tokens a column.
     """
-    length = len(tokens) // batch
+    length = column_length(len(tokens), batch)
+    return tokens[: length * batch].view(batch, length).t().contiguous()
+
+
+def column_length(tokens: int, batch: int) -> int:
+    """Tokens in each of `batch` columns of a text.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    length = tokens // batch
     if length < 2:
         raise ValueError(
-            f"A column needs two tokens or more, and {len(tokens)} tokens in {batch} columns have {length}: "
+            f"A column needs two tokens or more, and {tokens} tokens in {batch} columns have {length}: "
             "lower the batch size or give more text."
         )
-    return tokens[: length * batch].view(batch, length).t().contiguous()
+    return length
 
 
 def windows(stream: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -45,36 +55,43 @@ def windows(stream: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield stream[start:end], stream[start + 1 : end + 1]
 
 
-def random_windows(
-    stream: Tensor, bptt: int, *, generator: Generator, longest: int | None = None
-) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Read columns in windows of random length, so that they are not cut at the same places in every epoch.
+def random_lengths(tokens: int, bptt: int, *, generator: Generator, deviation: float = 5.0, longest: int = 0) -> Tensor:
+    """Draw lengths of windows, so that a text is not cut at the same places in every epoch.
 
-    A length is max(5, int(N(base, 5^2))), where base is `bptt` with probability 0.95 and else half of it. A step on a
-    window takes the learning rate times its drawn length / bptt, or words of short windows would count more (Merity et
-    al. 2018, arXiv 1708.02182, section 4.1).
+    A length is max(5, int(N(base, deviation^2))), where base is `bptt` with probability 0.95 and else half of it. A
+    step on a window takes the learning rate times its length / bptt, or words of short windows would count more
+    (Merity et al. 2018, arXiv 1708.02182, section 4.1).
+
+    Args:
+        tokens: to be predicted in each column; the lengths drawn add up to this or, by the last one, to more.
+        bptt: usual length (70 in the published settings).
+        generator: on the CPU.
+        deviation: standard deviation, in tokens (5 in the published settings).
+        longest: bound on a length (bptt + 40 or + 20 in the published settings of mixtures of softmaxes); 0: none.
+
+    Returns:
+        (n,) int64.
+    """
+    enough = tokens // 5 + 1
+    base = torch.where(torch.rand(enough, generator=generator) < 0.95, float(bptt), bptt / 2)
+    drawn = (base + deviation * torch.randn(enough, generator=generator)).long().clamp(min=5, max=longest or None)
+    return drawn[: int(torch.searchsorted(drawn.cumsum(0), tokens)) + 1]
+
+
+def random_windows(stream: Tensor, bptt: int, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Read columns in windows of given lengths.
 
     Args:
         stream: (N, B) from `columns`.
-        bptt: usual window length in tokens (70 in the published settings).
-        generator: of the lengths, on the CPU.
-        longest: bound on the length (bptt + 40 or + 20 in the published settings of mixtures of softmaxes).
+        bptt: usual window length in tokens.
+        lengths: of `random_lengths`, for N - 1 tokens.
 
     Yields:
         inputs (T, B), targets (T, B), and the factor on the learning rate. The last window may be cut by the end of the
         text; its factor is that of the length that was drawn.
     """
     start = 0
-    while start < len(stream) - 1:
-        base = bptt if float(torch.rand((), generator=generator)) < 0.95 else bptt / 2
-        length = max(5, int(base + 5 * float(torch.randn((), generator=generator))))
-        if longest is not None:
-            length = min(length, longest)
+    for length in lengths.tolist():
         end = min(start + length, len(stream) - 1)
         yield stream[start:end], stream[start + 1 : end + 1], length / bptt
         start = end
-
-
-def window_count(stream: Tensor, bptt: int) -> int:
-    """How many windows `windows` yields."""
-    return -(-(len(stream) - 1) // bptt)

@@ -102,7 +102,7 @@ class LanguageModel(nn.Module):
         drop = _dropouts(dropout)
         _check(self.sizes, widths, drop)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.encoder = WordDropEmbedding(vocabulary, embedding, dropout=drop.embedding)
             nn.init.normal_(self.encoder.weight, std=embedding_std)
             self.rnn = _recurrent(self.sizes, widths, drop)

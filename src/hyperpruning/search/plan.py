@@ -14,7 +14,9 @@ from hyperpruning.search.slices import Job, SpectrumConfig
 from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space, suggest
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.spelling import composed
-from hyperpruning.training.epochs import TrainConfig, Training
+from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.epochs import Training
+from hyperpruning.training.machine import device_of
 from hyperpruning.training.task import Task
 
 DENSE = "dense"
@@ -95,8 +97,9 @@ def check(plan: Plan) -> None:
         )
     if plan.generation < 1:
         raise ValueError(f"A generation has at least one candidate, and generation is {plan.generation}: set it to 1.")
+    device_of(plan.train)
     for task in (plan.task, plan.dense_task):
-        task.steps()
+        task.steps(0, plan.train.seed)
     for part in ("method", "allocation", "granularity", "density"):
         choices = plan.space.dimensions.get(part, ())
         for choice in choices if isinstance(choices, tuple) else ():
@@ -106,12 +109,11 @@ def check(plan: Plan) -> None:
 def _check_method(plan: Plan, method: Method) -> None:
     """Refuse a method that the network cannot hold, or that judges would see at another density than the others."""
     Training(plan.task, plan.train, method, sparsity=plan.sparsity)
-    settled = method.density_until if method.scheduled else method.stop if method.fade else 0.0
-    if settled * plan.train.epochs > plan.rungs[0]:
+    settled = method.settles * plan.train.epochs
+    if settled > plan.rungs[0]:
         raise ValueError(
-            f"Candidates are compared at one density, and one of them has it from epoch "
-            f"{settled * plan.train.epochs:g} on, after the first rung at {plan.rungs[0]}: raise rungs, or leave out "
-            "methods whose density falls."
+            f"Candidates are compared at one density, and one of them has it from epoch {settled:g} on, after the "
+            f"first rung at {plan.rungs[0]}: raise rungs, or leave out methods whose density falls."
         )
 
 

@@ -6,8 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,8 +19,12 @@ from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import best_weights, load, save
-from hyperpruning.training.epochs import EpochRecord, TrainConfig, Training, epochs, train_batches
+from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.epochs import EpochRecord, Training, epochs, train_batches
+from hyperpruning.training.machine import computing
 from hyperpruning.training.task import Task
+
+OUT_OF_MEMORY = "A GPU must hold the network and a batch, and its memory does not: lower batch or bptt in [training]."
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,20 @@ class Slice:
 
 def train_slice(job: Job) -> Slice:
     """Carry a job out; every epoch ends with a checkpoint."""
-    with _threads(job.train.threads):
-        training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
-        records = list(load(training, job.folder, job.identity()))
+    records: list[EpochRecord] = []
+    with computing(job.train):
         try:
+            training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
+            records += load(training, job.folder, job.identity())
             for record in epochs(training, job.until):
                 records.append(_with_spectrum(training, record, job.spectrum))
                 save(training, job.folder, job.identity(), records)
+            final = _final(training, records) if training.epoch == job.train.epochs == job.until else None
         except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
             return Slice(tuple(records), failure=str(error))
-        final = _final(training, records) if training.epoch == job.train.epochs == job.until else None
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return Slice(tuple(records), failure=OUT_OF_MEMORY)
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)
 
 
@@ -117,14 +124,15 @@ def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
 
 def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
     """Time a slice of a training (a few batches, one evaluation, one spectrum) and scale it up; writes nothing."""
-    with _threads(job.train.threads):
+    with computing(job.train):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
-        count = min(batches, job.task.steps())
+        steps = job.task.steps(0, job.train.seed)
+        count = min(batches, steps)
         started = time.perf_counter()
         train_batches(training, islice(job.task.batches(0, job.train.seed), count))
         trained = time.perf_counter()
         _with_spectrum(training, training.record(), job.spectrum)
-        return (trained - started) * job.task.steps() / count + time.perf_counter() - trained
+        return (trained - started) * steps / count + time.perf_counter() - trained
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
@@ -157,13 +165,3 @@ def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
         "active": best.active,
         "sha256": weights_sha256(training.best),
     }
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

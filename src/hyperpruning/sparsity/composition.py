@@ -91,6 +91,11 @@ class Method:
         return self.density is not schedules.fixed
 
     @property
+    def settles(self) -> float:
+        """The fraction of the training after which the density is the one asked for."""
+        return self.density_until if self.scheduled else self.stop if self.fade else 0.0
+
+    @property
     def exchanges_tensors(self) -> bool:
         """Whether weights can move from one tensor to another."""
         scopes_used = (self.topology_scope, self.drop_scope, self.grow_scope)

@@ -187,6 +187,11 @@ class Sparsifier:
         if not self.fading:
             self._masking.apply(self.optimizer, fading=False)
 
+    def restore(self, masks: Mapping[str, Tensor]) -> None:
+        """Put masks back as they were at some time (a copy of `masks`); what is outside them becomes zero."""
+        self._masking.set(masks)
+        self.apply()
+
     @property
     def fading(self) -> bool:
         """Whether pruned weights are still shrinking (see `Method.fade`)."""
@@ -229,7 +234,8 @@ class Sparsifier:
         self._step = int(state["step"])
         self._generator.set_state(state["generator"].cpu())
         devices = {name: mask.device for name, mask in self.masks.items()}
-        self._memory = {name: value.clone() for name, value in state["memory"].items()}
+        place = next(iter(devices.values()))
+        self._memory = {name: value.to(place, copy=True) for name, value in state["memory"].items()}
         self._masking.set({name: mask.to(devices[name]) for name, mask in masks.items()})
         for name, ever in self.ever.items():
             ever.copy_(state["ever"][name])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.topologies import Calibration, jacobian, jacobian_norm
-from hyperpruning.training.task import Task
+from hyperpruning.training.machine import seeded
+from hyperpruning.training.task import Task, as_step
 
 BATCHES = 8  # of the first epoch, whose losses are added up
 STEPS = 20  # of the probe, the last four of which are measured
@@ -25,14 +27,16 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
         seed: of the batches, and of dropout.
     """
 
+    device = next(network.parameters()).device
+
     def loss() -> Tensor:
-        # dropout draws from the global generator; cuDNN's recurrent layers cannot be differentiated twice
-        with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(enabled=False):
-            torch.manual_seed(seed)
-            found, carry = [], None
-            for batch in islice(task.batches(0, seed), BATCHES):
-                one, carry = task.loss(network, batch, carry)
-                found.append(one)
+        found, carries = [], dict[int, Any]()
+        # dropout draws from the global generators; cuDNN's recurrent layers cannot be differentiated twice
+        with seeded(seed, device), torch.backends.cudnn.flags(enabled=False):
+            for step in map(as_step, islice(task.batches(0, seed), BATCHES)):
+                for number, part in enumerate(step.parts):
+                    one, carries[number] = task.loss(network, part, carries.get(number))
+                    found.append(one / len(step.parts))
         return torch.stack(found).sum()
 
     def norm() -> Tensor:

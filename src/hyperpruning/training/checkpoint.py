@@ -113,7 +113,7 @@ def _whole_generations(folder: Path, identity: str) -> Iterator[tuple[dict[str, 
             content = path.with_suffix(".pt").read_bytes()
             if hashlib.sha256(content).hexdigest() != sidecar.sha256:
                 raise ValueError("its SHA-256 differs")
-            state = torch.load(io.BytesIO(content), weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (OSError, ValueError, pickle.UnpicklingError) as error:
             logger.warning("Checkpoint %s is passed over (%s): going back one.", path.with_suffix(".pt"), error)
             continue

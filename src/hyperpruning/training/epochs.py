@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,49 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.training.calibration import calibration
-from hyperpruning.training.snt_asgd import SNTASGD
-from hyperpruning.training.task import Task
+from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.machine import device_of, forward_precision, seeded
+from hyperpruning.training.pruning import prunable_weights, sparsified
+from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
+from hyperpruning.training.task import Task, as_step
+
+LOOK = 50  # steps between two looks at whether the loss is finite: a look makes a GPU wait
 
 
 class DivergedError(FloatingPointError):
     """The loss stopped being a number."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How every network of a search is trained.
-
-    Attributes:
-        epochs: length of a full training.
-        lr: learning rate of SGD.
-        clip: largest norm of the (dense) gradient.
-        weight_decay: L2 penalty.
-        lr_decay: factor on the learning rate in every epoch after `lr_decay_after`.
-        lr_decay_after: epochs at the full learning rate.
-        average_from: fraction of the epochs after which the weights are averaged; 1 never.
-        scope: what is pruned: "all" weight matrices, or "recurrent", those of the recurrent layers.
-        counts: what a sparsity counts, "weights" or "multiply_adds" (for one token; embeddings then stay dense).
-        updates_per_epoch: mask updates in an epoch, evenly spread; 0 keeps the method's own interval in steps.
-        seed: of initial weights, masks and dropout; equal for all networks of a search.
-        threads: of torch while training; results are repeatable for one and the same number.
-    """
-
-    epochs: int = 10
-    lr: float = 15.0
-    clip: float = 0.25
-    weight_decay: float = 0.0
-    lr_decay: float = 1.0
-    lr_decay_after: int = 0
-    average_from: float = 0.6
-    scope: str = "all"
-    counts: str = "weights"
-    updates_per_epoch: int = 4
-    seed: int = 0
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,29 +65,17 @@ class Training:
     """
 
     def __init__(self, task: Task, config: TrainConfig, method: Method | None = None, *, sparsity: float = 0.0) -> None:
-        self.task, self.config = task, config
-        self.network = task.network(config.seed)
+        self.task, self.config, self.device = task, config, device_of(config)
+        self.network = task.network(config.seed).to(self.device)
         self.optimizer = SNTASGD(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.sparsifier: Sparsifier | None = None
         if method is not None:
-            check_averaging(method, config)
-            steps = task.steps()
-            updates = update_steps(steps, config.updates_per_epoch)
-            self.sparsifier = Sparsifier(
-                self.network,
-                self.optimizer,
-                method,
-                sparsity=sparsity,
-                total_steps=steps * config.epochs,
-                cost=cost_of(task, self.network, config),
-                row_groups=task.row_groups(self.network),
-                calibration=calibration(task, self.network, method, seed=config.seed),
-                when=(lambda step: (step - 1) % steps + 1 in updates) if updates else None,
-                seed=config.seed,
-            )
+            self.sparsifier = sparsified(task, self.network, self.optimizer, config, method, sparsity=sparsity)
         self.epoch = -1  # the last one recorded; epoch 0 is the network as it begins
+        self.valid_losses: list[float] = []  # from epoch 1 on
         self.best_loss = float("inf")
-        self.best: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}  # on the CPU
+        self.best_masks: dict[str, Tensor] = {}  # kept where a finetuning goes on from them
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
@@ -140,9 +98,13 @@ class Training:
                     f"lower the learning rate ({self.config.lr:g})."
                 )
             settled = self.sparsifier is None or self.sparsifier.settled  # what is denser than asked is not delivered
+            if self.epoch > 0:
+                self.valid_losses.append(valid)
             if self.epoch > 0 and settled and valid < self.best_loss:
                 self.best_loss = valid
-                self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+                self.best = {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
+                if self.config.finetune_after is not None and self.sparsifier is not None:
+                    self.best_masks = {name: mask.to("cpu", copy=True) for name, mask in self.sparsifier.masks.items()}
         masks = self.sparsifier.masks if self.sparsifier is not None else {}
         active = sum(int(mask.sum()) for mask in masks.values())
         active = active or prunable_weights(self.task, self.network, self.config)
@@ -157,8 +119,10 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "sparsifier": self.sparsifier.state_dict() if self.sparsifier is not None else None,
             "epoch": self.epoch,
+            "valid_losses": self.valid_losses,
             "best_loss": self.best_loss,
             "best": self.best,
+            "best_masks": self.best_masks,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -167,48 +131,16 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(state["sparsifier"])
-        self.epoch, self.best_loss, self.best = state["epoch"], state["best_loss"], state["best"]
+        self.epoch, self.valid_losses = state["epoch"], list(state["valid_losses"])
+        self.best_loss, self.best, self.best_masks = state["best_loss"], state["best"], state["best_masks"]
 
-
-def update_steps(steps: int, updates: int) -> set[int]:
-    """The steps of an epoch, from 1 on, that update the masks: in the middle of its equal parts.
-
-    So none falls shortly before the evaluation, where judges would see the cut more than the network.
-
-    >>> sorted(update_steps(steps=100, updates=4))
-    [13, 38, 63, 88]
-    """
-    return {int((part + 0.5) * steps / updates) + 1 for part in range(updates)}
-
-
-# what a sparsity can count: model -> cost of a weight
-COSTS: dict[str, Callable[[nn.Module], Cost]] = {"weights": lambda network: weights, "multiply_adds": multiply_adds}
-# what can be pruned: (name of a parameter, row groups of the recurrent ones) -> whether it is
-SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
-    "all": lambda name, recurrent: True,
-    "recurrent": lambda name, recurrent: name in recurrent,
-}
-
-
-def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
-    """What a weight of each parameter costs; nothing where it is not pruned."""
-    cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
-    return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
-
-
-def prunable_weights(task: Task, network: nn.Module, config: TrainConfig) -> int:
-    """Weights that a sparsity counts: those of matrices that cost something, tied ones once."""
-    cost = cost_of(task, network, config)
-    return sum(weight.numel() for name, weight in network.named_parameters() if cost(name, weight))
-
-
-def check_averaging(method: Method, config: TrainConfig) -> None:
-    """Refuse averages of weights that are still fading: they would not be zero where the weights are."""
-    if method.fade and config.average_from < method.stop:
-        raise ValueError(
-            f"Averages begin when no weight fades any more, and average_from is {config.average_from:g} where fading "
-            f"stops at {method.stop:g} of the training: raise average_from, or stop earlier."
-        )
+    def begin_finetuning(self) -> None:
+        """Go on from the best weights with their masks; averages begin anew, with the next step."""
+        self.network.load_state_dict(self.best)
+        if self.sparsifier is not None:
+            self.sparsifier.restore(self.best_masks)
+        self.optimizer.state.clear()
+        self.optimizer.start_averaging()
 
 
 def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord]:
@@ -235,33 +167,60 @@ def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord
 
 def _train_epoch(training: Training) -> tuple[float, int]:
     """One pass over the training data: its mean loss, and how many weights were dropped."""
-    config, optimizer = training.config, training.optimizer
-    decayed = max(0, training.epoch + 1 - config.lr_decay_after)
-    for group in optimizer.param_groups:
-        group["lr"] = config.lr * config.lr_decay**decayed
+    config, epoch = training.config, training.epoch
+    if epoch == config.finetune_after:
+        training.begin_finetuning()
+    if _averages(training):
+        training.optimizer.start_averaging()
+    for group in training.optimizer.param_groups:
+        group["lr"] = _learning_rate(config, epoch)
+    with seeded(config.seed * 1_000_003 + epoch, training.device):
+        return train_batches(training, training.task.batches(epoch, config.seed))
+
+
+def _learning_rate(config: TrainConfig, epoch: int) -> float:
+    """The learning rate after so many epochs."""
+    if config.finetune_after is not None and epoch >= config.finetune_after:
+        return config.lr * config.finetune_lr
+    return config.lr * config.lr_decay ** max(0, epoch + 1 - config.lr_decay_after)
+
+
+def _averages(training: Training) -> bool:
+    """Whether averaging is to begin with the next epoch, if it has not: never while weights still fade."""
+    config, losses = training.config, training.valid_losses
     if training.epoch >= config.average_from * config.epochs:
-        optimizer.start_averaging()
-    with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator: seeded here, restored after
-        torch.manual_seed(config.seed * 1_000_003 + training.epoch)
-        return train_batches(training, training.task.batches(training.epoch, config.seed))
+        return True
+    fading = training.sparsifier is not None and training.sparsifier.fading
+    return bool(config.non_monotone and losses and not fading and non_monotone(losses, config.non_monotone))
 
 
 def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, int]:
     """Train on some batches in turn: their mean loss, and how many weights were dropped."""
     config, network, optimizer = training.config, training.network, training.optimizer
-    total, count, dropped, carry = 0.0, 0, 0, None
-    for batch in batches:
+    total, count, dropped = torch.zeros((), dtype=torch.float64, device=training.device), 0, 0
+    carries: dict[int, Any] = {}
+    for step in map(as_step, batches):
         optimizer.zero_grad()
-        loss, carry = training.task.loss(network, batch, carry)
-        total, count = total + float(loss.detach()), count + 1
-        if not math.isfinite(total):
-            raise DivergedError(
-                f"A training loss must be finite, and it was {float(loss.detach())} in epoch {training.epoch + 1}, "
-                f"batch {count}: lower the learning rate ({config.lr:g})."
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
+        for number, part in enumerate(step.parts):
+            with forward_precision(config):
+                loss, carries[number] = training.task.loss(network, part, carries.get(number))
+            loss = loss / len(step.parts)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        count += 1
+        if count % LOOK == 0:
+            _check_finite(training, total, count)
         nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        optimizer.step()
+        optimizer.step(lr_factor=step.lr_factor)
         if training.sparsifier is not None and (update := training.sparsifier.step()) is not None:
             dropped += sum(update.dropped.values())
-    return total / count, dropped
+    _check_finite(training, total, count)
+    return float(total) / count, dropped
+
+
+def _check_finite(training: Training, total: Tensor, count: int) -> None:
+    if not math.isfinite(float(total)):
+        raise DivergedError(
+            f"A training loss must be finite, and it was {float(total)} in epoch {training.epoch + 1}, within the "
+            f"first {count} batches: lower the learning rate ({training.config.lr:g})."
+        )

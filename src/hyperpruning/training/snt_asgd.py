@@ -39,19 +39,20 @@ class SNTASGD(Optimizer):
             group["averaging"] = True
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step: w <- w - lr (g + weight_decay w), then the averages."""
+    def step(self, closure: Callable[[], Any] | None = None, *, lr_factor: float = 1.0) -> Any:
+        """One step: w <- w - lr lr_factor (g + weight_decay w), then the averages."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            lr = group["lr"] * lr_factor
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
                 if group["weight_decay"]:
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(weight.grad, alpha=-group["lr"])
+                    weight.mul_(1 - lr * group["weight_decay"])
+                weight.add_(weight.grad, alpha=-lr)
                 if group["averaging"]:
                     self._average(weight)
         return loss

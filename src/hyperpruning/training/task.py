@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyperpruning.data.batches import columns, window_count, windows
+from hyperpruning.data.batches import column_length, columns, random_lengths, random_windows, windows
 from hyperpruning.data.corpus import Corpus, Unit, builtin_text, read_folder
 from hyperpruning.models.language_model import LanguageModel, detached
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
@@ -28,11 +28,11 @@ class Task(Protocol):
     def network(self, seed: int) -> nn.Module:
         """A new network; the same seed gives the same weights."""
 
-    def steps(self) -> int:
-        """Optimizer steps in an epoch. Is asked before anything is trained: the place to refuse unusable data."""
+    def steps(self, epoch: int, seed: int) -> int:
+        """Optimizer steps in an epoch (from 0). Is asked before anything is trained: refuse unusable data here."""
 
     def batches(self, epoch: int, seed: int) -> Iterator[Any]:
-        """The batches of an epoch, each passed to `loss` as it is."""
+        """As many batches as steps, each passed to `loss` as it is; or a `Step` each, where there is more to say."""
 
     def loss(self, network: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """The loss of a batch, and what to carry to the next one (None at the beginning of an epoch)."""
@@ -57,6 +57,25 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Step:
+    """What one optimizer step is taken on.
+
+    Attributes:
+        parts: batches, equal in size, each passed to `loss` with what the same part of the step before carried on;
+            their gradients are averaged. Several need less memory than one.
+        lr_factor: on the learning rate of this step.
+    """
+
+    parts: Sequence[Any]
+    lr_factor: float = 1.0
+
+
+def as_step(batch: Any) -> Step:
+    """A batch as a step of its own, unless it is one."""
+    return batch if isinstance(batch, Step) else Step((batch,))
+
+
+@dataclass(frozen=True)
 class LanguageModelling:
     """Predicting the next token of a text.
 
@@ -67,6 +86,9 @@ class LanguageModelling:
         cell, embedding, hidden, layers, depth, dropout, experts, tied, embedding_std: see `LanguageModel`.
         batch: columns read side by side while training.
         bptt: window of back-propagation, in tokens.
+        bptt_deviation: standard deviation of the windows' lengths, see `random_lengths`; 0 cuts all at `bptt`.
+        bptt_longest: bound on them, in tokens; 0: none.
+        accumulate: parts of the columns, trained on one after the other before a step is taken.
         activation_penalty, temporal_penalty: factors alpha and beta of the penalties on activations and their changes.
         eval_batch: columns while evaluating (it changes perplexities a little: the context starts anew in each).
         probe_steps: length of the probe in tokens, warm-up included.
@@ -87,6 +109,9 @@ class LanguageModelling:
     embedding_std: float = 1.0
     batch: int = 20
     bptt: int = 35
+    bptt_deviation: float = 0.0
+    bptt_longest: int = 0
+    accumulate: int = 1
     activation_penalty: float = 0.0
     temporal_penalty: float = 0.0
     eval_batch: int = 20
@@ -115,24 +140,44 @@ class LanguageModelling:
             seed=seed,
         )
 
-    def steps(self) -> int:
+    def steps(self, epoch: int, seed: int) -> int:
         """Windows of the training text.
 
         Raises:
-            ValueError: a split is too short for its columns or for the probe; asked before anything is trained.
+            ValueError: a split is too short for its columns, a window or the probe; the columns are no equal parts.
         """
-        for split in ("valid", "test"):
-            self._columns(split, self.eval_batch)
+        for split, batch in (("train", self.batch), ("valid", self.eval_batch), ("test", self.eval_batch)):
+            self._column_length(split, batch)
         self._probe()
-        return window_count(self._columns("train", self.batch), self.bptt)
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"The parts of a batch are equal, and its {self.batch} columns do not divide into {self.accumulate}: "
+                "change batch or accumulate in [training]."
+            )
+        tokens = self._column_length("train", self.batch) - 1
+        if self.bptt > tokens:
+            raise ValueError(
+                f"A window fits into a column, and bptt is {self.bptt} where the training text has {tokens} tokens to "
+                f"predict in each of {self.batch} columns: lower bptt or batch in [training], or give more text."
+            )
+        return len(self._lengths(epoch, seed)) if self.bptt_deviation else -(-tokens // self.bptt)
 
-    def _columns(self, split: str, batch: int) -> Tensor:
-        tokens = getattr(self.corpus(), split)
+    def _lengths(self, epoch: int, seed: int) -> Tensor:
+        """The random lengths of an epoch's windows."""
+        generator = torch.Generator().manual_seed(seed * 1_000_033 + epoch)
+        tokens, deviation = self._column_length("train", self.batch) - 1, self.bptt_deviation
+        return random_lengths(tokens, self.bptt, generator=generator, deviation=deviation, longest=self.bptt_longest)
+
+    def _column_length(self, split: str, batch: int) -> int:
         try:
-            return columns(tokens, batch)
+            return column_length(len(getattr(self.corpus(), split)), batch)
         except ValueError as error:
             setting = "[training] batch" if split == "train" else "[data] eval_batch"
             raise ValueError(f"The {split} text is too short. {error} The batch size is {setting}.") from None
+
+    def _columns(self, split: str, batch: int) -> Tensor:
+        self._column_length(split, batch)
+        return columns(getattr(self.corpus(), split), batch)
 
     def _probe(self) -> Tensor:
         text = self._columns("valid", self.probe_batch)
@@ -143,14 +188,22 @@ class LanguageModelling:
             )
         return text[: self.probe_steps]
 
-    def batches(self, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training text in windows, in order (every epoch the same)."""
-        return windows(self._columns("train", self.batch), self.bptt)
+    def batches(self, epoch: int, seed: int) -> Iterator[Step]:
+        """The training text in windows, in order."""
+        stream = self._columns("train", self.batch)
+        cut: Iterator[tuple[Tensor, Tensor, float]]
+        if self.bptt_deviation:
+            cut = random_windows(stream, self.bptt, self._lengths(epoch, seed))
+        else:
+            cut = ((inputs, targets, 1.0) for inputs, targets in windows(stream, self.bptt))
+        for inputs, targets, factor in cut:
+            parts = zip(inputs.chunk(self.accumulate, 1), targets.chunk(self.accumulate, 1), strict=True)
+            yield Step(tuple(parts), factor)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
         """Mean cross-entropy in nats, while training with the penalties; carries the recurrent state on."""
         assert isinstance(network, LanguageModel)
-        inputs, targets = batch
+        inputs, targets = (part.to(network.encoder.weight.device) for part in batch)
         hidden, state = network.hidden(inputs, carry)
         dropped = network.output_dropout(hidden)
         loss = functional.cross_entropy(network.decoder(dropped).flatten(0, 1), targets.flatten())
@@ -175,7 +228,7 @@ class LanguageModelling:
     def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:
         """The recurrent layers, and the embedded probe: windows of the validation text."""
         assert isinstance(network, LanguageModel)
-        return network.rnn, network.encoder(self._probe())
+        return network.rnn, network.encoder(self._probe().to(network.encoder.weight.device))
 
     def row_groups(self, network: nn.Module) -> Mapping[str, int]:
         """The gates of the recurrent weights."""

@@ -1,0 +1,67 @@
+"""What a training runs on: device, threads, precision, random numbers; all as before when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+from hyperpruning.training.config import TrainConfig
+
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The device of a training.
+
+    Raises:
+        ValueError: it is not here.
+    """
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+    except RuntimeError:
+        device = torch.device("meta")
+    known = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
+    if not known:
+        raise ValueError(
+            f'A device is "cpu", or a GPU that torch sees, and there are {torch.cuda.device_count()} of them where '
+            f'device is {config.device!r}: set it to "auto" or "cpu" in [training].'
+        )
+    return device
+
+
+@contextmanager
+def computing(config: TrainConfig) -> Iterator[None]:
+    """Within the block torch computes with the threads and, on CUDA, with the precision asked for."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(config.threads)
+    tf32 = config.precision == "tf32"
+    try:
+        if device_of(config).type == "cuda":
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+                yield
+        else:
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+def forward_precision(config: TrainConfig) -> AbstractContextManager[None]:
+    """Within the block a loss is computed; in bf16 where asked."""
+    return torch.autocast(device_of(config).type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within the block torch's global generators, from which dropout draws, begin at a seed."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,103 @@
+"""How a training prunes: what its sparsity counts, when its masks are updated, whether method and recipe agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+
+from torch import nn
+from torch.optim import Optimizer
+
+from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
+from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.training.calibration import calibration
+from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.task import Task
+
+# what a sparsity can count: model -> cost of a weight
+COSTS: dict[str, Callable[[nn.Module], Cost]] = {"weights": lambda network: weights, "multiply_adds": multiply_adds}
+# what can be pruned: (name of a parameter, row groups of the recurrent ones) -> whether it is
+SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
+    "all": lambda name, recurrent: True,
+    "recurrent": lambda name, recurrent: name in recurrent,
+}
+
+
+def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
+    """What a weight of each parameter costs; nothing where it is not pruned."""
+    cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
+    return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
+
+
+def prunable_weights(task: Task, network: nn.Module, config: TrainConfig) -> int:
+    """Weights that a sparsity counts: those of matrices that cost something, tied ones once."""
+    cost = cost_of(task, network, config)
+    return sum(weight.numel() for name, weight in network.named_parameters() if cost(name, weight))
+
+
+def sparsified(
+    task: Task, network: nn.Module, optimizer: Optimizer, config: TrainConfig, method: Method, *, sparsity: float
+) -> Sparsifier:
+    """The Sparsifier of a training; the network is masked from here on.
+
+    Raises:
+        ValueError: the method does not fit the network, the sparsity or the recipe.
+    """
+    check_recipe(method, config)
+    steps = [task.steps(epoch, config.seed) for epoch in range(config.epochs)]
+    return Sparsifier(
+        network,
+        optimizer,
+        method,
+        sparsity=sparsity,
+        total_steps=sum(steps),
+        cost=cost_of(task, network, config),
+        row_groups=task.row_groups(network),
+        calibration=calibration(task, network, method, seed=config.seed),
+        when=update_schedule(steps[: config.finetune_after], config.updates_per_epoch, method.interval).__contains__,
+        seed=config.seed,
+    )
+
+
+def update_schedule(steps: Sequence[int], updates: int, interval: int) -> Container[int]:
+    """The optimizer steps, from 1 on, that may update the masks.
+
+    Args:
+        steps: of each epoch in which masks change.
+        updates: in an epoch, see `update_steps`; 0 updates every `interval` steps.
+        interval: in steps.
+    """
+    if not updates:
+        return range(interval, sum(steps) + 1, interval)
+    due, start = set(), 0
+    for count in steps:
+        due |= {start + step for step in update_steps(count, updates)}
+        start += count
+    return due
+
+
+def update_steps(steps: int, updates: int) -> set[int]:
+    """The steps of an epoch, from 1 on, that update the masks: in the middle of its equal parts.
+
+    So none falls shortly before the evaluation, where judges would see the cut more than the network.
+
+    >>> sorted(update_steps(steps=100, updates=4))
+    [13, 38, 63, 88]
+    """
+    return {int((part + 0.5) * steps / updates) + 1 for part in range(updates)}
+
+
+def check_recipe(method: Method, config: TrainConfig) -> None:
+    """Refuse averages of weights that are still fading, which would not be zero where the weights are; and a finetuning
+    that would begin before there are weights as sparse as asked.
+    """
+    if method.fade and config.average_from < method.stop:
+        raise ValueError(
+            f"Averages begin when no weight fades any more, and average_from is {config.average_from:g} where fading "
+            f"stops at {method.stop:g} of the training: raise average_from, or stop earlier."
+        )
+    if config.finetune_from < method.settles:
+        raise ValueError(
+            f"Finetuning begins with weights as sparse as asked, and finetune_from is {config.finetune_from:g} where "
+            f"the method has its density at {method.settles:g} of the training: raise finetune_from, or settle earlier."
+        )

@@ -1,0 +1,162 @@
+"""The recipes of the published networks: random windows, accumulated parts, triggered averages, finetuning, bf16."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from hyperpruning.experiment import ExperimentError
+from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.training.checkpoint import load, save
+from hyperpruning.training.epochs import Training, epochs, train_batches
+from hyperpruning.training.pruning import update_steps
+from hyperpruning.training.snt_asgd import non_monotone
+from hyperpruning.training.task import LanguageModelling, as_step
+from small import small
+
+RECIPES = {
+    "random windows": {"bptt_deviation": 5.0, "bptt_longest": 30},
+    "accumulated": {"accumulate": 4},
+    "triggered": {"average_from": 1.0, "non_monotone": 1},
+    "finetuned": {"average_from": 1.0, "finetune_from": 0.5, "finetune_lr": 1.25},
+    "bf16": {"precision": "bf16"},
+}
+RECIPES["all"] = {name: value for recipe in RECIPES.values() for name, value in recipe.items()}
+
+
+def begin(text, method="set", model=None, **training):
+    sections = {"training": {"epochs": 6, "average_from": 0.5, **training}, "search": {"rungs": (1,), "keep": (2,)}}
+    plan = small(text, **sections, **({"model": model} if model else {})).plan()
+    return Training(plan.task, plan.train, METHODS[method] if method else None, sparsity=0.6)
+
+
+def comparable(records):
+    return [replace(record, seconds=0.0) for record in records]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("method", [None, "set", "gmp"])
+def test_every_recipe_continues_from_a_checkpoint_bit_for_bit(text, tmp_path, recipe, method):
+    settings = RECIPES[recipe] | (
+        {"finetune_from": 0.8} if method == "gmp" and "finetune_from" in RECIPES[recipe] else {}
+    )
+    whole = begin(text, method, **settings)
+    expected = list(epochs(whole))
+    for pause in (1, 3, 5):
+        first = begin(text, method, **settings)
+        records = list(epochs(first, pause))
+        save(first, tmp_path / str(pause), "x", records)
+        second = begin(text, method, **settings)
+        load(second, tmp_path / str(pause), "x")
+        records += epochs(second)
+        assert comparable(records) == comparable(expected)
+        assert all(second.best[name].equal(value) for name, value in whole.best.items())
+        if method is not None:
+            assert sum(int(mask.sum()) for mask in second.sparsifier.masks.values()) == second.sparsifier.plan.target
+
+
+@pytest.mark.parametrize(("cell", "more"), [("lstm", {}), ("gru", {}), ("rhn", {"depth": 2}), ("lstm", {"experts": 2})])
+def test_every_network_trains_in_bf16_and_is_delivered_in_float32(text, cell, more):
+    model = {"cell": cell, "hidden": 8, "embedding": 8, "dropout": {"input": 0.1, "output": 0.1}, **more}
+    training = begin(text, model=model, epochs=2, precision="bf16")
+    exact = begin(text, model=model, epochs=2)
+    losses = [[record.valid_loss for record in epochs(one)] for one in (training, exact)]
+    assert losses[0][1:] != losses[1][1:]
+    assert losses[0][0] == losses[1][0]  # evaluation is in float32
+    assert abs(losses[0][-1] - losses[1][-1]) < 0.1
+    assert {value.dtype for value in training.best.values()} == {torch.float32}
+
+
+def test_windows_differ_between_epochs_and_the_step_takes_their_share_of_the_learning_rate(text):
+    task = LanguageModelling(folder=text, bptt=20, batch=8, bptt_deviation=5.0)
+    cuts = [[len(step.parts[0][0]) for step in task.batches(epoch, 3)] for epoch in (0, 1, 0)]
+    assert cuts[0] == cuts[2] != cuts[1]
+    assert [len(cut) for cut in cuts] == [task.steps(epoch, 3) for epoch in (0, 1, 0)]
+    assert sum(cuts[0]) == sum(cuts[1])
+    training = begin(text, None, bptt_deviation=5.0)
+    step = next(iter(training.task.batches(0, 0)))
+    before = {name: value.detach().clone() for name, value in training.network.named_parameters()}
+    train_batches(training, [step])
+    moved = {name: value.detach() - before[name] for name, value in training.network.named_parameters()}
+    again = begin(text, None, bptt_deviation=5.0)
+    train_batches(again, [replace(step, lr_factor=2 * step.lr_factor)])
+    for name, value in again.network.named_parameters():
+        torch.testing.assert_close(value.detach() - before[name], 2 * moved[name], atol=2e-7, rtol=1e-4)
+
+
+def test_mask_updates_follow_the_steps_that_epochs_of_random_windows_have(text):
+    training = begin(text, bptt_deviation=5.0)
+    counts = [training.task.steps(epoch, 0) for epoch in range(6)]
+    assert len(set(counts)) > 1
+    start = 0
+    for count in counts:
+        due = {step for step in range(1, count + 1) if training.sparsifier.when(start + step)}
+        assert due == update_steps(count, 3)
+        start += count
+    assert training.sparsifier.plan.total_steps == start
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(text):
+    """Without dropout the mean of the parts' gradients is the gradient of the mean."""
+    whole, parts = (begin(text, None, accumulate=count, clip=1e9) for count in (1, 4))
+    for training in (whole, parts):
+        train_batches(training, list(training.task.batches(0, 0))[:3])  # the state is carried part by part
+    assert len(as_step(next(iter(parts.task.batches(0, 0)))).parts) == 4
+    for name, value in whole.network.named_parameters():
+        torch.testing.assert_close(dict(parts.network.named_parameters())[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_averaging_begins_by_the_non_monotone_trigger(text):
+    training = begin(text, None, epochs=12, average_from=1.0, non_monotone=2, lr=60.0)
+    began = [(record.epoch, training.optimizer.averaging) for record in epochs(training)]
+    losses = training.valid_losses
+    first = next(count for count in range(1, 12) if non_monotone(losses[:count], 2))
+    assert [averaging for _, averaging in began] == [epoch > first for epoch, _ in began]
+
+
+def test_averaging_waits_until_nothing_fades(text):
+    training = begin(text, "iss-p", epochs=8, average_from=1.0, non_monotone=1, lr=80.0)
+    for record in epochs(training):
+        if training.optimizer.averaging:
+            assert record.epoch > 0.5 * 8
+    assert training.optimizer.averaging
+
+
+@pytest.mark.parametrize("method", ["set", "gmp"])
+def test_finetuning_goes_on_from_the_best_weights_with_their_masks_which_stay(text, method):
+    training = begin(text, method, epochs=8, lr=30.0, average_from=0.5, finetune_from=0.8, finetune_lr=0.5)
+    list(epochs(training, 7))
+    best, masks = dict(training.best), {name: mask.clone() for name, mask in training.best_masks.items()}
+    for name, mask in masks.items():
+        assert not best[name][~mask].any()
+    training.begin_finetuning()
+    assert all(training.network.state_dict()[name].equal(value) for name, value in best.items())
+    record = next(epochs(training))
+    assert record.churn == 0
+    assert all(mask.equal(masks[name]) for name, mask in training.sparsifier.masks.items())
+    assert training.optimizer.param_groups[0]["lr"] == 15.0
+    assert training.optimizer.averaging
+
+
+def test_recipes_that_cannot_be_carried_out_are_refused(text):
+    with pytest.raises(ValueError, match=r"finetune_from is 0.5 where the method has its density at 0.75"):
+        begin(text, "gmp", finetune_from=0.5)
+    with pytest.raises(ExperimentError, match=r"bptt_longest .* 10 is below 20"):
+        small(text, training={"bptt_longest": 10})
+    for settings, sentence in (
+        ({"accumulate": 3}, "its 8 columns do not divide into 3"),
+        ({"bptt": 5000}, "bptt is 5000 where the training text has"),
+        ({"batch": 100_000}, "The train text is too short"),
+        ({"device": "abacus"}, "device is 'abacus'"),
+        ({"device": "cuda:99"}, "device is 'cuda:99'"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            begin(text, **settings)
+
+
+def test_masks_stay_within_the_budget_between_all_updates(text):
+    training = begin(text, "rigl", **RECIPES["all"])
+    target = training.sparsifier.plan.target
+    for before, after in pairwise(epochs(training)):
+        assert before.active == after.active == target

@@ -30,6 +30,7 @@ from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.task import LanguageModelling
 
 EXPERIMENT = "experiment.toml"
+PRESETS = Path(__file__).parent / "presets"
 
 
 class ExperimentError(ValueError):
@@ -127,6 +128,25 @@ def read_experiment(path: Path) -> Experiment:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExperimentError(f"An experiment is a TOML file, and {path} is not: {error}.") from None
     return located(path.parent, Experiment(**content))
+
+
+def presets() -> list[str]:
+    """The names of the documented experiments that come with the package: the published networks, and small ones."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def preset(name: str, data: Path) -> str:
+    """The TOML of a documented experiment, with the folder of its text.
+
+    Raises:
+        ExperimentError: no preset of that name.
+    """
+    if name not in presets():
+        raise ExperimentError(
+            f"A preset is one of {', '.join(presets())}, and {name!r} is not{nearest(name, presets())}"
+        )
+    text = (PRESETS / f"{name}.toml").read_text(encoding="utf-8")
+    return text.replace("[data]\n", f"[data]\nfolder = {_toml(data)}\n", 1)
 
 
 def located(place: Path, experiment: Experiment) -> Experiment:

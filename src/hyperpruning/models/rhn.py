@@ -79,6 +79,7 @@ class RHNLayer(nn.Module):
         for drive in functional.linear(inputs, self.w, self.b[0]):  # W x + b of all steps at once, each (N, G H)
             for weight, outside in zip(weights, [drive, *biases], strict=True):
                 gates = torch.addmm(outside, state if mask is None else state * mask, weight)
+                gates = gates.to(state.dtype)  # autocast gives products alone in bf16
                 after = self._next(state, gates)
                 yield state, gates, after
                 state = after

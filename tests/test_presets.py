@@ -1,0 +1,58 @@
+"""The presets: each can be read, is what it says, and builds the network that was published."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperpruning.data.corpus import KNOWN
+from hyperpruning.experiment import ExperimentError, preset, presets, read_experiment, values_of
+from hyperpruning.models.language_model import LanguageModel
+
+PARAMETERS = {"stacked-lstm-ptb": 66_034_000, "rhn-ptb": 23_482_400, "awd-lstm-mos-wt2": 34_909_528}
+
+
+def read(name, folder):
+    path = folder / "experiment.toml"
+    path.write_text(preset(name, folder))
+    return read_experiment(path)
+
+
+def test_there_is_a_small_one_of_each():
+    assert presets() == sorted([*PARAMETERS, *(f"{name}-small" for name in PARAMETERS)])
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_is_an_experiment_that_can_be_planned(name, tmp_path):
+    experiment = read(name, tmp_path)
+    assert experiment.data.folder == tmp_path.resolve()
+    plan = experiment.plan()
+    assert plan.space.size() >= plan.pool
+    assert plan.sparsity == {"st": 0.67, "rh": 0.53, "aw": 0.55}[name[:2]]
+    again = type(experiment)(**tomllib.loads(experiment.to_toml()))
+    assert again == experiment
+
+
+@pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
+def test_it_has_the_published_number_of_parameters(name, count, tmp_path):
+    experiment = read(name, tmp_path)
+    known = KNOWN[experiment.data.known]
+    sizes = {key: value for key, value in values_of(experiment.model).items() if key != "dense_dropout"}
+    with torch.device("meta"):
+        network = LanguageModel(known["vocabulary"][0], **sizes)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if not name.endswith("-small")])
+def test_every_number_says_where_it_comes_from(name):
+    text = preset(name, Path("data"))
+    for line in text.splitlines():
+        if re.search(r"= .*\d", line) and not line.startswith(("#", "folder", "average_from", "known")):
+            assert re.search(r"\[(paper|selfish|mos|here|zaremba)\]", line), line
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    with pytest.raises(ExperimentError, match=r"'rhn' is not: did you mean 'rhn-ptb'\?"):
+        preset("rhn", Path("data"))

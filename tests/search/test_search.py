@@ -2,15 +2,19 @@
 
 import math
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 from hyperpruning.search.executors import executor
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
-from hyperpruning.search.plan import Plan
+from hyperpruning.search.plan import Plan, job
 from hyperpruning.search.search import search
-from hyperpruning.search.slices import Slice
+from hyperpruning.search.slices import Slice, train_slice
+from hyperpruning.search.space import Candidate
 from hyperpruning.training.epochs import EpochRecord
+from hyperpruning.training.task import LanguageModelling
 from small import small
 
 
@@ -224,3 +228,24 @@ def test_texts_that_are_too_short_are_refused_before_training(text, tmp_path):
 def test_any_seed_will_do(text, tmp_path):
     plan = small(text, training={"epochs": 4, "seed": 2**32 - 1}).plan()
     assert search(plan, tmp_path / "run", executor=Curves()).winners
+
+
+@dataclass(frozen=True)
+class Greedy(LanguageModelling):
+    """Needs more memory than there is."""
+
+    when: str = "train"
+
+    def loss(self, network, batch, carry):
+        if network.training == (self.when == "train"):
+            raise torch.cuda.OutOfMemoryError
+        return super().loss(network, batch, carry)
+
+
+@pytest.mark.parametrize(("when", "epochs"), [("train", 1), ("evaluate", 0)])
+def test_a_network_that_does_not_fit_into_a_gpu_fails_alone(plan, tmp_path, when, epochs):
+    greedy = replace(plan, task=Greedy(**vars(plan.task), when=when))
+    assert train_slice(job(greedy, tmp_path, None, 2)).failure is None
+    candidate = train_slice(job(greedy, tmp_path, Candidate("c01", 0, {"drop_fraction": 0.5}), 2))
+    assert "memory does not" in candidate.failure
+    assert len(candidate.records) == epochs

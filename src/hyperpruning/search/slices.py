@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -78,8 +78,14 @@ class Slice:
     failure: str | None = None
 
 
-def train_slice(job: Job) -> Slice:
-    """Carry a job out; every epoch ends with a checkpoint."""
+def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) -> Slice:
+    """Carry a job out; every epoch ends with a checkpoint.
+
+    Args:
+        job: what to train.
+        on_epoch: is called after each checkpoint; what it raises ends the slice there, and carrying the job out again
+            goes on from that checkpoint.
+    """
     with _threads(job.train.threads):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
         records = list(load(training, job.folder, job.identity()))
@@ -87,6 +93,8 @@ def train_slice(job: Job) -> Slice:
             for record in epochs(training, job.until):
                 records.append(_with_spectrum(training, record, job.spectrum))
                 save(training, job.folder, job.identity(), records)
+                if on_epoch is not None:
+                    on_epoch(records[-1])
         except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
             return Slice(tuple(records), failure=str(error))
         final = _final(training, records) if training.epoch == job.train.epochs == job.until else None

@@ -42,7 +42,11 @@ plan = hp.Plan(
     keep=(1,),
     spectrum=hp.SpectrumConfig(warmup=4),
 )
-print(search(plan, out).winners)
+print(search(plan, out / "run").winners)
+import paper_scale  # which promises the same of itself
+
+options = {"data": text, "state": out / "state", "scratch": out / "scratch", "seconds": 0}
+paper_scale.main(["--small", "--pool", "4", *(str(one) for name in options for one in (f"--{name}", options[name]))])
 assert not OTHERS & {name.split(".")[0] for name in sys.modules}
 """
 
@@ -50,7 +54,7 @@ assert not OTHERS & {name.split(".")[0] for name in sys.modules}
 def test_a_search_needs_torch_numpy_and_optuna_alone(text, tmp_path):
     paths = os.pathsep.join([str(Path(hyperpruning.__file__).parents[1]), str(ROOT / "benchmarks")])
     done = subprocess.run(
-        [sys.executable, "-c", BARE, text, tmp_path / "run"],
+        [sys.executable, "-c", BARE, text, tmp_path],
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -58,6 +62,7 @@ def test_a_search_needs_torch_numpy_and_optuna_alone(text, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "'ls': 'c0" in done.stdout
+    assert "to be continued" in done.stdout
 
 
 def test_a_source_tree_has_no_version(monkeypatch):

@@ -11,14 +11,15 @@ built here), safetensors and matplotlib (no model files, no report: --scratch is
 `hyperprune report`), typer and rich, and without filelock: that no two calls share a --scratch is up to you.
 
 Cost, with E epochs in all and the judges' rounds as below (`rounds.cost`, with a pool of 26 and E = 100): one judge
-trains 26 x 3 + (14 + 8 + 5 + 3) x 3 + 2 x (E - 15) = 338 epochs, three that never agree 776 (`rounds.most`), and the
+trains 26 x 3 + (14 + 8 + 5 + 3) x 3 + 2 x (E - 15) = 338 epochs, three that never agree 810 (`rounds.most`), and the
 dense network E more; times the seconds of an epoch, which every slice prints. Each judge's finalists are trained out,
-so --objectives ls saves up to 438 epochs, and the comparison with the loss.
+so --objectives ls saves up to 472 epochs, and the comparison with the loss.
 
 --state holds the ledger and what fits of the checkpoints into --state-limit. One of 66 M weights does not (0.7 GB, 1.2
-with averages), so at this size the state is the ledger, some 20 MB at the end, and a machine that begins with an empty
+with averages), so at this size the state is the ledger, some 25 MB at the end, and a machine that begins with an empty
 --scratch trains anew what it continues; the last line says how much that is. A machine that is kept between two slices
-loses nothing. --scratch needs about 40 GB: two checkpoints of each network of the pool.
+loses nothing. --scratch needs about 40 GB: two checkpoints of each network of the pool. Trained again, a network is the
+same to the bit on a CPU; on a GPU it may differ a little from its first epochs in the ledger.
 
 Different from the published runs: no threshold among the drops (global magnitude drops exactly what it aims at, and
 `update = "published_threshold"` is no point of this space: it ignores the scope of the drop, so that three spellings

@@ -143,7 +143,9 @@ def _choices(plan: Plan, history: History, published: bool) -> list[str]:
     for title, name in [("dense", DENSE), *chosen.items()]:
         if name in history.finals:
             final = history.finals[name]
-            rows.append([f"{title} ({name})", _ppl(final["valid_loss"]), _ppl(final["test_loss"])])
+            rows.append(
+                [title if name == DENSE else f"{title} ({name})", _ppl(final["valid_loss"]), _ppl(final["test_loss"])]
+            )
     for title, (valid, test) in PUBLISHED.items() if published else ():
         rows.append([f"published: {title}", f"{valid:.2f}", "-" if test is None else f"{test:.2f}"])
     return _aligned([[*row[1:], row[0]] for row in rows]) if len(rows) > 1 else []
@@ -165,4 +167,4 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines: every column but the last to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     cells = ([*(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]] for row in rows)
-    return ["  ".join(row) for row in cells]
+    return ["  ".join(row).rstrip() for row in cells]

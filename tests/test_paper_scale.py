@@ -147,5 +147,12 @@ def test_paper_scale_without_data_stops_with_a_sentence(monkeypatch):
         paper_scale.main([])
 
 
+def test_the_cost_at_paper_size_is_as_the_docs_have_it(text):
+    asked = paper_scale.plan(paper_scale.parsed(["--data", str(text)]))
+    said = paper_table.cost_in_words(asked)
+    assert "One judge trains 338 epochs, ls, loss, rank_sum together 338 to 810, the dense network 100 more" in said
+
+
 def test_the_published_rounds():
+    assert paper_scale.rounds(26) == ((3, 6, 9, 12, 15), (14, 8, 5, 3, 2))
     assert paper_scale.rounds(40) == ((3, 6, 9, 12, 15, 18), (21, 11, 6, 4, 3, 2))

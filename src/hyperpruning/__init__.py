@@ -1,20 +1,28 @@
-"""Finds the best way to prune a recurrent network, by its Lyapunov spectrum, without training every candidate."""
+"""Finds the best way to prune a recurrent network, by its Lyapunov spectrum, without training every candidate.
 
-from hyperpruning.api import hyperprune
-from hyperpruning.experiment import Experiment
-from hyperpruning.export import load_model
-from hyperpruning.lyapunov.contract import check_driven_layer
-from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
-from hyperpruning.search.plan import Plan
-from hyperpruning.search.slices import SpectrumConfig
-from hyperpruning.search.space import Between, Space
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import METHODS
-from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.snt_asgd import SNTASGD
-from hyperpruning.training.task import LanguageModelling, Task
+A public name is imported from its module when it is first used (PEP 562): a search needs torch, numpy and optuna, and
+only what goes beyond it (`Experiment`, `hyperprune`, `load_model`) the other packages.
+"""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
+    from hyperpruning.api import hyperprune
+    from hyperpruning.experiment import Experiment
+    from hyperpruning.export import load_model
+    from hyperpruning.lyapunov.contract import check_driven_layer
+    from hyperpruning.lyapunov.distances import spectrum_distance
+    from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
+    from hyperpruning.search.plan import Plan
+    from hyperpruning.search.slices import SpectrumConfig
+    from hyperpruning.search.space import Between, Space
+    from hyperpruning.sparsity.composition import Method
+    from hyperpruning.sparsity.methods import METHODS
+    from hyperpruning.sparsity.sparsifier import Sparsifier
+    from hyperpruning.training.config import TrainConfig
+    from hyperpruning.training.snt_asgd import SNTASGD
+    from hyperpruning.training.task import LanguageModelling, Task
 
 __all__ = [
     "METHODS",
@@ -36,3 +44,37 @@ __all__ = [
     "lyapunov_spectrum",
     "spectrum_distance",
 ]
+
+_MODULES = {
+    "METHODS": "sparsity.methods",
+    "SNTASGD": "training.snt_asgd",
+    "Between": "search.space",
+    "Experiment": "experiment",
+    "LanguageModelling": "training.task",
+    "Method": "sparsity.composition",
+    "Plan": "search.plan",
+    "Space": "search.space",
+    "Sparsifier": "sparsity.sparsifier",
+    "Spectrum": "lyapunov.spectrum",
+    "SpectrumConfig": "search.slices",
+    "Task": "training.task",
+    "TrainConfig": "training.config",
+    "check_driven_layer": "lyapunov.contract",
+    "hyperprune": "api",
+    "load_model": "export",
+    "lyapunov_spectrum": "lyapunov.spectrum",
+    "spectrum_distance": "lyapunov.distances",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Import a public name at its first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return __all__

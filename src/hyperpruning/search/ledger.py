@@ -23,8 +23,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from hyperpruning.search.space import Candidate
 from hyperpruning.training.checkpoint import record_from
 from hyperpruning.training.epochs import EpochRecord
@@ -128,6 +126,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: another driver is at work in it.
     """
+    from filelock import FileLock, Timeout  # here, so that a search without a lock does without the package
+
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:

@@ -12,7 +12,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -246,5 +246,12 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("hyperpruning", "torch", "numpy", "optuna")}
+    packages = {name: _version(name) for name in ("hyperpruning", "torch", "numpy", "optuna")}
     return packages | {"python": platform.python_version()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # on the path without being installed: no version can be told
+        return "source tree"

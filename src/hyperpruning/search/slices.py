@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -81,8 +81,14 @@ class Slice:
     failure: str | None = None
 
 
-def train_slice(job: Job) -> Slice:
-    """Carry a job out; every epoch ends with a checkpoint."""
+def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) -> Slice:
+    """Carry a job out; every epoch ends with a checkpoint.
+
+    Args:
+        job: what to train.
+        on_epoch: is called after each checkpoint; what it raises ends the slice there, and carrying the job out again
+            goes on from that checkpoint.
+    """
     records: list[EpochRecord] = []
     with computing(job.train):
         try:
@@ -91,6 +97,8 @@ def train_slice(job: Job) -> Slice:
             for record in epochs(training, job.until):
                 records.append(_with_spectrum(training, record, job.spectrum))
                 save(training, job.folder, job.identity(), records)
+                if on_epoch is not None:
+                    on_epoch(records[-1])
             final = _final(training, records) if training.epoch == job.train.epochs == job.until else None
         except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
             return Slice(tuple(records), failure=str(error))

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import logging
 import math
 import os
-import shlex
 import signal
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from hyperpruning.api import hyperprune, model_spectrum
+from hyperpruning.complaints import explain, guarded, terminate
 from hyperpruning.experiment import EXPERIMENT, Experiment, demo_experiment, read_experiment, replaced, words
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
@@ -40,7 +34,6 @@ from hyperpruning.training.task import perplexity
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-err = Console(stderr=True, highlight=False)
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
 Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
@@ -49,33 +42,15 @@ CORES = os.cpu_count() or 1
 TWO = min(2, CORES)
 
 
-class _Terminated(BaseException):
-    """SIGTERM: handled like Ctrl-C."""
-
-
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose errors are sentences with an exit code, never tracebacks."""
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **options: Any) -> None:
-        try:
-            function(*args, **options)
-        except typer.Exit:
-            raise
-        except BaseException as error:
-            raise typer.Exit(_explain(error)) from None
-
-    app.command()(guarded)
-    return guarded
-
-
-@_command
+@app.command()
+@guarded
 def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
     _search(demo_experiment(), folder, workers)
 
 
-@_command
+@app.command()
+@guarded
 def search(
     experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
@@ -94,7 +69,8 @@ def search(
         _search(chosen, folder, workers)
 
 
-@_command
+@app.command()
+@guarded
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiment.toml"),
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
@@ -107,7 +83,8 @@ def init(
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
 
 
-@_command
+@app.command()
+@guarded
 def resume(folder: Run, workers: Workers = CORES) -> None:
     """Go on with a search that was interrupted."""
     read(folder)
@@ -119,13 +96,15 @@ def resume(folder: Run, workers: Workers = CORES) -> None:
     _search(read_experiment(folder / EXPERIMENT), folder, workers)
 
 
-@_command
+@app.command()
+@guarded
 def status(folder: Run, workers: Workers = CORES) -> None:
     """Show how far a search is, also while it runs."""
     out.print(progress.status_table(progress.status(folder), workers=workers))
 
 
-@_command
+@app.command()
+@guarded
 def report(folder: Run) -> None:
     """Write the report of a search, finished or not, and print its tables."""
     page = write_report(folder)
@@ -133,7 +112,8 @@ def report(folder: Run) -> None:
     out.print(f"Report: {page}", soft_wrap=True)
 
 
-@_command
+@app.command()
+@guarded
 def spectrum(
     model: Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")],
     data: Annotated[
@@ -195,7 +175,7 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
             hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
     except BaseException as error:
         stop(pool)
-        raise typer.Exit(_explain(error, folder)) from None
+        raise typer.Exit(explain(error, folder)) from None
     pool.shutdown()
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
@@ -271,43 +251,8 @@ def _duration(hours: float) -> str:
 def main() -> None:
     """The entry point."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     app()
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
-
-
-def _explain(error: BaseException, folder: Path | None = None) -> int:
-    """Say what went wrong, in a sentence, and how to go on with a run folder; returns the exit code."""
-    go_on = f"go on with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
-    if isinstance(error, KeyboardInterrupt | _Terminated):
-        _say(f"Stopped; every finished epoch is kept: {go_on}" if folder else "Stopped.")
-        return 130 if isinstance(error, KeyboardInterrupt) else 143
-    if isinstance(error, BrokenProcessPool):
-        _say(f"A worker was killed, perhaps for want of memory; with fewer --workers {go_on}")
-        return 1
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        _say("The network does not fit into the memory: make it smaller in [model].")
-        return 2
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _say(f"No space is left on the disk, nothing is lost: free some, then {go_on}")
-        return 2
-    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        _say(f"{error.filename} must be a place to read or write, and it is not ({error.strerror}): give another.")
-        return 2
-    if isinstance(error, ValueError | OSError | RunFolderError):
-        _say(str(error))
-        return 2
-    with tempfile.NamedTemporaryFile("w", prefix="hyperprune-", suffix=".txt", delete=False) as file:
-        file.write("".join(traceback.format_exception(error)))
-    _say(f"This is a fault in hyperprune ({type(error).__name__}: {error}): please report it with {file.name}.")
-    return 1
-
-
-def _say(sentence: str) -> None:
-    err.print(sentence, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

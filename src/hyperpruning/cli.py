@@ -16,8 +16,9 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from hyperpruning.api import hyperprune, model_spectrum
+from hyperpruning.api import evaluate_model, hyperprune, model_spectrum
 from hyperpruning.complaints import explain, guarded, terminate
+from hyperpruning.data import download
 from hyperpruning.experiment import EXPERIMENT, Experiment, demo_experiment, read_experiment, replaced, words
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
@@ -30,6 +31,7 @@ from hyperpruning.search.plan import ask, candidate_name, check, job
 from hyperpruning.search.rounds import cost, most
 from hyperpruning.search.slices import seconds_per_epoch
 from hyperpruning.search.space import Candidate
+from hyperpruning.training.dynamic_evaluation import DynamicEvaluation
 from hyperpruning.training.task import perplexity
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -38,6 +40,9 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
 Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
+Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
+Text = Annotated[Path | None, typer.Option(help="The text that it reads; default: where it was trained on.")]
+Share = Annotated[float | None, typer.Option(help="Of that text, the first part; default: what it was trained on.")]
 CORES = os.cpu_count() or 1
 TWO = min(2, CORES)
 
@@ -114,11 +119,48 @@ def report(folder: Run) -> None:
 
 @app.command()
 @guarded
+def fetch(
+    corpus: Annotated[str, typer.Argument(help='"ptb" (licensed by the LDC) or "wikitext-2" (CC BY-SA).')],
+    folder: Annotated[Path, typer.Argument(help="Where its three splits go.")],
+) -> None:
+    """Download a published corpus, and check that it is the published one."""
+    if corpus in download.LICENCES:
+        out.print(download.LICENCES[corpus], soft_wrap=True)
+    found = download.fetch(corpus, folder)
+    out.print(
+        f"{folder} holds {corpus}, as published: {len(found.train):,} + {len(found.valid):,} + {len(found.test):,} "
+        f"tokens, {len(found.vocabulary):,} words.",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+@guarded
+def evaluate(
+    model: Model,
+    data: Text = None,
+    share: Share = None,
+    split: Annotated[str, typer.Option(help='"valid" or "test".')] = "test",
+    batch: Annotated[int, typer.Option(min=1, help="Columns; 1: the context never starts anew.")] = 1,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="It learns from what it has read. Slow.")] = False,
+) -> None:
+    """The perplexity of a trained model, and how it was measured."""
+    settings = DynamicEvaluation() if dynamic else None
+    found = evaluate_model(model, data=data, share=share, split=split, batch=batch, dynamic=settings)
+    out.print(
+        f"{model}: {split} perplexity {perplexity(found.loss):.3f}, {found.loss:.5f} nats per token, "
+        f"{found.tokens:,} tokens predicted.",
+        soft_wrap=True,
+    )
+    out.print(found.protocol, soft_wrap=True)
+
+
+@app.command()
+@guarded
 def spectrum(
-    model: Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")],
-    data: Annotated[
-        Path | None, typer.Option(help="The text that drives it; default: where it was trained on.")
-    ] = None,
+    model: Model,
+    data: Text = None,
+    share: Share = None,
     against: Annotated[Path | None, typer.Option(help="A second model to compare with.")] = None,
     state: Annotated[str, typer.Option(help='"h", or "full" for an LSTM\'s (h, c).')] = "h",
     steps: Annotated[int, typer.Option(min=2, help="Tokens measured.")] = 60,
@@ -128,8 +170,8 @@ def spectrum(
 ) -> None:
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
     models = [model] if against is None else [model, against]
-    probe: dict[str, Any] = {"data": data, "state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
-    spectra = [(str(path), model_spectrum(path, **probe)) for path in models]
+    probe: dict[str, Any] = {"state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
+    spectra = [(str(path), model_spectrum(path, data=data, share=share, **probe)) for path in models]
     out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
     for path, found in spectra:
         order = [value for value in found.sorted().tolist() if math.isfinite(value)] or [-math.inf]
@@ -185,7 +227,7 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
 def _progress(folder: Path, workers: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A live table in a terminal, plain lines otherwise."""
     if not out.is_terminal:
-        yield lambda fact: out.print(line, soft_wrap=True) if (line := _line(fact)) else None
+        yield lambda fact: out.print(line, soft_wrap=True) if (line := progress.line(fact)) else None
         return
 
     def view() -> Any:
@@ -196,22 +238,6 @@ def _progress(folder: Path, workers: int) -> Iterator[Callable[[dict[str, Any]],
 
     with Live(get_renderable=view, console=out, refresh_per_second=2, transient=True):
         yield lambda fact: None
-
-
-def _line(fact: dict[str, Any]) -> str | None:
-    """A line of the ledger as a line of progress."""
-    match fact["kind"]:
-        case "candidate":
-            return f"{fact['name']} is {', '.join(str(value) for value in fact['point'].values())}"
-        case "epoch" if fact["epoch"]:
-            return f"{fact['network']} epoch {fact['epoch']}: valid perplexity {perplexity(fact['valid_loss']):.2f}"
-        case "round":
-            return f"After epoch {fact['epoch']}, {fact['objective']} keeps {', '.join(fact['kept'])}"
-        case "failure":
-            return f"{fact['network']} diverged: {fact['reason']}"
-        case "winner":
-            return f"{fact['objective']} chooses {fact['network']}"
-    return None
 
 
 def _print_results(folder: Path) -> None:

@@ -57,6 +57,9 @@ def test_a_share_is_read_as_if_nothing_else_had_been_there(tmp_path):
         assert found.sha256 == expected.sha256
         assert beginning(whole, share) is found  # cut once a process
     assert beginning(whole, 1.0) is whole
+    for share in (0, 1.5):
+        with pytest.raises(DataError, match="above 0 and at most 1"):
+            beginning(whole, share)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,12 @@ def beginning(corpus: Corpus, share: float) -> Corpus:
 
     Returns:
         a corpus whose vocabulary is built over what is left, in the usual order.
+
+    Raises:
+        DataError: no such share.
     """
+    if not 0 < share <= 1:
+        raise DataError(f"A share of a text is above 0 and at most 1, and {share} is not: change it.")
     if share == 1:
         return corpus
     parts = [tokens[: round(share * len(tokens))] for tokens in (getattr(corpus, split) for split in SPLITS)]

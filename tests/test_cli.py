@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -83,8 +84,9 @@ def test_evaluate_says_the_perplexity_and_how_it_was_measured(finished, text):
     assert code == 0, columns
     assert "dense.safetensors: valid perplexity" in columns
     assert "is read in 7 columns" in columns
-    code, dynamic = run("evaluate", finished, "--dynamic")
+    code, dynamic = run("evaluate", finished, "--dynamic", "--statistics", 0.5)
     assert code == 0, dynamic
+    assert "gradients of the first 0.5 of the training text" in dynamic
     assert f"{characters - 1:,} tokens" in dynamic
     assert "pruned weights stay zero." in dynamic
     assert dynamic.split(",")[0] != said.split(",")[0]
@@ -107,6 +109,7 @@ def test_a_model_is_evaluated_on_what_it_was_trained_on(finished, text, tmp_path
     )
     code, part = run("evaluate", alone, "--data", text, "--share", 0.5)
     assert code == 0
+    assert "The first 0.5 of the text is read in one piece" in part
     assert f" {round(len((text / 'test.txt').read_text()) / 2) - 1:,} tokens" in part
     (text / "train.txt").write_text("x" + (text / "train.txt").read_text())
     code, said = run("evaluate", alone, "--data", text)
@@ -230,8 +233,6 @@ def test_a_folder_that_is_no_run_folder(tmp_path, command):
 
 
 def test_a_model_file_that_is_a_pickle(tmp_path):
-    import torch
-
     torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
     code, said = run("spectrum", tmp_path / "model.pt")
     assert code == 2
@@ -264,6 +265,16 @@ def test_an_unexpected_fault_is_a_sentence_with_a_file(monkeypatch, tmp_path):
     code, said = run("report", tmp_path)
     assert code == 1
     assert "This is a fault in hyperprune (KeyError" in said
+
+
+def test_a_network_that_does_not_fit_is_a_sentence(monkeypatch, tmp_path):
+    def full(*words, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("hyperpruning.cli.evaluate_model", full)
+    code, said = run("evaluate", tmp_path)
+    assert code == 2
+    assert "does not fit into the memory" in said
 
 
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 2)])

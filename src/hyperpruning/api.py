@@ -134,17 +134,18 @@ def evaluate_model(
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
     if dynamic is None:
-        return Evaluation(task.evaluate(network, split), tokens, _protocol(batch))
+        return Evaluation(task.evaluate(network, split), tokens, _protocol(batch, task.share))
     loss = dynamic_loss(network, text, gradient_scale(network, train, dynamic), dynamic)
-    return Evaluation(loss, tokens, f"{_protocol(batch)} {dynamic.sentence()}")
+    return Evaluation(loss, tokens, f"{_protocol(batch, task.share)} {dynamic.sentence()}")
 
 
-def _protocol(batch: int) -> str:
+def _protocol(batch: int, share: float) -> str:
+    text = "The text" if share == 1 else f"The first {share:.3g} of the text"
     if batch == 1:
-        return "The text is read in one piece, and every token but the first is predicted."
+        return f"{text} is read in one piece, and every token but the first is predicted."
     return (
-        f"The text is read in {batch} columns, in each of which the context starts anew; every token but the first of "
-        "each column and the remainder is predicted."
+        f"{text} is read in {batch} columns, in each of which the context starts anew; every token is predicted but "
+        "the first of each column and the remainder after the last."
     )
 
 

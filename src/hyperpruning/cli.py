@@ -143,9 +143,10 @@ def evaluate(
     split: Annotated[str, typer.Option(help='"valid" or "test".')] = "test",
     batch: Annotated[int, typer.Option(min=1, help="Columns; 1: the context never starts anew.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="It learns from what it has read. Slow.")] = False,
+    statistics: Annotated[float, typer.Option(help="For --dynamic: share of the training text read before.")] = 1.0,
 ) -> None:
     """The perplexity of a trained model, and how it was measured."""
-    settings = DynamicEvaluation() if dynamic else None
+    settings = DynamicEvaluation(share=statistics) if dynamic else None
     found = evaluate_model(model, data=data, share=share, split=split, batch=batch, dynamic=settings)
     out.print(
         f"{model}: {split} perplexity {perplexity(found.loss):.3f}, {found.loss:.5f} nats per token, "

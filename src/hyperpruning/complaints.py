@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 import typer
 from rich.console import Console
 
@@ -54,7 +55,7 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, BrokenProcessPool):
         _say(f"A worker was killed, perhaps for want of memory; with fewer --workers {go_on}")
         return 1
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         _say("The network does not fit into the memory: make it smaller in [model].")
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

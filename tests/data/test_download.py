@@ -81,6 +81,8 @@ def test_what_is_there_and_whole_is_not_fetched_again(server, tmp_path):
     assert server.asked == ["/good/test.txt"]
     fetch("ptb", tmp_path, addresses=[])
     assert not (tmp_path / "valid.txt").exists()
+    with pytest.raises(DataError, match="none gave it"):
+        fetch("ptb", tmp_path / "new", addresses=[])
 
 
 def test_another_text_is_not_overwritten(tmp_path):

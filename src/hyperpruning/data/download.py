@@ -1,7 +1,7 @@
 """The published corpora from their public addresses: nothing is kept that is not the published file.
 
-Sources of the addresses: the loaders of torchtext and of torch's own word language model. The archive of WikiText-2 at
-amazonaws.com has been refused since 2024 (pytorch/text#2255); it stays as the last one tried.
+Sources of the addresses: the loader of torchtext, the site of WikiText's author, torch's own word language model. The
+archive at amazonaws.com has been refused since 2024 (pytorch/text#2255); it stays as the last one tried.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ def fetch(known: str, folder: Path, *, addresses: Sequence[str] | None = None) -
     if known not in ADDRESSES:
         raise DataError(f"A corpus that can be fetched is one of {', '.join(ADDRESSES)}, and {known!r} is not.")
     folder.mkdir(parents=True, exist_ok=True)
+    known_places = ADDRESSES[known] if addresses is None else addresses
     download = cache(_download)  # the three splits can be in one archive
     for split in SPLITS:
         path = find_split(folder, split)
         if path is None:
-            places = [address.replace("{split}", split) for address in addresses or ADDRESSES[known]]
+            places = [address.replace("{split}", split) for address in known_places]
             content = _first_published(known, split, places=places, download=download, folder=folder)
             _write(folder / f"{split}.txt", content)
         elif not is_published(path.read_bytes(), known, split):

@@ -128,7 +128,7 @@ def dynamic_loss(
             total += loss * len(targets)
             with torch.no_grad():
                 for weight, start, gradient, (back, step) in zip(weights, trained, gradients, rules, strict=True):
-                    weight.add_(back * (start - weight) - step * gradient)
+                    weight.lerp_(start, back).addcmul_(step, gradient, value=-1)
     finally:
         with torch.no_grad():
             for weight, start in zip(weights, trained, strict=True):

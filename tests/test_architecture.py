@@ -19,10 +19,16 @@ MAY: dict[str, tuple[str, ...]] = {
     "settings": (*LEAVES, "search"),
     "experiment": ("training", "search", "settings"),
     "api": (*LEAVES, "training", "search", "report", "export", "experiment"),
-    "cli": (*LEAVES, "training", "search", "report", "export", "experiment", "api"),
+    "complaints": ("search",),
+    "cli": (*LEAVES, "training", "search", "report", "export", "experiment", "api", "complaints"),
 }
 # third-party packages that only one place needs
-ONLY_IN = {"optuna": ("search",), "typer": ("cli",), "matplotlib": ("report",), "pydantic": ("settings", "experiment")}
+ONLY_IN = {
+    "optuna": ("search",),
+    "typer": ("cli", "complaints"),
+    "matplotlib": ("report",),
+    "pydantic": ("settings", "experiment"),
+}
 
 
 def modules():

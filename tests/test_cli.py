@@ -1,5 +1,7 @@
 """The command line as a person meets it: real processes, exit codes, and one sentence for everything that is wrong."""
 
+import json
+import math
 import os
 import shutil
 import signal
@@ -9,9 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from hyperpruning.cli import app
+from hyperpruning.data.corpus import KNOWN, SPLITS
+from hyperpruning.data.download import ADDRESSES
 from hyperpruning.search.ledger import LEDGER
 from small import small, write_text
 
@@ -64,6 +70,83 @@ def test_status_report_resume_and_spectrum_work_on_what_it_leaves(finished, tmp_
     assert "Distance (l2)" in said
     assert (tmp_path / "picture.npz").exists()
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
+
+
+def test_evaluate_says_the_perplexity_and_how_it_was_measured(finished, text):
+    with safe_open(finished / "winner.safetensors", framework="pt") as file:
+        known = json.loads(next(iter(file.metadata().values())))["test_loss"]
+    characters = len((text / "test.txt").read_text())
+    code, said = run("evaluate", finished)
+    assert code == 0, said
+    assert f"test perplexity {math.exp(known):.3f}, {known:.5f} nats per token, {characters - 1:,} tokens" in said
+    assert "The text is read in one piece, and every token but the first is predicted." in said
+    code, columns = run("evaluate", finished / "dense.safetensors", "--split", "valid", "--batch", 7)
+    assert code == 0, columns
+    assert "dense.safetensors: valid perplexity" in columns
+    assert "is read in 7 columns" in columns
+    code, dynamic = run("evaluate", finished, "--dynamic", "--statistics", 0.5)
+    assert code == 0, dynamic
+    assert "gradients of the first 0.5 of the training text" in dynamic
+    assert f"{characters - 1:,} tokens" in dynamic
+    assert "pruned weights stay zero." in dynamic
+    assert dynamic.split(",")[0] != said.split(",")[0]
+
+
+def test_a_model_is_evaluated_on_what_it_was_trained_on(finished, text, tmp_path):
+    alone = shutil.copy(finished / "winner.safetensors", tmp_path / "alone.safetensors")
+    for words, says in (
+        ([finished, "--split", "train"], "evaluated on valid or test"),
+        ([finished, "--batch", 2, "--dynamic"], "reads one column"),
+        ([finished, "--batch", 5000], "test text is too short"),
+        ([finished, "--share", 0], "above 0 and at most 1"),
+        ([alone], "is known: give --data"),
+    ):
+        code, said = run("evaluate", *words)
+        assert code == 2
+        assert says in said
+    assert run("evaluate", alone, "--data", text)[1].split(",")[0] == (
+        run("evaluate", finished)[1].split(",")[0].replace(str(finished), str(alone))
+    )
+    code, part = run("evaluate", alone, "--data", text, "--share", 0.5)
+    assert code == 0
+    assert "The first 0.5 of the text is read in one piece" in part
+    assert f" {round(len((text / 'test.txt').read_text()) / 2) - 1:,} tokens" in part
+    (text / "train.txt").write_text("x" + (text / "train.txt").read_text())
+    code, said = run("evaluate", alone, "--data", text)
+    assert code == 2
+    assert "has another one than" in said
+
+
+def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):
+    from hyperpruning.export import save_model
+    from hyperpruning.training.task import LanguageModelling
+
+    task = LanguageModelling(folder=text, unit="word", share=0.1, hidden=6)
+    with (text / "test.txt").open("a") as file:
+        file.write("another word\n")  # the whole has another vocabulary
+    network = task.network(0)
+    save_model(tmp_path / "m.safetensors", dict(network.named_parameters()), task.describe(network))
+    assert run("evaluate", tmp_path / "m.safetensors", "--data", text)[0] == 0
+    assert run("spectrum", tmp_path / "m.safetensors", "--data", text, "--share", 1)[0] == 2
+
+
+def test_fetch_says_the_licence_and_what_came(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    for split in SPLITS:
+        (tmp_path / "there" / f"{split}.txt").write_text("a b\n")
+    monkeypatch.setitem(KNOWN, "ptb", dict.fromkeys((*SPLITS, "vocabulary"), (3, None)))
+    place = (tmp_path / "there").as_uri() + "/{split}.txt"
+    monkeypatch.setitem(ADDRESSES, "ptb", (place,))
+    code, said = run("fetch", "ptb", tmp_path / "ptb")
+    assert code == 0, said
+    assert "licensed by the Linguistic Data Consortium" in said
+    assert "holds ptb, as published: 3 + 3 + 3 tokens, 3 words." in said
+    monkeypatch.setitem(ADDRESSES, "ptb", ("http://127.0.0.1:9/",))
+    code, said = run("fetch", "ptb", tmp_path / "offline")
+    assert code == 2
+    assert "http://127.0.0.1:9/: " in said
+    assert "as train.txt by hand." in said
+    assert run("fetch", "wikitext-103", tmp_path / "other")[0] == 2
 
 
 def test_a_dry_run_writes_nothing(experiment, tmp_path):
@@ -150,8 +233,6 @@ def test_a_folder_that_is_no_run_folder(tmp_path, command):
 
 
 def test_a_model_file_that_is_a_pickle(tmp_path):
-    import torch
-
     torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
     code, said = run("spectrum", tmp_path / "model.pt")
     assert code == 2
@@ -184,6 +265,16 @@ def test_an_unexpected_fault_is_a_sentence_with_a_file(monkeypatch, tmp_path):
     code, said = run("report", tmp_path)
     assert code == 1
     assert "This is a fault in hyperprune (KeyError" in said
+
+
+def test_a_network_that_does_not_fit_is_a_sentence(monkeypatch, tmp_path):
+    def full(*words, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("hyperpruning.cli.evaluate_model", full)
+    code, said = run("evaluate", tmp_path)
+    assert code == 2
+    assert "does not fit into the memory" in said
 
 
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 2)])

@@ -1,17 +1,19 @@
-"""The calls that do everything: a whole search, and the spectrum of a model file."""
+"""The calls that do everything: a whole search, and the spectrum and the perplexity of a model file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hyperpruning.data.corpus import builtin_text
 from hyperpruning.experiment import EXPERIMENT, Experiment, located, read_experiment
 from hyperpruning.export import describe_model, load_model, save_model
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
+from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.report.page import write_report
 from hyperpruning.search.ledger import Fact, History, locked
 from hyperpruning.search.plan import DENSE, Plan, check, job
@@ -19,6 +21,7 @@ from hyperpruning.search.search import refuse_another, search
 from hyperpruning.search.slices import best_of
 from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import write_atomic
+from hyperpruning.training.dynamic_evaluation import DynamicEvaluation, dynamic_loss, gradient_scale
 from hyperpruning.training.pruning import prunable_weights
 from hyperpruning.training.task import LanguageModelling
 
@@ -63,6 +66,7 @@ def model_spectrum(
     model: Path,
     *,
     data: Path | None = None,
+    share: float | None = None,
     state: Literal["h", "full"] = "h",
     steps: int = 60,
     warmup: int = 20,
@@ -74,6 +78,7 @@ def model_spectrum(
         model: a ``*.safetensors``, or a run folder for its winner.
         data: a folder with the validation text; None takes the text that a run folder's search used, or the built-in
             one for a model of it.
+        share: of each split, its first part; None takes what the model was trained on.
         state: "h", or "full" for an LSTM's (h, c).
         steps, warmup: tokens measured, and tokens before.
         sequences: windows of the text, averaged.
@@ -81,26 +86,90 @@ def model_spectrum(
     Raises:
         ValueError: no text is known, or one with another vocabulary.
     """
+    network, task = _with_text(model, data, share, probe_steps=warmup + steps, probe_batch=sequences)
+    recurrent, probe = task.recurrence(network)
+    return lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on a text.
+
+    Attributes:
+        loss: mean cross-entropy in nats per token.
+        tokens: how many were predicted.
+        protocol: how, in a sentence.
+    """
+
+    loss: float
+    tokens: int
+    protocol: str
+
+
+def evaluate_model(
+    model: Path,
+    *,
+    data: Path | None = None,
+    share: float | None = None,
+    split: str = "test",
+    batch: int = 1,
+    dynamic: DynamicEvaluation | None = None,
+) -> Evaluation:
+    """The perplexity of a model file on a text.
+
+    Args:
+        model, data, share: as in `model_spectrum`.
+        split: "valid" or "test".
+        batch: columns read side by side; 1: the context never starts anew.
+        dynamic: the model learns from what it has read; None: it does not.
+
+    Raises:
+        ValueError: no text is known, or one with another vocabulary, or a protocol that there is not.
+    """
+    if split not in ("valid", "test"):
+        raise ValueError(f"A model is evaluated on valid or test, and {split!r} is neither: choose one.")
+    if dynamic is not None and batch != 1:
+        raise ValueError(f"Dynamic evaluation reads one column, and {batch} are asked for: leave the batch at 1.")
+    network, task = _with_text(model, data, share, eval_batch=batch, test_batch=batch)
+    text, train = getattr(task.corpus(), split), task.corpus().train
+    tokens = (len(text) // batch - 1) * batch
+    if dynamic is None:
+        return Evaluation(task.evaluate(network, split), tokens, _protocol(batch, task.share))
+    loss = dynamic_loss(network, text, gradient_scale(network, train, dynamic), dynamic)
+    return Evaluation(loss, tokens, f"{_protocol(batch, task.share)} {dynamic.sentence()}")
+
+
+def _protocol(batch: int, share: float) -> str:
+    text = "The text" if share == 1 else f"The first {share:.3g} of the text"
+    if batch == 1:
+        return f"{text} is read in one piece, and every token but the first is predicted."
+    return (
+        f"{text} is read in {batch} columns, in each of which the context starts anew; every token is predicted but "
+        "the first of each column and the remainder after the last."
+    )
+
+
+def _with_text(
+    model: Path, data: Path | None, share: float | None, **reading: Any
+) -> tuple[LanguageModel, LanguageModelling]:
+    """Load a model file, or a run folder's winner, and the text that it is of."""
     path = model / "winner.safetensors" if model.is_dir() else model
     network, description = load_model(path), describe_model(path)
+    known = None
     if data is None and (path.parent / EXPERIMENT).is_file():
-        data = read_experiment(path.parent / EXPERIMENT).data.folder
+        settings = read_experiment(path.parent / EXPERIMENT).data
+        data, known = settings.folder, settings.known
     if data is None and description.get("corpus") != builtin_text().name:
-        raise ValueError(f"A spectrum needs the text that drives the network, and {path} has none: give --data.")
-    task = LanguageModelling(
-        folder=data,
-        unit=description["unit"],
-        **description["model"],
-        probe_steps=warmup + steps,
-        probe_batch=sequences,
-    )
+        raise ValueError(f"A language model is measured on a text, and for {path} none is known: give --data.")
+    share = description.get("share", 1.0) if share is None else share
+    text: dict[str, Any] = {"folder": data, "unit": description["unit"], "known": known, "share": share}
+    task = LanguageModelling(**text, **description["model"], **reading)
     if list(task.corpus().vocabulary) != description["vocabulary"]:
         raise ValueError(
             f"A model reads the vocabulary it learnt, and {data or 'the built-in text'} has another one than {path}: "
-            "give the --data it was trained on."
+            "give the --data it was trained on, and of that the --share."
         )
-    recurrent, probe = task.recurrence(network)
-    return lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
+    return network, task
 
 
 def _export(plan: Plan, history: History, folder: Path) -> None:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import logging
 import math
 import os
-import shlex
 import signal
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
-from hyperpruning.api import hyperprune, model_spectrum
+from hyperpruning.api import evaluate_model, hyperprune, model_spectrum
+from hyperpruning.complaints import explain, guarded, terminate
+from hyperpruning.data import download
 from hyperpruning.experiment import EXPERIMENT, Experiment, demo_experiment, read_experiment, replaced, words
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
@@ -36,46 +31,31 @@ from hyperpruning.search.plan import ask, candidate_name, check, job
 from hyperpruning.search.rounds import cost, most
 from hyperpruning.search.slices import seconds_per_epoch
 from hyperpruning.search.space import Candidate
+from hyperpruning.training.dynamic_evaluation import DynamicEvaluation
 from hyperpruning.training.task import perplexity
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-err = Console(stderr=True, highlight=False)
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
 Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
+Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
+Text = Annotated[Path | None, typer.Option(help="The text that it reads; default: where it was trained on.")]
+Share = Annotated[float | None, typer.Option(help="Of that text, the first part; default: what it was trained on.")]
 CORES = os.cpu_count() or 1
 TWO = min(2, CORES)
 
 
-class _Terminated(BaseException):
-    """SIGTERM: handled like Ctrl-C."""
-
-
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose errors are sentences with an exit code, never tracebacks."""
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **options: Any) -> None:
-        try:
-            function(*args, **options)
-        except typer.Exit:
-            raise
-        except BaseException as error:
-            raise typer.Exit(_explain(error)) from None
-
-    app.command()(guarded)
-    return guarded
-
-
-@_command
+@app.command()
+@guarded
 def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
     _search(demo_experiment(), folder, workers)
 
 
-@_command
+@app.command()
+@guarded
 def search(
     experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
@@ -94,7 +74,8 @@ def search(
         _search(chosen, folder, workers)
 
 
-@_command
+@app.command()
+@guarded
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiment.toml"),
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
@@ -107,7 +88,8 @@ def init(
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
 
 
-@_command
+@app.command()
+@guarded
 def resume(folder: Run, workers: Workers = CORES) -> None:
     """Go on with a search that was interrupted."""
     read(folder)
@@ -119,13 +101,15 @@ def resume(folder: Run, workers: Workers = CORES) -> None:
     _search(read_experiment(folder / EXPERIMENT), folder, workers)
 
 
-@_command
+@app.command()
+@guarded
 def status(folder: Run, workers: Workers = CORES) -> None:
     """Show how far a search is, also while it runs."""
     out.print(progress.status_table(progress.status(folder), workers=workers))
 
 
-@_command
+@app.command()
+@guarded
 def report(folder: Run) -> None:
     """Write the report of a search, finished or not, and print its tables."""
     page = write_report(folder)
@@ -133,12 +117,51 @@ def report(folder: Run) -> None:
     out.print(f"Report: {page}", soft_wrap=True)
 
 
-@_command
+@app.command()
+@guarded
+def fetch(
+    corpus: Annotated[str, typer.Argument(help='"ptb" (licensed by the LDC) or "wikitext-2" (CC BY-SA).')],
+    folder: Annotated[Path, typer.Argument(help="Where its three splits go.")],
+) -> None:
+    """Download a published corpus, and check that it is the published one."""
+    if corpus in download.LICENCES:
+        out.print(download.LICENCES[corpus], soft_wrap=True)
+    found = download.fetch(corpus, folder)
+    out.print(
+        f"{folder} holds {corpus}, as published: {len(found.train):,} + {len(found.valid):,} + {len(found.test):,} "
+        f"tokens, {len(found.vocabulary):,} words.",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+@guarded
+def evaluate(
+    model: Model,
+    data: Text = None,
+    share: Share = None,
+    split: Annotated[str, typer.Option(help='"valid" or "test".')] = "test",
+    batch: Annotated[int, typer.Option(min=1, help="Columns; 1: the context never starts anew.")] = 1,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="It learns from what it has read. Slow.")] = False,
+    statistics: Annotated[float, typer.Option(help="For --dynamic: share of the training text read before.")] = 1.0,
+) -> None:
+    """The perplexity of a trained model, and how it was measured."""
+    settings = DynamicEvaluation(share=statistics) if dynamic else None
+    found = evaluate_model(model, data=data, share=share, split=split, batch=batch, dynamic=settings)
+    out.print(
+        f"{model}: {split} perplexity {perplexity(found.loss):.3f}, {found.loss:.5f} nats per token, "
+        f"{found.tokens:,} tokens predicted.",
+        soft_wrap=True,
+    )
+    out.print(found.protocol, soft_wrap=True)
+
+
+@app.command()
+@guarded
 def spectrum(
-    model: Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")],
-    data: Annotated[
-        Path | None, typer.Option(help="The text that drives it; default: where it was trained on.")
-    ] = None,
+    model: Model,
+    data: Text = None,
+    share: Share = None,
     against: Annotated[Path | None, typer.Option(help="A second model to compare with.")] = None,
     state: Annotated[str, typer.Option(help='"h", or "full" for an LSTM\'s (h, c).')] = "h",
     steps: Annotated[int, typer.Option(min=2, help="Tokens measured.")] = 60,
@@ -148,8 +171,8 @@ def spectrum(
 ) -> None:
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
     models = [model] if against is None else [model, against]
-    probe: dict[str, Any] = {"data": data, "state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
-    spectra = [(str(path), model_spectrum(path, **probe)) for path in models]
+    probe: dict[str, Any] = {"state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
+    spectra = [(str(path), model_spectrum(path, data=data, share=share, **probe)) for path in models]
     out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
     for path, found in spectra:
         order = [value for value in found.sorted().tolist() if math.isfinite(value)] or [-math.inf]
@@ -195,7 +218,7 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
             hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
     except BaseException as error:
         stop(pool)
-        raise typer.Exit(_explain(error, folder)) from None
+        raise typer.Exit(explain(error, folder)) from None
     pool.shutdown()
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
@@ -205,7 +228,7 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
 def _progress(folder: Path, workers: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A live table in a terminal, plain lines otherwise."""
     if not out.is_terminal:
-        yield lambda fact: out.print(line, soft_wrap=True) if (line := _line(fact)) else None
+        yield lambda fact: out.print(line, soft_wrap=True) if (line := progress.line(fact)) else None
         return
 
     def view() -> Any:
@@ -216,22 +239,6 @@ def _progress(folder: Path, workers: int) -> Iterator[Callable[[dict[str, Any]],
 
     with Live(get_renderable=view, console=out, refresh_per_second=2, transient=True):
         yield lambda fact: None
-
-
-def _line(fact: dict[str, Any]) -> str | None:
-    """A line of the ledger as a line of progress."""
-    match fact["kind"]:
-        case "candidate":
-            return f"{fact['name']} is {', '.join(str(value) for value in fact['point'].values())}"
-        case "epoch" if fact["epoch"]:
-            return f"{fact['network']} epoch {fact['epoch']}: valid perplexity {perplexity(fact['valid_loss']):.2f}"
-        case "round":
-            return f"After epoch {fact['epoch']}, {fact['objective']} keeps {', '.join(fact['kept'])}"
-        case "failure":
-            return f"{fact['network']} diverged: {fact['reason']}"
-        case "winner":
-            return f"{fact['objective']} chooses {fact['network']}"
-    return None
 
 
 def _print_results(folder: Path) -> None:
@@ -271,43 +278,8 @@ def _duration(hours: float) -> str:
 def main() -> None:
     """The entry point."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     app()
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
-
-
-def _explain(error: BaseException, folder: Path | None = None) -> int:
-    """Say what went wrong, in a sentence, and how to go on with a run folder; returns the exit code."""
-    go_on = f"go on with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
-    if isinstance(error, KeyboardInterrupt | _Terminated):
-        _say(f"Stopped; every finished epoch is kept: {go_on}" if folder else "Stopped.")
-        return 130 if isinstance(error, KeyboardInterrupt) else 143
-    if isinstance(error, BrokenProcessPool):
-        _say(f"A worker was killed, perhaps for want of memory; with fewer --workers {go_on}")
-        return 1
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        _say("The network does not fit into the memory: make it smaller in [model].")
-        return 2
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _say(f"No space is left on the disk, nothing is lost: free some, then {go_on}")
-        return 2
-    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        _say(f"{error.filename} must be a place to read or write, and it is not ({error.strerror}): give another.")
-        return 2
-    if isinstance(error, ValueError | OSError | RunFolderError):
-        _say(str(error))
-        return 2
-    with tempfile.NamedTemporaryFile("w", prefix="hyperprune-", suffix=".txt", delete=False) as file:
-        file.write("".join(traceback.format_exception(error)))
-    _say(f"This is a fault in hyperprune ({type(error).__name__}: {error}): please report it with {file.name}.")
-    return 1
-
-
-def _say(sentence: str) -> None:
-    err.print(sentence, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

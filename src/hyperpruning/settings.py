@@ -65,7 +65,11 @@ class Data(Section):
     folder: Path | None = Field(None, description="folder with train/valid/test text; left out: Python's help texts")
     unit: Literal["word", "character"] = Field("character", description='a token is a "word" or a "character"')
     known: Literal["ptb", "wikitext-2"] | None = Field(None, description="check the files against the published ones")
-    eval_batch: int = Field(20, ge=1, description="columns read side by side in evaluation")
+    share: float = Field(1.0, gt=0, le=1, description="of each split, its first part; 1: all; less for trials")
+    eval_batch: int = Field(20, ge=1, description="columns read side by side for the validation loss")
+    test_batch: int = Field(
+        1, ge=1, description="the same for the reported test loss; 1: the context never starts anew; published code: 20"
+    )
 
 
 class Model(Section):

@@ -214,10 +214,14 @@ def test_a_dense_network_that_diverged_is_said_again_on_resume(plan, tmp_path):
 
 
 def test_texts_that_are_too_short_are_refused_before_training(text, tmp_path):
-    for split, says in (("test", r"test text is too short.*eval_batch"), ("train", r"train text is too short.*batch")):
+    for split, says in (
+        ("valid", r"\[data\] eval_batch"),
+        ("test", r"\[data\] test_batch"),
+        ("train", r"\[training\] b"),
+    ):
         before = (text / f"{split}.txt").read_text()
-        (text / f"{split}.txt").write_text("abc")
-        with pytest.raises(ValueError, match=says):
+        (text / f"{split}.txt").write_text("a")
+        with pytest.raises(ValueError, match=rf"The {split} text is too short.*{says}"):
             search(small(text).plan(), tmp_path / "run", executor=Curves())
         (text / f"{split}.txt").write_text(before)
     with pytest.raises(ValueError, match="The probe takes"):
@@ -238,7 +242,7 @@ class Greedy(LanguageModelling):
 
     def loss(self, network, batch, carry):
         if network.training == (self.when == "train"):
-            raise torch.cuda.OutOfMemoryError
+            raise torch.OutOfMemoryError
         return super().loss(network, batch, carry)
 
 

@@ -1,5 +1,7 @@
 """The language modelling task: its loss against the formulas."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -46,3 +48,59 @@ def test_everything_is_computed_on_the_device_of_the_network(text, sizes):
     assert loss.is_meta
     assert all(parameter.grad.is_meta for parameter in network.parameters())
     assert task.recurrence(network)[1].is_meta
+
+
+def chain(network, tokens):
+    """Mean cross-entropy of a text read in one go, every token but the first."""
+    logits, _ = network(tokens[:-1, None])
+    return float(functional.cross_entropy(logits[:, 0].double(), tokens[1:]).detach())
+
+
+def test_the_test_loss_is_of_one_unbroken_text_and_the_validation_loss_of_columns(text):
+    task = LanguageModelling(folder=text, hidden=6, eval_batch=4, bptt=7, batch=3)
+    network = task.network(0).eval()
+    assert task.evaluate(network, "test") == pytest.approx(chain(network, task.corpus().test), abs=1e-6)
+    valid = task.corpus().valid
+    cut = valid[: len(valid) // 4 * 4].view(4, -1)
+    expected = sum(chain(network, column) for column in cut) / 4
+    assert task.evaluate(network, "valid") == pytest.approx(expected, abs=1e-6)
+    columns = replace(task, test_batch=20).evaluate(network, "test")
+    assert columns != pytest.approx(task.evaluate(network, "test"), abs=1e-6)
+
+
+def seen(monkeypatch, task, network, *, room):
+    """Evaluate where only so many tokens fit into the memory: the loss, and the lengths of all windows."""
+    lengths, loss = [], LanguageModelling.loss
+
+    def limited(self, network, batch, carry):
+        lengths.append(len(batch[0]))
+        if batch[0].numel() > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss(self, network, batch, carry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModelling, "loss", limited)
+        return task.evaluate(network, "test"), lengths
+
+
+def test_windows_of_few_columns_are_longer_and_shorter_where_they_do_not_fit(text, monkeypatch):
+    task = LanguageModelling(folder=text, hidden=6, bptt=35, batch=20)
+    network = task.network(0).eval()
+    whole, lengths = seen(monkeypatch, task, network, room=700)
+    assert lengths[0] == 700
+    again, lengths = seen(monkeypatch, task, network, room=87)
+    assert lengths[:2] == [700, 87]
+    assert sum(lengths[1:]) == len(task.corpus().test) - 1
+    assert again == pytest.approx(whole, abs=1e-6)
+    with pytest.raises(torch.OutOfMemoryError):
+        seen(monkeypatch, task, network, room=86)
+
+
+def test_a_share_changes_the_text_and_its_identity(text):
+    task = LanguageModelling(folder=text)
+    part = replace(task, share=0.5)
+    assert len(part.corpus().train) == round(len(task.corpus().train) / 2)
+    assert part.identity()["text_sha256"] != task.identity()["text_sha256"]
+    assert part.describe(part.network(0))["share"] == 0.5
+    with pytest.raises(ValueError, match=r"The valid text is too short\. A column needs two tokens or more, and 2 "):
+        replace(task, share=0.002).steps(0, 0)

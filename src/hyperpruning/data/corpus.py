@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from pydoc_data.topics import topics  # the standard library's help texts: real English, no download
@@ -29,7 +29,7 @@ class DataError(ValueError):
     """A corpus that cannot be used: missing, empty, not text, or not the one that was announced."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is equal to itself alone: what is computed from one can be kept
 class Corpus:
     """A text in three splits, as token numbers.
 
@@ -114,14 +114,46 @@ def builtin_text() -> Corpus:
     return _corpus("pydoc topics", texts, "character")
 
 
+@lru_cache(maxsize=4)
+def beginning(corpus: Corpus, share: float) -> Corpus:
+    """The first part of each split, as if nothing else had been there: for trials on a large text.
+
+    Args:
+        corpus: the whole text.
+        share: of the tokens of each split, 0 < share <= 1, rounded to whole tokens.
+
+    Returns:
+        a corpus whose vocabulary is built over what is left, in the usual order.
+
+    Raises:
+        DataError: no such share.
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"A share of a text is above 0 and at most 1, and {share} is not: change it.")
+    if share == 1:
+        return corpus
+    parts = [tokens[: round(share * len(tokens))] for tokens in (getattr(corpus, split) for split in SPLITS)]
+    present, first, numbers = np.unique(torch.cat(parts).numpy(), return_index=True, return_inverse=True)
+    order = np.argsort(first)  # of first appearance, as indices into `present`
+    renumbered = torch.from_numpy(np.argsort(order)[numbers])
+    train, valid, test = torch.split(renumbered, [len(part) for part in parts])
+    vocabulary = tuple(corpus.vocabulary[number] for number in present[order])
+    return replace(corpus, train=train, valid=valid, test=test, vocabulary=vocabulary)
+
+
 def _names(split: str) -> str:
     return f"{split}.txt, ptb.{split}.txt or wiki.{split}.tokens"
 
 
+def find_split(folder: Path, split: str) -> Path | None:
+    """The file of a split in a folder, by one of the usual names; None where there is none."""
+    names = (f"{split}.txt", f"ptb.{split}.txt", f"wiki.{split}.tokens")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
 def _find(folder: Path, split: str) -> Path:
-    for name in (f"{split}.txt", f"ptb.{split}.txt", f"wiki.{split}.tokens"):
-        if (folder / name).is_file():
-            return folder / name
+    if path := find_split(folder, split):
+        return path
     raise DataError(f"A data folder holds three splits, and {folder} has no {split} split: add {_names(split)}.")
 
 
@@ -163,6 +195,14 @@ def _corpus(name: str, texts: dict[str, str], unit: Unit) -> Corpus:
     return Corpus(name, encoded["train"], encoded["valid"], encoded["test"], tuple(numbers), unit)
 
 
+def is_published(content: bytes, known: str, split: str) -> bool:
+    """Whether this is a split's published file: by its hash where there is one copy, else by the number of tokens."""
+    count, sha256 = KNOWN[known][split]
+    if sha256 is not None:
+        return hashlib.sha256(content).hexdigest() == sha256
+    return sum(1 for _ in _tokens(content.decode(errors="replace"), "word")) == count
+
+
 def _check_known(corpus: Corpus, folder: Path, known: str) -> None:
     if known not in KNOWN:
         raise DataError(f"A known corpus is one of {', '.join(KNOWN)}, and {known!r} is not: leave `known` out.")
@@ -175,5 +215,7 @@ def _check_known(corpus: Corpus, folder: Path, known: str) -> None:
             )
         if sha256 is not None:
             path = _find(folder, part)
-            if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                raise DataError(f"{path} is not the published file of {known} (SHA-256 differs): fetch it again.")
+            if not is_published(path.read_bytes(), known, part):
+                raise DataError(
+                    f"{path} is not the published file of {known} (SHA-256 differs): get it with `hyperprune fetch`."
+                )

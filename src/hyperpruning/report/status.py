@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -229,3 +230,19 @@ def _clock(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
+
+
+def line(fact: dict[str, Any]) -> str | None:
+    """A line of the ledger as a line of progress."""
+    match fact["kind"]:
+        case "candidate":
+            return f"{fact['name']} is {', '.join(str(value) for value in fact['point'].values())}"
+        case "epoch" if fact["epoch"]:
+            return f"{fact['network']} epoch {fact['epoch']}: valid perplexity {perplexity(fact['valid_loss']):.2f}"
+        case "round":
+            return f"After epoch {fact['epoch']}, {fact['objective']} keeps {', '.join(fact['kept'])}"
+        case "failure":
+            return f"{fact['network']} diverged: {fact['reason']}"
+        case "winner":
+            return f"{fact['objective']} chooses {fact['network']}"
+    return None

@@ -25,6 +25,7 @@ from hyperpruning.search.rounds import decide
 from hyperpruning.search.slices import Slice, train_slice
 from hyperpruning.search.space import Point
 from hyperpruning.training.checkpoint import release
+from hyperpruning.training.machine import device_of
 
 logger = logging.getLogger(__name__)
 _NO_DENSE = "The dense reference must train, and it did not: "
@@ -88,7 +89,7 @@ class _Run:
 
     def open(self) -> None:
         """Write the header, or see whether the versions are still those of the one there."""
-        header: Fact = {"kind": "search", "identity": _plain(self.plan.identity()), "versions": _versions()}
+        header: Fact = {"kind": "search", "identity": _plain(self.plan.identity()), "versions": _versions(self.plan)}
         if not self.history.header:
             if self.ledger.path.exists():  # what is in it could be of any search: checkpoints know whose they are
                 logger.warning("%s has lost its first line: going back to the checkpoints.", self.ledger.path)
@@ -97,7 +98,10 @@ class _Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.state(header)
         elif differences := compare(self.history.header["versions"], header["versions"]):
-            logger.warning("The search was begun with other versions, results may differ: %s.", "; ".join(differences))
+            logger.warning(
+                "The search was begun with other versions or on another device, results may differ: %s.",
+                "; ".join(differences),
+            )
         if DENSE in self.history.failures:
             raise ValueError(_NO_DENSE + self.history.failures[DENSE])
 
@@ -245,9 +249,10 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _versions() -> dict[str, str]:
+def _versions(plan: Plan) -> dict[str, str]:
+    """What results may depend on beside the plan: the versions, and the kind of device."""
     packages = {name: _version(name) for name in ("hyperpruning", "torch", "numpy", "optuna")}
-    return packages | {"python": platform.python_version()}
+    return packages | {"python": platform.python_version(), "device": device_of(plan.train).type}
 
 
 def _version(package: str) -> str:

@@ -102,7 +102,7 @@ def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = No
             final = _final(training, records) if training.epoch == job.train.epochs == job.until else None
         except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
             return Slice(tuple(records), failure=str(error))
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return Slice(tuple(records), failure=OUT_OF_MEMORY)
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)

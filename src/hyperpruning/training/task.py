@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hyperpruning.data.batches import column_length, columns, random_lengths, random_windows, windows
-from hyperpruning.data.corpus import Corpus, Unit, builtin_text, read_folder
+from hyperpruning.data.corpus import Corpus, Unit, beginning, builtin_text, read_folder
 from hyperpruning.models.language_model import LanguageModel, detached
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
 
@@ -82,7 +82,8 @@ class LanguageModelling:
     Attributes:
         folder: with the three splits; None takes Python's built-in text.
         unit: "word" or "character".
-        known: "ptb" or "wikitext-2" to have the files checked.
+        known: "ptb" or "wikitext-2" to have the files checked, whole, whatever the share.
+        share: of the tokens of each split, of which the first are read; see `beginning`.
         cell, embedding, hidden, layers, depth, dropout, experts, tied, embedding_std: see `LanguageModel`.
         batch: columns read side by side while training.
         bptt: window of back-propagation, in tokens.
@@ -90,7 +91,8 @@ class LanguageModelling:
         bptt_longest: bound on them, in tokens; 0: none.
         accumulate: parts of the columns, trained on one after the other before a step is taken.
         activation_penalty, temporal_penalty: factors alpha and beta of the penalties on activations and their changes.
-        eval_batch: columns while evaluating (it changes perplexities a little: the context starts anew in each).
+        eval_batch: columns for the validation loss (the context starts anew in each, which changes perplexities).
+        test_batch: columns for the test loss; 1: the context never starts anew. The published code has 20.
         probe_steps: length of the probe in tokens, warm-up included.
         probe_batch: sequences of the probe, taken from equally spaced places of the validation text.
     """
@@ -98,6 +100,7 @@ class LanguageModelling:
     folder: Path | None = None
     unit: Unit = "character"
     known: str | None = None
+    share: float = 1.0
     cell: str = "lstm"
     embedding: int = 64
     hidden: int | Sequence[int] = 64
@@ -115,14 +118,14 @@ class LanguageModelling:
     activation_penalty: float = 0.0
     temporal_penalty: float = 0.0
     eval_batch: int = 20
+    test_batch: int = 1
     probe_steps: int = 80
     probe_batch: int = 4
 
     def corpus(self) -> Corpus:
         """The text (read once a process)."""
-        if self.folder is None:
-            return builtin_text()
-        return read_folder(self.folder, unit=self.unit, known=self.known)
+        whole = read_folder(self.folder, unit=self.unit, known=self.known) if self.folder else builtin_text()
+        return beginning(whole, self.share)
 
     def network(self, seed: int) -> LanguageModel:
         """A new language model for this text."""
@@ -146,7 +149,7 @@ class LanguageModelling:
         Raises:
             ValueError: a split is too short for its columns, a window or the probe; the columns are no equal parts.
         """
-        for split, batch in (("train", self.batch), ("valid", self.eval_batch), ("test", self.eval_batch)):
+        for split, batch in (("train", self.batch), ("valid", self.eval_batch), ("test", self.test_batch)):
             self._column_length(split, batch)
         self._probe()
         if self.batch % self.accumulate:
@@ -160,7 +163,7 @@ class LanguageModelling:
                 f"A window fits into a column, and bptt is {self.bptt} where the training text has {tokens} tokens to "
                 f"predict in each of {self.batch} columns: lower bptt or batch in [training], or give more text."
             )
-        return len(self._lengths(epoch, seed)) if self.bptt_deviation else -(-tokens // self.bptt)
+        return len(self._lengths(epoch, seed)) if self.bptt_deviation else math.ceil(tokens / self.bptt)
 
     def _lengths(self, epoch: int, seed: int) -> Tensor:
         """The random lengths of an epoch's windows."""
@@ -172,7 +175,7 @@ class LanguageModelling:
         try:
             return column_length(len(getattr(self.corpus(), split)), batch)
         except ValueError as error:
-            setting = "[training] batch" if split == "train" else "[data] eval_batch"
+            setting = {"train": "[training] batch", "valid": "[data] eval_batch", "test": "[data] test_batch"}[split]
             raise ValueError(f"The {split} text is too short. {error} The batch size is {setting}.") from None
 
     def _columns(self, split: str, batch: int) -> Tensor:
@@ -213,12 +216,27 @@ class LanguageModelling:
             loss = loss + self.temporal_penalty * temporal_penalty(hidden)
         return loss, detached(state)
 
-    @torch.no_grad()
     def evaluate(self, network: nn.Module, split: str) -> float:
-        """Mean cross-entropy in nats over every token of the split but the first of each column."""
-        stream = self._columns(split, self.eval_batch)
+        """Mean cross-entropy in nats over every token of the split but the first of each column.
+
+        The state is carried from window to window, so that their length changes nothing but rounding: they have about
+        as many tokens as those of the training. Where they do not fit into a GPU's memory, a second and last attempt
+        has windows an eighth as long.
+        """
+        stream = self._columns(split, self.test_batch if split == "test" else self.eval_batch)
+        length = max(self.bptt, self.bptt * self.batch // stream.shape[1])
+        try:
+            return self._mean_loss(network, stream, length)
+        except torch.OutOfMemoryError:
+            pass  # and not here: the error holds on to what filled the memory
+        return self._mean_loss(network, stream, max(1, length // 8))
+
+    @torch.no_grad()
+    def _mean_loss(self, network: nn.Module, stream: Tensor, length: int) -> float:
+        """Return the loss of columns (N, B), read in windows of a length in tokens."""
+        stream = stream.to(next(network.parameters()).device)
         total, count, carry = 0.0, 0, None
-        for inputs, targets in windows(stream, self.bptt):
+        for inputs, targets in windows(stream, length):
             loss, carry = self.loss(network, (inputs, targets), carry)
             total += float(loss) * targets.numel()
             count += targets.numel()
@@ -237,14 +255,14 @@ class LanguageModelling:
 
     def identity(self) -> dict[str, Any]:
         """The sizes, and the hash of the text."""
-        settings = {name: value for name, value in vars(self).items() if name not in ("folder", "known")}
+        settings = {name: value for name, value in vars(self).items() if name not in ("folder", "known", "share")}
         return settings | {"text_sha256": self.corpus().sha256}
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
-        """The model's sizes and the vocabulary."""
+        """The model's sizes, the vocabulary, and which part of which text it is of."""
         assert isinstance(network, LanguageModel)
         corpus = self.corpus()
-        text = {"unit": corpus.unit, "vocabulary": list(corpus.vocabulary), "corpus": corpus.name}
+        text = {"unit": corpus.unit, "vocabulary": list(corpus.vocabulary), "corpus": corpus.name, "share": self.share}
         return {"model": network.sizes} | text
 
 

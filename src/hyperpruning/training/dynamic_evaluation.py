@@ -1,0 +1,168 @@
+"""Dynamic evaluation: a language model that goes on learning from the text it is tested on (Krause et al. 2018).
+
+arXiv 1709.07432, in the form that mixtures of softmaxes are published with (Yang et al. 2018, arXiv 1711.03953). The
+text is read in short windows; the loss of each is taken before the model learns from it, so nothing is predicted that
+was seen. With w0 the trained weights, g the gradient of a window's mean loss, and M = sqrt(sum of g^2 over the windows
+of the training text):
+
+    w <- w + min(decay c, 1) (w0 - w) - lr g / (M + epsilon),    c = M / (sum over the tensors of mean(M))
+
+A pruned network stays as sparse as it is: weights that are zero are not there. They never move, and do not count in the
+means; biases are free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hyperpruning.data.batches import columns, windows
+from hyperpruning.models.language_model import LanguageModel, detached
+
+
+@dataclass(frozen=True)
+class DynamicEvaluation:
+    """How a model learns from the text it is tested on. The defaults are those published for the Penn Treebank.
+
+    M grows with the length of the training text, so on a much shorter or longer one lr and epsilon mean something else.
+
+    Attributes:
+        lr: step size; 0 leaves the model as it is.
+        decay: lambda, how fast weights go back to the trained ones.
+        epsilon: bound on the steps of weights that hardly had gradients.
+        bptt: window in tokens, of the text and of the statistics.
+        batch: columns of the training text for the statistics M.
+        share: of the windows of the training text that are read for M, the first ones; 0 < share <= 1. Their sum is
+            extrapolated to all.
+    """
+
+    lr: float = 0.002
+    decay: float = 0.075
+    epsilon: float = 0.001
+    bptt: int = 5
+    batch: int = 100
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lr < 0 or self.decay < 0 or self.epsilon <= 0:
+            raise ValueError(
+                "Dynamic evaluation needs lr and decay from 0 and epsilon above it, and they are "
+                f"{self.lr}, {self.decay}, {self.epsilon}: change them."
+            )
+        if not 0 < self.share <= 1:
+            raise ValueError(
+                f"A share is above 0 and at most 1, and that of the statistics is {self.share}: change it."
+            )
+
+    def sentence(self) -> str:
+        """The protocol, for the record."""
+        part = "" if self.share == 1 else f"the first {self.share:.3g} of "
+        return (
+            f"Dynamic evaluation: the model learns from each {self.bptt} tokens once they are predicted (lr {self.lr}, "
+            f"decay {self.decay}, epsilon {self.epsilon}; gradients of {part}the training text in {self.batch} "
+            "columns); pruned weights stay zero."
+        )
+
+
+PTB = DynamicEvaluation()
+WIKITEXT_2 = DynamicEvaluation(decay=0.02, epsilon=0.002)
+
+
+def gradient_scale(network: LanguageModel, train: Tensor, settings: DynamicEvaluation = PTB) -> dict[str, Tensor]:
+    """The scale M of the gradients on the training text.
+
+    Args:
+        network: in evaluation mode.
+        train: (N,) token numbers.
+        settings: how it is read.
+
+    Returns:
+        M by the parameter's name and of its shape; tied weights once.
+
+    Raises:
+        ValueError: the network is in training mode, or the text too short.
+    """
+    _check(network)
+    stream = columns(train, settings.batch)
+    count = math.ceil((len(stream) - 1) / settings.bptt)
+    read = math.ceil(settings.share * count)
+    sums = {name: torch.zeros_like(weight) for name, weight in network.named_parameters()}
+    carry = None
+    for inputs, targets in islice(windows(stream, settings.bptt), read):
+        _, gradients, carry = _window(network, inputs, targets, carry)
+        for total, gradient in zip(sums.values(), gradients, strict=True):
+            total.addcmul_(gradient, gradient)
+    return {name: (total * (count / read)).sqrt_() for name, total in sums.items()}
+
+
+def dynamic_loss(
+    network: LanguageModel, text: Tensor, scale: Mapping[str, Tensor], settings: DynamicEvaluation = PTB
+) -> float:
+    """Mean cross-entropy in nats of a text that the network learns from as it reads.
+
+    Args:
+        network: in evaluation mode; is left as it came.
+        text: (N,) token numbers, read as one column; all but the first are predicted.
+        scale: from `gradient_scale`.
+        settings: how it learns.
+
+    Raises:
+        ValueError: the network is in training mode, or the text has one token.
+    """
+    _check(network)
+    stream = columns(text, 1)
+    weights = list(network.parameters())
+    trained = [weight.detach().clone() for weight in weights]
+    rules = _rules(trained, [scale[name] for name, _ in network.named_parameters()], settings)
+    total, carry = 0.0, None
+    try:
+        for inputs, targets in windows(stream, settings.bptt):
+            loss, gradients, carry = _window(network, inputs, targets, carry)
+            total += loss * len(targets)
+            with torch.no_grad():
+                for weight, start, gradient, (back, step) in zip(weights, trained, gradients, rules, strict=True):
+                    weight.lerp_(start, back).addcmul_(step, gradient, value=-1)
+    finally:
+        with torch.no_grad():
+            for weight, start in zip(weights, trained, strict=True):
+                weight.copy_(start)
+    return total / (len(stream) - 1)
+
+
+def _check(network: LanguageModel) -> None:
+    if network.training:
+        raise ValueError(
+            "Dynamic evaluation is without dropout, and the network is in training mode: call network.eval()."
+        )
+
+
+def _rules(trained: list[Tensor], scales: list[Tensor], settings: DynamicEvaluation) -> list[tuple[Tensor, Tensor]]:
+    """Return of each tensor how far it goes back, min(decay c, 1), and its steps, lr / (M + epsilon) or 0 if pruned."""
+    there = [weight != 0 if weight.ndim > 1 else torch.ones_like(weight, dtype=torch.bool) for weight in trained]
+    means = [float(scale[mask].mean()) if mask.any() else 0.0 for scale, mask in zip(scales, there, strict=True)]
+    whole = sum(means) or 1.0  # no gradients at all: M is 0, and so is c
+    return [
+        ((settings.decay / whole * scale).clamp_(max=1), settings.lr / (scale + settings.epsilon) * mask)
+        for scale, mask in zip(scales, there, strict=True)
+    ]
+
+
+def _window(
+    network: LanguageModel, inputs: Tensor, targets: Tensor, carry: Any
+) -> tuple[float, tuple[Tensor, ...], Any]:
+    """Read a window (T, B): its mean loss in nats, the gradients, and the state to carry on."""
+    weights = list(network.parameters())
+    device = weights[0].device
+    # cuDNN has no gradients outside of training mode, which would bring the dropout back
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        logits, state = network(inputs.to(device), carry)
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
+        gradients = torch.autograd.grad(loss, weights)
+    return float(loss.detach()), gradients, detached(state)

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from hyperpruning.cli import app
 from hyperpruning.data.corpus import KNOWN
-from hyperpruning.experiment import ExperimentError, preset, presets, read_experiment, values_of
+from hyperpruning.experiment import ExperimentError, preset, presets, read_preset, values_of
 from hyperpruning.models.language_model import LanguageModel
 
 PARAMETERS = {"stacked-lstm-ptb": 66_034_000, "rhn-ptb": 23_482_400, "awd-lstm-mos-wt2": 34_909_528}
-
-
-def read(name, folder):
-    path = folder / "experiment.toml"
-    path.write_text(preset(name, folder))
-    return read_experiment(path)
 
 
 def test_there_is_a_small_one_of_each():
@@ -26,7 +22,7 @@ def test_there_is_a_small_one_of_each():
 
 @pytest.mark.parametrize("name", presets())
 def test_a_preset_is_an_experiment_that_can_be_planned(name, tmp_path):
-    experiment = read(name, tmp_path)
+    experiment = read_preset(name, tmp_path)
     assert experiment.data.folder == tmp_path.resolve()
     plan = experiment.plan()
     assert plan.space.size() >= plan.pool
@@ -37,7 +33,7 @@ def test_a_preset_is_an_experiment_that_can_be_planned(name, tmp_path):
 
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
 def test_it_has_the_published_number_of_parameters(name, count, tmp_path):
-    experiment = read(name, tmp_path)
+    experiment = read_preset(name, tmp_path)
     known = KNOWN[experiment.data.known]
     sizes = {key: value for key, value in values_of(experiment.model).items() if key != "dense_dropout"}
     with torch.device("meta"):
@@ -56,3 +52,26 @@ def test_every_number_says_where_it_comes_from(name):
 def test_an_unknown_preset_is_refused_with_the_nearest():
     with pytest.raises(ExperimentError, match=r"'rhn' is not: did you mean 'rhn-ptb'\?"):
         preset("rhn", Path("data"))
+
+
+def said(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_a_preset_is_written_down_with_its_comments_and_searched(tmp_path, text):
+    code, _ = said("init", tmp_path / "mine.toml", "--preset", "rhn-ptb", "--data", text)
+    assert code == 0
+    written = (tmp_path / "mine.toml").read_text()
+    assert written == preset("rhn-ptb", text)
+    assert "[selfish]" in written
+    for words, sentence in (
+        (["search", "--preset", "rhn-ptb-small", "--data", text], "ptb has 929,589 tokens in train, and"),
+        (["search", "--preset", "rhn-ptb-small"], "'rhn-ptb-small' was given no folder with it: give --data DIR"),
+        (["search", tmp_path / "mine.toml", "--preset", "rhn-ptb"], "are both given: give one"),
+        (["init", tmp_path / "more.toml", "--preset", "lstm"], "A preset is one of awd-lstm-mos-wt2"),
+    ):
+        code, output = said(*words)
+        assert code == 2
+        assert sentence in output
+        assert "Traceback" not in output

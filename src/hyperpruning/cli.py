@@ -19,7 +19,18 @@ from rich.live import Live
 from hyperpruning.api import evaluate_model, hyperprune, model_spectrum
 from hyperpruning.complaints import explain, guarded, terminate
 from hyperpruning.data import download
-from hyperpruning.experiment import EXPERIMENT, Experiment, demo_experiment, read_experiment, replaced, words
+from hyperpruning.experiment import (
+    EXPERIMENT,
+    Experiment,
+    ExperimentError,
+    demo_experiment,
+    preset,
+    presets,
+    read_experiment,
+    read_preset,
+    replaced,
+    words,
+)
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
 from hyperpruning.report import tables
@@ -42,6 +53,7 @@ Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
 Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
 Text = Annotated[Path | None, typer.Option(help="The text that it reads; default: where it was trained on.")]
+PRESET = typer.Option("--preset", help=f"A documented experiment on --data: {', '.join(presets())}.")
 Share = Annotated[float | None, typer.Option(help="Of that text, the first part; default: what it was trained on.")]
 CORES = os.cpu_count() or 1
 TWO = min(2, CORES)
@@ -60,6 +72,7 @@ def search(
     experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
     unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
+    named: Annotated[str | None, PRESET] = None,
     sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that are pruned.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
@@ -67,7 +80,9 @@ def search(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and about how long.")] = False,
 ) -> None:
     """Find the best way to prune a language model of a text. Called again, it goes on where it was."""
-    chosen = _experiment(experiment, data, unit, sparsity, seed)
+    pruning = {} if sparsity is None else {"sparsity": sparsity}
+    training = {} if seed is None else {"seed": seed}
+    chosen = replaced(_experiment(experiment, named, data, unit), pruning=pruning, training=training)
     if dry_run:
         _dry_run(chosen, folder, workers)
     else:
@@ -80,11 +95,14 @@ def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiment.toml"),
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
     unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
+    named: Annotated[str | None, PRESET] = None,
 ) -> None:
-    """Write a commented experiment.toml with every setting."""
+    """Write a commented experiment.toml: every setting, or a preset that says where its numbers come from."""
     if path.exists():
         raise FileExistsError(f"`hyperprune init` writes a new file, and {path} exists: name another one.")
-    path.write_text(_experiment(None, data, unit, None, None).to_toml(), encoding="utf-8")
+    experiment = _experiment(None, named, data, unit)
+    text = experiment.to_toml() if named is None else preset(named, experiment.data.folder)
+    path.write_text(text, encoding="utf-8")
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
 
 
@@ -193,21 +211,21 @@ def spectrum(
     out.print(f"Wrote {table} and {picture}.", soft_wrap=True)
 
 
-def _experiment(
-    path: Path | None, data: Path | None, unit: str | None, sparsity: float | None, seed: int | None
-) -> Experiment:
-    """The experiment that the options describe."""
+def _experiment(path: Path | None, named: str | None, data: Path | None, unit: str | None) -> Experiment:
+    """The experiment that a file, a preset or the options describe."""
     where: dict[str, Any] = {} if data is None else {"folder": data.resolve()}
     what: dict[str, Any] = {} if unit is None else {"unit": unit}
+    if path is not None and named is not None:
+        raise ExperimentError(
+            f"An experiment is a file or a preset, and {path} and {named!r} are both given: give one."
+        )
+    if named is not None:
+        return replaced(read_preset(named, data), data=what)
     if path is not None:
-        experiment = replaced(read_experiment(path), data=where | what)
-    elif data is not None and unit in (None, "word"):
-        experiment = words(data.resolve())
-    else:
-        experiment = Experiment(data=where | what)
-    pruning = {} if sparsity is None else {"sparsity": sparsity}
-    training = {} if seed is None else {"seed": seed}
-    return replaced(experiment, pruning=pruning, training=training)
+        return replaced(read_experiment(path), data=where | what)
+    if data is not None and unit in (None, "word"):
+        return words(data.resolve())
+    return Experiment(data=where | what)
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:

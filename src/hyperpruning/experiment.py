@@ -135,18 +135,32 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def preset(name: str, data: Path) -> str:
-    """The TOML of a documented experiment, with the folder of its text.
+def preset(name: str, data: Path | None) -> str:
+    """The TOML of a documented experiment.
+
+    Args:
+        name: one of `presets`.
+        data: the folder of its text.
 
     Raises:
-        ExperimentError: no preset of that name.
+        ExperimentError: no preset of that name, or no folder.
     """
     if name not in presets():
         raise ExperimentError(
             f"A preset is one of {', '.join(presets())}, and {name!r} is not{nearest(name, presets())}"
         )
+    if data is None:
+        raise ExperimentError(
+            f"A preset is of a published text, and {name!r} was given no folder with it: give --data DIR, after "
+            "`hyperprune fetch` if it is not here yet."
+        )
     text = (PRESETS / f"{name}.toml").read_text(encoding="utf-8")
-    return text.replace("[data]\n", f"[data]\nfolder = {_toml(data)}\n", 1)
+    return text.replace("[data]\n", f"[data]\nfolder = {_toml(data.resolve())}\n", 1)
+
+
+def read_preset(name: str, data: Path | None) -> Experiment:
+    """The experiment that `preset` writes down."""
+    return Experiment(**tomllib.loads(preset(name, data)))
 
 
 def located(place: Path, experiment: Experiment) -> Experiment:

@@ -2,8 +2,10 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import paper_scale
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -75,3 +77,17 @@ def test_a_preset_is_written_down_with_its_comments_and_searched(tmp_path, text)
         assert code == 2
         assert sentence in output
         assert "Traceback" not in output
+
+
+def test_the_benchmark_at_paper_scale_is_the_preset(tmp_path):
+    """benchmarks/paper_scale.py builds its plan without pydantic and without the file."""
+    given = paper_scale.plan(paper_scale.parsed(["--data", str(tmp_path)]))
+    read = read_preset("stacked-lstm-ptb", tmp_path).plan()
+    assert replace(given.task, folder=None) == replace(read.task, folder=None)
+    assert given.dense_task == given.task
+    assert given.train == read.train
+    assert {name: set(choices) for name, choices in given.space.dimensions.items() if isinstance(choices, tuple)} == {
+        name: set(choices) for name, choices in read.space.dimensions.items() if isinstance(choices, tuple)
+    }
+    for name in ("sparsity", "pool", "generation", "rungs", "keep", "objectives", "spectrum", "distance", "sampler"):
+        assert getattr(given, name) == getattr(read, name), name

@@ -67,6 +67,23 @@ def test_gradients_are_those_of_the_equations(coupled):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("coupled", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_first_and_second_derivatives_are_those_of_finite_differences(coupled, dropout):
+    torch.manual_seed(0)
+    layer = RHNLayer(2, 3, depth=2, coupled=coupled, dropout=dropout).double()
+    parameters = list(layer.parameters())
+
+    def run(inputs, start, *values):
+        torch.manual_seed(1)  # the same mask
+        state = dict(zip([name for name, _ in layer.named_parameters()], values, strict=True))
+        return torch.func.functional_call(layer, state, (inputs, start))[0]
+
+    given = [torch.randn(3, 2, 2).double().requires_grad_(), torch.randn(1, 2, 3).double().requires_grad_()]
+    assert torch.autograd.gradcheck(run, [*given, *parameters])
+    assert torch.autograd.gradgradcheck(run, [*given, *parameters])
+
+
 def test_parameters_are_matrices_and_vectors_of_torchs_range():
     layer = RHNLayer(3, 16, depth=4, coupled=False)
     shapes = {name: tuple(value.shape) for name, value in layer.named_parameters()}

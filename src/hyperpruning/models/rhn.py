@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hyperpruning.models.rhn_path import HighwayPath, micro_steps
+
 
 class RHNLayer(nn.Module):
     """s' = h t + s c, `depth` times within one time step: h = tanh, t = sigmoid, c = sigmoid of W x + R s + b.
@@ -62,34 +64,17 @@ class RHNLayer(nn.Module):
         """
         start = input.new_zeros(input.shape[1], self.hidden_size) if state is None else state[0]
         mask = functional.dropout(torch.ones_like(start), self.dropout) if self.training and self.dropout else None
-        visited = self.path(start, input, mask)
-        return visited[1:], visited[-1:]
+        drive = self._drive(input).to(start.dtype)
+        output: Tensor = HighwayPath.apply(start, drive, mask, len(self.r), *self.r, *list(self.b)[1:])  # type: ignore[no-untyped-call]
+        return output, output[-1:]
 
-    def _micro_steps(
-        self, state: Tensor, inputs: Tensor, mask: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield, for each micro-step of each step, the state before, what enters the gates, and the state after.
+    def _drive(self, input: Tensor) -> Tensor:
+        """Return W x + b of the first micro-step, of all steps at once, (T, B, I) -> (T, B, G H)."""
+        return functional.linear(input, self.w, self.b[0])
 
-        Args:
-            state: (N, H).
-            inputs: (S, N, I).
-            mask: (N, H), a factor on the state as the gates read it; None is one.
-        """
-        weights, biases = [r.T for r in self.r], list(self.b)[1:]
-        for drive in functional.linear(inputs, self.w, self.b[0]):  # W x + b of all steps at once, each (N, G H)
-            for weight, outside in zip(weights, [drive, *biases], strict=True):
-                gates = torch.addmm(outside, state if mask is None else state * mask, weight)
-                gates = gates.to(state.dtype)  # autocast gives products alone in bf16
-                after = self._next(state, gates)
-                yield state, gates, after
-                state = after
-
-    def _next(self, state: Tensor, gates: Tensor) -> Tensor:
-        if self.coupled:
-            h, t = gates.chunk(2, -1)
-            return torch.lerp(state, torch.tanh(h), torch.sigmoid(t))  # h t + s (1 - t)
-        h, t, c = gates.chunk(3, -1)
-        return torch.tanh(h) * torch.sigmoid(t) + state * torch.sigmoid(c)
+    def _micro_steps(self, state: Tensor, input: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield `micro_steps` of a state (N, H) and inputs (S, N, I)."""
+        return micro_steps(state, self._drive(input), None, list(self.r), list(self.b)[1:])
 
     def _slopes(self, state: Tensor, gates: Tensor) -> Tensor:
         """Return d s' / d(what enters each gate) and the carry of one micro-step, (N, H), (N, G H) -> (N, G + 1, H)."""
@@ -102,9 +87,9 @@ class RHNLayer(nn.Module):
         rows = [to_h, to_t - to_c] if self.coupled else [to_h, to_t, to_c]
         return torch.stack([*rows, torch.sigmoid(c)], 1)
 
-    def path(self, state: Tensor, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the state before the first step and after each, (S + 1, N, H); arguments as of `_micro_steps`."""
-        every = [after for _, _, after in self._micro_steps(state, inputs, mask)]
+    def path(self, state: Tensor, inputs: Tensor) -> Tensor:
+        """Return the state before the first step and after each, (N, H), (S, N, I) -> (S + 1, N, H)."""
+        every = [after for _, _, after in self._micro_steps(state, inputs)]
         return torch.stack([state, *every[len(self.r) - 1 :: len(self.r)]])
 
     def step(self, state: Tensor, input: Tensor) -> Tensor:

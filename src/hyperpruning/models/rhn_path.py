@@ -1,0 +1,131 @@
+"""The path of a recurrent highway layer: its micro-steps, and a backward pass that is faster than autograd's.
+
+Autograd would keep a dozen nodes for each of the T x depth micro-steps and add to each weight's gradient as often. Here
+states and gates are kept in one tensor each, and the gradient of a weight matrix is one product over all time steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def next_state(state: Tensor, gates: Tensor) -> Tensor:
+    """Return the state (N, H) after a micro-step, from what enters the gates (N, G H): h, t, and c unless c = 1 - t."""
+    h, t, *c = torch.split(gates, state.shape[-1], -1)
+    if c:
+        return torch.tanh(h) * torch.sigmoid(t) + state * torch.sigmoid(c[0])
+    return torch.lerp(state, torch.tanh(h), torch.sigmoid(t))  # h t + s (1 - t)
+
+
+def micro_steps(
+    state: Tensor, drive: Tensor, mask: Tensor | None, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield, for each micro-step of each step, the state before, what enters the gates, and the state after.
+
+    Args:
+        state: (N, H).
+        drive: W x + b of the first micro-step, (T, N, G H).
+        mask: (N, H), a factor on the state as the gates read it; None is one.
+        weights: (G H, H) of each micro-step.
+        biases: (G H,) of each but the first.
+    """
+    transposed = [weight.T for weight in weights]
+    for first in drive:
+        for weight, outside in zip(transposed, [first, *biases], strict=True):
+            gates = torch.addmm(outside, state if mask is None else state * mask, weight)
+            gates = gates.to(state.dtype)  # autocast gives products alone in bf16
+            after = next_state(state, gates)
+            yield state, gates, after
+            state = after
+
+
+class HighwayPath(torch.autograd.Function):
+    """(state, drive, mask, depth, *weights, *biases) -> the state after each step, (T, N, H); all as in `micro_steps`.
+
+    The mask is a constant. Under autocast the products with the weights are in its dtype, all else in the state's.
+    Second derivatives are autograd's, of `micro_steps`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, drive: Tensor, mask: Tensor | None, depth: int, *parameters: Tensor) -> Tensor:
+        """Run all micro-steps; keep states and gates."""
+        steps, size, device = len(drive), state.shape[-1], state.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else state.dtype
+        states = state.new_empty(steps * depth + 1, *state.shape)
+        gates = state.new_empty(steps * depth, *drive.shape[1:])  # after their nonlinearities
+        weights, biases = [weight.T.to(dtype) for weight in parameters[:depth]], parameters[depth:]
+        states[0] = state
+        for number, (before, gate, after) in enumerate(zip(states, gates, states[1:], strict=False)):
+            time, level = divmod(number, depth)
+            outside = biases[level - 1] if level else drive[time]
+            read = before if mask is None else before * mask
+            if dtype == state.dtype:
+                torch.addmm(outside, read, weights[level], out=gate)
+            else:
+                torch.add(outside, read.to(dtype) @ weights[level], out=gate)
+            h, t, *c = gate.split(size, -1)
+            h.tanh_()
+            gate[:, size:].sigmoid_()
+            if c:
+                torch.addcmul(h * t, before, c[0], out=after)
+            else:
+                torch.lerp(before, h, t, out=after)
+        ctx.save_for_backward(state, drive, mask, states, gates, *parameters)
+        ctx.depth, ctx.dtype = depth, dtype
+        return states[depth::depth].clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of state, drive and parameters."""
+        state, drive, mask, states, gates, *parameters = ctx.saved_tensors
+        depth, size, dtype = ctx.depth, state.shape[-1], ctx.dtype
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            every = [after for *_, after in micro_steps(state, drive, mask, parameters[:depth], parameters[depth:])]
+            wanted = [state, drive, *parameters]
+            found = torch.autograd.grad(
+                torch.stack(every[depth - 1 :: depth]), wanted, gradient, create_graph=True, allow_unused=True
+            )
+            return found[0], found[1], None, None, *found[2:]
+        weights = [weight.to(dtype) for weight in parameters[:depth]]
+        entering, flow = torch.empty_like(gates), torch.zeros_like(state)
+        for number in reversed(range(len(gates))):
+            time, level = divmod(number, depth)
+            if level == depth - 1:
+                flow = flow + gradient[time]
+            carried = _into(flow, states[number], gates[number], entering[number])
+            back = (entering[number].to(dtype) @ weights[level]).to(state.dtype)
+            flow = carried + back if mask is None else torch.addcmul(carried, back, mask)
+        by_level = entering.view(len(drive), depth, -1, entering.shape[-1]).transpose(0, 1)  # (depth, T, N, G H)
+        read = (states[:-1] if mask is None else states[:-1] * mask).view(len(drive), depth, -1, size).transpose(0, 1)
+        products = [
+            (into.flatten(0, 1).T.to(dtype) @ seen.flatten(0, 1).to(dtype)).to(state.dtype)
+            for into, seen in zip(by_level, read, strict=True)
+        ]
+        return flow, by_level[0], None, None, *products, *(into.sum((0, 1)) for into in by_level[1:])
+
+
+def _into(flow: Tensor, state: Tensor, gates: Tensor, entering: Tensor) -> Tensor:
+    """Write the gradient of what entered the gates of a micro-step; return that of the state it carries on.
+
+    Args:
+        flow: the gradient of the state after, (N, H).
+        state: before, (N, H).
+        gates: h, t, and c unless c = 1 - t, after their nonlinearities (N, G H).
+        entering: is written, (N, G H).
+    """
+    h, t, *c = torch.split(gates, state.shape[-1], -1)
+    to_h, to_t, *to_c = torch.split(entering, state.shape[-1], -1)
+    aten.tanh_backward.grad_input(flow * t, h, grad_input=to_h)
+    if c:
+        aten.sigmoid_backward.grad_input(flow * h, t, grad_input=to_t)
+        aten.sigmoid_backward.grad_input(flow * state, c[0], grad_input=to_c[0])
+        return flow * c[0]
+    aten.sigmoid_backward.grad_input(flow * (h - state), t, grad_input=to_t)
+    return torch.addcmul(flow, flow, t, value=-1)

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from hyperpruning import api
 from hyperpruning.cli import app
 from hyperpruning.data.corpus import KNOWN, SPLITS
 from hyperpruning.data.download import ADDRESSES
@@ -307,3 +308,10 @@ def test_an_interruption_while_torch_is_imported_is_no_traceback(seconds):
     _, said = process.communicate(timeout=30)
     assert "Traceback" not in said
     assert process.returncode in (0, 130)
+
+
+def test_dynamic_evaluation_has_the_constants_published_for_the_text(monkeypatch):
+    for corpus, decay in (("wikitext-2", 0.02), ("ptb", 0.075), ("another", 0.075)):
+        monkeypatch.setattr(api, "describe_model", lambda path, corpus=corpus: {"corpus": corpus})
+        found = api.dynamic_evaluation(Path("model.safetensors"), statistics=0.5)
+        assert (found.decay, found.share) == (decay, 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from hyperpruning.search.search import refuse_another, search
 from hyperpruning.search.slices import best_of
 from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import write_atomic
-from hyperpruning.training.dynamic_evaluation import DynamicEvaluation, dynamic_loss, gradient_scale
+from hyperpruning.training.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluation, dynamic_loss, gradient_scale
 from hyperpruning.training.pruning import prunable_weights
 from hyperpruning.training.task import LanguageModelling
 
@@ -106,6 +106,17 @@ class Evaluation:
     protocol: str
 
 
+def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvaluation:
+    """The dynamic evaluation published for the text that a model file is of; for any other text the Penn Treebank's.
+
+    Args:
+        model: as in `model_spectrum`.
+        statistics: share of the training text that is read before.
+    """
+    corpus = describe_model(_model_file(model)).get("corpus")
+    return replace(PUBLISHED.get(str(corpus), PTB), share=statistics)
+
+
 def evaluate_model(
     model: Path,
     *,
@@ -149,11 +160,15 @@ def _protocol(batch: int, share: float) -> str:
     )
 
 
+def _model_file(model: Path) -> Path:
+    return model / "winner.safetensors" if model.is_dir() else model
+
+
 def _with_text(
     model: Path, data: Path | None, share: float | None, **reading: Any
 ) -> tuple[LanguageModel, LanguageModelling]:
     """Load a model file, or a run folder's winner, and the text that it is of."""
-    path = model / "winner.safetensors" if model.is_dir() else model
+    path = _model_file(model)
     network, description = load_model(path), describe_model(path)
     known = None
     if data is None and (path.parent / EXPERIMENT).is_file():

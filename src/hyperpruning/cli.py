@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from hyperpruning.api import evaluate_model, hyperprune, model_spectrum
+from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
 from hyperpruning.complaints import explain, guarded, terminate
 from hyperpruning.data import download
 from hyperpruning.experiment import (
@@ -42,7 +42,6 @@ from hyperpruning.search.plan import ask, candidate_name, check, job
 from hyperpruning.search.rounds import cost, most
 from hyperpruning.search.slices import seconds_per_epoch
 from hyperpruning.search.space import Candidate
-from hyperpruning.training.dynamic_evaluation import DynamicEvaluation
 from hyperpruning.training.task import perplexity
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -164,7 +163,7 @@ def evaluate(
     statistics: Annotated[float, typer.Option(help="For --dynamic: share of the training text read before.")] = 1.0,
 ) -> None:
     """The perplexity of a trained model, and how it was measured."""
-    settings = DynamicEvaluation(share=statistics) if dynamic else None
+    settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
     found = evaluate_model(model, data=data, share=share, split=split, batch=batch, dynamic=settings)
     out.print(
         f"{model}: {split} perplexity {perplexity(found.loss):.3f}, {found.loss:.5f} nats per token, "

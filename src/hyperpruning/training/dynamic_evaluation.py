@@ -72,7 +72,8 @@ class DynamicEvaluation:
 
 
 PTB = DynamicEvaluation()
-WIKITEXT_2 = DynamicEvaluation(decay=0.02, epsilon=0.002)
+# the published constants, by the name of the corpus
+PUBLISHED = {"ptb": PTB, "wikitext-2": DynamicEvaluation(decay=0.02, epsilon=0.002)}
 
 
 def gradient_scale(network: LanguageModel, train: Tensor, settings: DynamicEvaluation = PTB) -> dict[str, Tensor]:

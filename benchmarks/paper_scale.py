@@ -122,7 +122,12 @@ def plan(options: argparse.Namespace) -> hp.Plan:
     return hp.Plan(
         task=task,
         dense_task=task,
-        train=replace(train, epochs=options.epochs or train.epochs, device=options.device, precision=options.precision),
+        train=replace(
+            train,
+            epochs=train.epochs if options.epochs is None else options.epochs,
+            device=options.device,
+            precision=options.precision,
+        ),
         sparsity=0.67,
         space=SPACE,
         pool=options.pool,
@@ -196,7 +201,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--state-limit", type=float, default=60, help="MiB of it; files have 16 at most")
     parser.add_argument("--scratch", type=Path, help="run folder with all checkpoints; default: a temporary one")
     options = parser.parse_args(arguments)
-    options.pool = options.pool or (6 if options.small else 26)
+    if options.pool is None:
+        options.pool = 6 if options.small else 26
     if not 0 < options.state_limit * MIB <= PART * PARTS:
         parser.error(
             f"--state-limit lies above 0 and is at most {PART * PARTS // MIB}, and it is {options.state_limit}"

@@ -48,10 +48,10 @@ class Budget:
         """Seconds of an epoch so far; 0 when there was none."""
         return (self.last - self.start) / max(1, self.epochs)
 
-    def spent(self) -> float:
-        """Count an epoch; return its seconds, with evaluation, spectrum and checkpoint."""
+    def spent(self, epochs: int = 1) -> float:
+        """Count an epoch, or none where a network was only set up; return the seconds, with all that follows it."""
         before, self.last = self.last, self.clock()
-        self.epochs, self.longest = self.epochs + 1, max(self.longest, self.last - before)
+        self.epochs, self.longest = self.epochs + epochs, max(self.longest, self.last - before)
         return self.last - before
 
     def check(self) -> None:
@@ -92,7 +92,7 @@ class _Deferred(Future[Slice]):
         return train_slice(self.job, on_epoch=self._after)
 
     def _after(self, record: EpochRecord) -> None:
-        self.executor.tell(self.job.name, record, self.executor.budget.spent())
+        self.executor.tell(self.job.name, record, self.executor.budget.spent(min(1, record.epoch)))
         if record.epoch < self.job.until:  # else the job is done: first into the ledger with it
             self.executor.budget.check()
 
@@ -153,7 +153,7 @@ def _write_parts(state: Path, content: bytes) -> None:
     parts = {f"state-{name}-{part + 1}-of-{count}": content[part * PART : (part + 1) * PART] for part in range(count)}
     for part, piece in parts.items():
         write_atomic(state / part, piece)
-    for path in state.glob("state-*"):
+    for path in state.glob("state-*-of-*"):
         if path.name not in parts:
             path.unlink()
 
@@ -188,7 +188,7 @@ def unpack(plan: Plan, state: Path, folder: Path) -> None:
 
 def _read_parts(state: Path) -> bytes | None:
     """The newest whole state; None where there is none at all."""
-    paths = sorted(state.glob("state-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    paths = sorted(state.glob("state-*-of-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for name in dict.fromkeys(path.name.split("-")[1] for path in paths):
         parts = sorted(state.glob(f"state-{name}-*"), key=lambda path: int(path.name.split("-")[2]))
         content = b"".join(part.read_bytes() for part in parts)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import Training, train_batches
-from hyperpruning.training.machine import PRECISIONS, computing, forward_precision
+from hyperpruning.training.machine import PRECISIONS, forward_precision, products, threads
 from hyperpruning.training.task import LanguageModelling
 
 STEPS, BATCH, REPETITIONS, COUNT = 35, 20, 5, 4  # tokens, columns, turns, steps in a turn
@@ -168,7 +168,7 @@ def main() -> None:
         sizes = dict(sizes)
         words = sizes.pop("words")
         sizes.setdefault("dropout", 0.0)
-        with computing(config), tempfile.TemporaryDirectory() as folder:
+        with threads(1), products(config), tempfile.TemporaryDirectory() as folder:
             times = best(dict(turns(sizes, words, config, Path(folder))), REPETITIONS, clock(config))
         speeds = {f"{kind}, tokens/s": STEPS * BATCH * COUNT / seconds for kind, seconds in times.items()}
         ratios = {f"{kind} / plain": times["plain"] / times[kind] for kind in ("dense", "sparse")}

@@ -72,6 +72,8 @@ def test_a_preset_is_written_down_with_its_comments_and_searched(tmp_path, text)
         (["search", "--preset", "rhn-ptb-small"], "'rhn-ptb-small' was given no folder with it: give --data DIR"),
         (["search", tmp_path / "mine.toml", "--preset", "rhn-ptb"], "are both given: give one"),
         (["init", tmp_path / "more.toml", "--preset", "lstm"], "A preset is one of awd-lstm-mos-wt2"),
+        (["search", "--preset", "rhn-ptb", "--data", text, "--unit", "character"], "--unit character is given beside"),
+        (["search", "--unit", "word"], "no folder is given: give --data"),
     ):
         code, output = said(*words)
         assert code == 2

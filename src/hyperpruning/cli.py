@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -54,7 +55,7 @@ Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a 
 Text = Annotated[Path | None, typer.Option(help="The text that it reads; default: where it was trained on.")]
 PRESET = typer.Option("--preset", help=f"A documented experiment on --data: {', '.join(presets())}.")
 Share = Annotated[float | None, typer.Option(help="Of that text, the first part; default: what it was trained on.")]
-CORES = os.cpu_count() or 1
+CORES = 1 if torch.cuda.is_available() else os.cpu_count() or 1  # a GPU may not hold several networks
 TWO = min(2, CORES)
 
 
@@ -163,6 +164,8 @@ def evaluate(
     statistics: Annotated[float, typer.Option(help="For --dynamic: share of the training text read before.")] = 1.0,
 ) -> None:
     """The perplexity of a trained model, and how it was measured."""
+    if statistics != 1 and not dynamic:
+        raise ValueError(f"--statistics are those of --dynamic, and {statistics} is given without it: add --dynamic.")
     settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
     found = evaluate_model(model, data=data, share=share, split=split, batch=batch, dynamic=settings)
     out.print(
@@ -218,8 +221,10 @@ def _experiment(path: Path | None, named: str | None, data: Path | None, unit: s
         raise ExperimentError(
             f"An experiment is a file or a preset, and {path} and {named!r} are both given: give one."
         )
+    if named is not None and unit is not None:
+        raise ExperimentError(f"A preset says what a token is, and --unit {unit} is given beside it: leave it out.")
     if named is not None:
-        return replaced(read_preset(named, data), data=what)
+        return read_preset(named, data)
     if path is not None:
         return replaced(read_experiment(path), data=where | what)
     if data is not None and unit in (None, "word"):

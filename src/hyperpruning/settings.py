@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +19,7 @@ from hyperpruning.search.space import SAMPLERS, Between, Space
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.sparsity.spelling import COMPONENTS, spelled
+from hyperpruning.training.machine import PRECISIONS
 
 
 class Section(BaseModel):
@@ -137,14 +139,36 @@ class Training(Section):
     finetune_from: float = Field(
         1.0, gt=0, le=1, description="fraction of the epochs after which the best weights are trained on; 1 never"
     )
-    finetune_lr: float = Field(1.0, gt=0, description="factor on the learning rate from there on")
+    finetune_lr: float = Field(1.0, gt=0, description="factor on lr from there on")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, masks, dropout and suggestions")
     threads: int = Field(1, ge=1, description="of torch; results repeat bit for bit at the same number")
     device: str = Field("auto", description='"cpu", "cuda", "cuda:1"; "auto": cuda where there is one')
-    precision: Literal["float32", "tf32", "bf16"] = Field("float32", description="of products while training")
+    precision: str = Field("float32", description=f"of products while training: {', '.join(PRECISIONS)}")
+
+    _precision = field_validator("precision")(_known(PRECISIONS))
 
     @model_validator(mode="after")
-    def _longest(self) -> Self:
+    def _goes_together(self) -> Self:
+        if self.bptt_deviation and self.bptt < 5:
+            raise ValueError(
+                f"bptt of random windows is 5 or more, which none of them is shorter than, and {self.bptt} is less: "
+                "raise it, or set bptt_deviation = 0"
+            )
+        if self.bptt_longest and not self.bptt_deviation:
+            raise ValueError(
+                f"bptt_longest bounds random lengths, and there are none where it is {self.bptt_longest}: "
+                "set bptt_deviation, or leave it out"
+            )
+        if self.finetune_from < 1 and math.ceil(self.finetune_from * self.epochs) >= self.epochs:
+            raise ValueError(
+                f"finetune_from leaves an epoch at least, and {self.finetune_from} of {self.epochs} leaves none: "
+                "lower it, or set 1 for no finetuning"
+            )
+        if self.finetune_lr != 1 and self.finetune_from == 1:
+            raise ValueError(
+                f"finetune_lr is that of a finetuning, and there is none where it is {self.finetune_lr}: "
+                "set finetune_from, or leave it out"
+            )
         if self.bptt_longest and self.bptt_longest < max(5, self.bptt):
             raise ValueError(
                 f"bptt_longest bounds random lengths around bptt, 5 or more, and {self.bptt_longest} is below "

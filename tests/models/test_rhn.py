@@ -82,6 +82,8 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(coupled, d
     given = [torch.randn(3, 2, 2).double().requires_grad_(), torch.randn(1, 2, 3).double().requires_grad_()]
     assert torch.autograd.gradcheck(run, [*given, *parameters])
     assert torch.autograd.gradgradcheck(run, [*given, *parameters])
+    alone = given[0].detach()  # at the beginning of a sequence nothing but the parameters is differentiated
+    assert torch.autograd.gradgradcheck(lambda *values: run(alone, None, *values), parameters)
 
 
 def test_parameters_are_matrices_and_vectors_of_torchs_range():

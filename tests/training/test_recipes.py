@@ -1,5 +1,6 @@
 """The recipes of the published networks: random windows, accumulated parts, triggered averages, finetuning, bf16."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -140,10 +141,18 @@ def test_finetuning_goes_on_from_the_best_weights_with_their_masks_which_stay(te
 
 
 def test_recipes_that_cannot_be_carried_out_are_refused(text):
-    with pytest.raises(ValueError, match=r"finetune_from is 0.5 where the method has its density at 0.75"):
+    with pytest.raises(ValueError, match=r"finetune_from is 0.5 where the method has its density at 0.75 of the steps"):
         begin(text, "gmp", finetune_from=0.5)
-    with pytest.raises(ExperimentError, match=r"bptt_longest .* 10 is below 20"):
-        small(text, training={"bptt_longest": 10})
+    for settings, sentence in (
+        ({"bptt_deviation": 5.0, "bptt_longest": 10}, "10 is below 20"),
+        ({"bptt_longest": 30}, "there are none where it is 30: set bptt_deviation"),
+        ({"bptt_deviation": 5.0, "bptt": 4}, "and 4 is less: raise it"),
+        ({"finetune_from": 0.95}, "0.95 of 4 leaves none"),
+        ({"finetune_lr": 2.0}, "set finetune_from, or leave it out"),
+        ({"precision": "bf15"}, "did you mean 'bf16'"),
+    ):
+        with pytest.raises(ExperimentError, match=sentence):
+            small(text, training=settings)
     for settings, sentence in (
         ({"accumulate": 3}, "its 8 columns do not divide into 3"),
         ({"bptt": 5000}, "bptt is 5000 where the training text has"),
@@ -153,6 +162,46 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
     ):
         with pytest.raises(ValueError, match=sentence):
             begin(text, **settings)
+
+
+def test_a_density_that_arrives_after_the_finetuning_begins_is_refused(text):
+    """With random windows a fraction of the epochs is not that of the steps."""
+    plan = small(text, training={"epochs": 4, "bptt": 30, "bptt_deviation": 8.0}).plan()
+    refused = 0
+    for seed in range(8):
+        train = replace(plan.train, finetune_from=0.75, seed=seed)
+        steps = [plan.task.steps(epoch, seed) for epoch in range(4)]
+        if 0.75 * sum(steps) > sum(steps[:3]):
+            refused += 1
+            with pytest.raises(ValueError, match="Finetuning begins with weights as sparse as asked"):
+                Training(plan.task, train, METHODS["gmp"], sparsity=0.6)
+        else:
+            Training(plan.task, train, METHODS["gmp"], sparsity=0.6)
+    assert 0 < refused < 8
+
+
+def test_grasp_differentiates_every_network_twice(text):
+    for model in ({"cell": "rhn", "depth": 2}, {"cell": "gru"}):
+        training = begin(text, "grasp", model={"hidden": 8, "embedding": 8, **model})
+        assert sum(int(mask.sum()) for mask in training.sparsifier.masks.values()) == training.sparsifier.plan.target
+
+
+def test_products_are_in_tf32_within_the_training_alone(text, monkeypatch):
+    """As on a GPU: what is set is looked at where the training and where the evaluation read it."""
+    seen = {True: set(), False: set()}
+    task_loss = LanguageModelling.loss
+
+    def loss(self, network, batch, carry):
+        seen[network.training].add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return task_loss(self, network, batch, carry)
+
+    training = begin(text, None, precision="tf32", epochs=2)
+    monkeypatch.setattr(LanguageModelling, "loss", loss)
+    monkeypatch.setattr("hyperpruning.training.machine.device_of", lambda config: torch.device("cuda"))
+    monkeypatch.setattr("hyperpruning.training.epochs.forward_precision", lambda config: nullcontext())
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    list(epochs(training))
+    assert seen == {True: {("high", True)}, False: {before}}
 
 
 def test_masks_stay_within_the_budget_between_all_updates(text):

@@ -87,10 +87,7 @@ def read_folder(folder: Path, *, unit: Unit = "word", known: str | None = None) 
     if not folder.is_dir():
         raise DataError(f"Data is a folder that exists, and {folder} is not: give a folder with {_names('train')}, ...")
     paths = tuple(_find(folder, split) for split in SPLITS)
-    corpus = _read_splits(paths, tuple(path.stat().st_mtime_ns for path in paths), known or folder.name, unit)
-    if known is not None:
-        _check_known(corpus, folder, known)
-    return corpus
+    return _read_splits(paths, tuple(path.stat().st_mtime_ns for path in paths), folder.name, unit, known)
 
 
 @lru_cache(maxsize=1)
@@ -158,9 +155,12 @@ def _find(folder: Path, split: str) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _read_splits(paths: tuple[Path, ...], stamps: tuple[int, ...], name: str, unit: Unit) -> Corpus:
-    """Read once a process, and again when a file has changed."""
-    return _corpus(name, {split: _read(path) for split, path in zip(SPLITS, paths, strict=True)}, unit)
+def _read_splits(paths: tuple[Path, ...], stamps: tuple[int, ...], name: str, unit: Unit, known: str | None) -> Corpus:
+    """Read and check once a process, and again when a file has changed."""
+    corpus = _corpus(known or name, {split: _read(path) for split, path in zip(SPLITS, paths, strict=True)}, unit)
+    if known is not None:
+        _check_known(corpus, paths[0].parent, known)
+    return corpus
 
 
 def _read(path: Path) -> str:

@@ -62,19 +62,25 @@ def fetch(known: str, folder: Path, *, addresses: Sequence[str] | None = None) -
         raise DataError(f"A corpus that can be fetched is one of {', '.join(ADDRESSES)}, and {known!r} is not.")
     folder.mkdir(parents=True, exist_ok=True)
     known_places = ADDRESSES[known] if addresses is None else addresses
-    download = cache(_download)  # the three splits can be in one archive
+    download, written = cache(_download), []  # the three splits can be in one archive
     for split in SPLITS:
         path = find_split(folder, split)
         if path is None:
             places = [address.replace("{split}", split) for address in known_places]
             content = _first_published(known, split, places=places, download=download, folder=folder)
-            _write(folder / f"{split}.txt", content)
+            written.append(folder / f"{split}.txt")
+            _write(written[-1], content)
         elif not is_published(path.read_bytes(), known, split):
             raise DataError(
                 f"`fetch` overwrites nothing, and {path} is not the published file of {known}: remove it, or name "
                 "another folder."
             )
-    return read_folder(folder, known=known)
+    try:
+        return read_folder(folder, known=known)
+    except DataError:  # a split without a hash of its own, whose words are others
+        for path in written:
+            path.unlink()
+        raise
 
 
 def _first_published(

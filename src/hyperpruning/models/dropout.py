@@ -6,6 +6,7 @@ Every mask is drawn from torch's global generator, which the training seeds for 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -83,5 +84,7 @@ class WeightDropLSTM(nn.LSTM):
             state = (zeros, zeros)
         w_ih, w_hh, b_ih, b_hh = self.all_weights[0]
         weights: Any = [w_ih, functional.dropout(w_hh, self.weight_drop, self.training), b_ih, b_hh]
-        output, h, c = torch.lstm(input, state, weights, True, 1, 0.0, self.training, False, False)
+        with warnings.catch_warnings():  # cuDNN's, that the copy does not lie beside the other weights
+            warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+            output, h, c = torch.lstm(input, state, weights, True, 1, 0.0, self.training, False, False)
         return output, (h, c)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -115,7 +116,9 @@ class LanguageModel(nn.Module):
 
     def hidden(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Run the recurrent layers: tokens (T, B) -> h of the top one (T, B, H), before its dropout, and the state."""
-        hidden, state = self.rnn(self.input_dropout(self.encoder(tokens)), state)
+        embedded = self.input_dropout(self.encoder(tokens))
+        with _in_full(embedded.device.type) if self.cell in CELLS else nullcontext():
+            hidden, state = self.rnn(embedded, state)
         return hidden, state
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -135,6 +138,11 @@ class LanguageModel(nn.Module):
     def row_groups(self) -> dict[str, int]:
         """Gates stacked in the rows of each recurrent weight matrix, by parameter name."""
         return {f"rnn.{name}": GATES[self.cell] for name, weight in self.rnn.named_parameters() if weight.ndim == 2}
+
+
+def _in_full(device: str) -> AbstractContextManager[None]:
+    """Leave autocast: it would run cuDNN's layers in float16, whatever its dtype, and their gradients underflow."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _dropouts(dropout: float | Mapping[str, float]) -> Dropouts:

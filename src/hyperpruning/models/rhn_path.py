@@ -88,11 +88,11 @@ class HighwayPath(torch.autograd.Function):
         depth, size, dtype = ctx.depth, state.shape[-1], ctx.dtype
         if torch.is_grad_enabled():  # a second derivative is asked for
             every = [after for *_, after in micro_steps(state, drive, mask, parameters[:depth], parameters[depth:])]
-            wanted = [state, drive, *parameters]
-            found = torch.autograd.grad(
-                torch.stack(every[depth - 1 :: depth]), wanted, gradient, create_graph=True, allow_unused=True
-            )
-            return found[0], found[1], None, None, *found[2:]
+            outputs, inputs = torch.stack(every[depth - 1 :: depth]), [state, drive, *parameters]
+            wanted = [value for value in inputs if value.requires_grad]
+            found = iter(torch.autograd.grad(outputs, wanted, gradient, create_graph=True))
+            given = [next(found) if value.requires_grad else None for value in inputs]
+            return given[0], given[1], None, None, *given[2:]
         weights = [weight.to(dtype) for weight in parameters[:depth]]
         entering, flow = torch.empty_like(gates), torch.zeros_like(state)
         for number in reversed(range(len(gates))):

@@ -242,7 +242,7 @@ def line(fact: dict[str, Any]) -> str | None:
         case "round":
             return f"After epoch {fact['epoch']}, {fact['objective']} keeps {', '.join(fact['kept'])}"
         case "failure":
-            return f"{fact['network']} diverged: {fact['reason']}"
+            return f"{fact['network']} failed: {fact['reason']}"
         case "winner":
             return f"{fact['objective']} chooses {fact['network']}"
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.spelling import composed
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import Training
-from hyperpruning.training.machine import device_of
+from hyperpruning.training.machine import PRECISIONS, device_of
 from hyperpruning.training.task import Task
 
 DENSE = "dense"
@@ -89,6 +89,7 @@ def check(plan: Plan) -> None:
         _among("judge", name, OBJECTIVES)
     _among("sampler", plan.sampler, SAMPLERS)
     _among("distance", plan.distance, DISTANCES)
+    _among("precision", plan.train.precision, PRECISIONS)
     check_rounds(pool=plan.pool, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
     if plan.pool > plan.space.size():
         raise ValueError(
@@ -108,7 +109,7 @@ def check(plan: Plan) -> None:
 
 def _check_method(plan: Plan, method: Method) -> None:
     """Refuse a method that the network cannot hold, or that judges would see at another density than the others."""
-    Training(plan.task, plan.train, method, sparsity=plan.sparsity)
+    Training(plan.task, replace(plan.train, device="cpu"), method, sparsity=plan.sparsity)
     settled = method.settles * plan.train.epochs
     if settled > plan.rungs[0]:
         raise ValueError(

@@ -22,7 +22,7 @@ from hyperpruning.search.ledger import LEDGER, Fact, History, Ledger, RunFolderE
 from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.plan import DENSE, Plan, ask, candidate_name, check, job
 from hyperpruning.search.rounds import decide
-from hyperpruning.search.slices import Slice, train_slice
+from hyperpruning.search.slices import OUT_OF_MEMORY, Slice, train_slice
 from hyperpruning.search.space import Point
 from hyperpruning.training.checkpoint import release
 from hyperpruning.training.machine import device_of
@@ -140,6 +140,8 @@ class _Run:
                 self.state(epoch_fact(name, record))
         if result.final is not None and name not in self.history.finals:
             self.state({"kind": "final", "network": name, **result.final})
+        if name == DENSE and result.failure == OUT_OF_MEMORY:  # another time, with fewer beside it, it may fit
+            raise ValueError(_NO_DENSE + result.failure)
         if result.failure is not None:
             self.state({"kind": "failure", "network": name, "reason": result.failure})
             if name == DENSE:

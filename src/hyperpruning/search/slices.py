@@ -21,10 +21,13 @@ from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import EpochRecord, Training, epochs, train_batches
-from hyperpruning.training.machine import computing
+from hyperpruning.training.machine import products, threads
 from hyperpruning.training.task import Task
 
-OUT_OF_MEMORY = "A GPU must hold the network and a batch, and its memory does not: lower batch or bptt in [training]."
+OUT_OF_MEMORY = (
+    "A GPU must hold what is trained on it side by side, and its memory does not: with fewer --workers, go on with "
+    "`hyperprune resume`, or lower batch or bptt in [training]."
+)
 
 
 @dataclass(frozen=True)
@@ -90,22 +93,31 @@ def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = No
             goes on from that checkpoint.
     """
     records: list[EpochRecord] = []
-    with computing(job.train):
-        try:
-            training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
-            records += load(training, job.folder, job.identity())
-            for record in epochs(training, job.until):
-                records.append(_with_spectrum(training, record, job.spectrum))
-                save(training, job.folder, job.identity(), records)
-                if on_epoch is not None:
-                    on_epoch(records[-1])
-            final = _final(training, records) if training.epoch == job.train.epochs == job.until else None
-        except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
-            return Slice(tuple(records), failure=str(error))
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            return Slice(tuple(records), failure=OUT_OF_MEMORY)
+    try:
+        with threads(job.train.threads):
+            final = _train(job, records, on_epoch)
+    except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
+        return Slice(tuple(records), failure=str(error))
+    except torch.OutOfMemoryError:
+        final = None
+    else:
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)
+    torch.cuda.empty_cache()  # and not above: the error holds on to what filled the memory
+    return Slice(tuple(records), failure=OUT_OF_MEMORY)
+
+
+def _train(
+    job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord], None] | None
+) -> dict[str, Any] | None:
+    """Train, add to the records, and return what the end of a full training tells."""
+    training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
+    records += load(training, job.folder, job.identity())
+    for record in epochs(training, job.until):
+        records.append(_with_spectrum(training, record, job.spectrum))
+        save(training, job.folder, job.identity(), records)
+        if on_epoch is not None:
+            on_epoch(records[-1])
+    return _final(training, records) if training.epoch == job.train.epochs == job.until else None
 
 
 def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
@@ -132,7 +144,7 @@ def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
 
 def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
     """Time a slice of a training (a few batches, one evaluation, one spectrum) and scale it up; writes nothing."""
-    with computing(job.train):
+    with threads(job.train.threads), products(job.train):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
         steps = job.task.steps(0, job.train.seed)
         count = min(batches, steps)

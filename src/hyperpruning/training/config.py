@@ -22,15 +22,15 @@ class TrainConfig:
             ago (see `non_monotone`); 0 leaves it to `average_from`.
         finetune_from: fraction of the epochs after which the training goes on from its best weights, with their masks,
             which then stay, and averages them anew; 1 never.
-        finetune_lr: factor on the learning rate from there on.
+        finetune_lr: the learning rate from there on, as a factor on `lr` (which does not fall any more).
         scope: what is pruned: "all" weight matrices, or "recurrent", those of the recurrent layers.
         counts: what a sparsity counts, "weights" or "multiply_adds" (for one token; embeddings then stay dense).
         updates_per_epoch: mask updates in an epoch, evenly spread; 0 keeps the method's own interval in steps.
         seed: of initial weights, masks and dropout; equal for all networks of a search.
         threads: of torch while training; results are repeatable for one and the same number.
         device: "cpu", "cuda", "cuda:1"; "auto" is "cuda" where there is one.
-        precision: of the matrix products while training: "float32", "tf32" (on CUDA), or "bf16" (autocast; weights,
-            gradients, averages and evaluation stay in float32).
+        precision: of the matrix products while training: "float32"; "tf32", on CUDA; or "bf16", where torch's own
+            recurrent layers stay in float32 (on CUDA in TF32). Weights, averages, spectra and evaluation are float32.
     """
 
     epochs: int = 10

@@ -16,7 +16,7 @@ from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.machine import device_of, forward_precision, seeded
+from hyperpruning.training.machine import device_of, forward_precision, products, seeded
 from hyperpruning.training.pruning import prunable_weights, sparsified
 from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
 from hyperpruning.training.task import Task, as_step
@@ -34,7 +34,7 @@ class EpochRecord:
 
     Attributes:
         epoch: epochs trained.
-        train_loss, valid_loss: nats; train_loss is None at epoch 0.
+        train_loss, valid_loss: nats; train_loss is None at epoch 0, and includes the penalties on activations.
         active: active prunable weights (all of them in the dense network).
         density: active fraction of each prunable tensor, one number a gate.
         churn: weights dropped in this epoch over the active ones.
@@ -174,7 +174,7 @@ def _train_epoch(training: Training) -> tuple[float, int]:
         training.optimizer.start_averaging()
     for group in training.optimizer.param_groups:
         group["lr"] = _learning_rate(config, epoch)
-    with seeded(config.seed * 1_000_003 + epoch, training.device):
+    with seeded(config.seed * 1_000_003 + epoch, training.device), products(config):
         return train_batches(training, training.task.batches(epoch, config.seed))
 
 
@@ -188,10 +188,10 @@ def _learning_rate(config: TrainConfig, epoch: int) -> float:
 def _averages(training: Training) -> bool:
     """Whether averaging is to begin with the next epoch, if it has not: never while weights still fade."""
     config, losses = training.config, training.valid_losses
-    if training.epoch >= config.average_from * config.epochs:
-        return True
-    fading = training.sparsifier is not None and training.sparsifier.fading
-    return bool(config.non_monotone and losses and not fading and non_monotone(losses, config.non_monotone))
+    if training.sparsifier is not None and training.sparsifier.fading:
+        return False
+    triggered = config.non_monotone and losses and non_monotone(losses, config.non_monotone)
+    return bool(triggered) or training.epoch >= config.average_from * config.epochs
 
 
 def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, int]:

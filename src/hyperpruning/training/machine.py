@@ -34,21 +34,29 @@ def device_of(config: TrainConfig) -> torch.device:
 
 
 @contextmanager
-def computing(config: TrainConfig) -> Iterator[None]:
-    """Within the block torch computes with the threads and, on CUDA, with the precision asked for."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(config.threads)
-    tf32 = config.precision == "tf32"
+def threads(count: int) -> Iterator[None]:
+    """Within the block torch computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def products(config: TrainConfig) -> Iterator[None]:
+    """Within the block (the training alone) float32 products on CUDA are in TF32 if that or bf16 is asked for."""
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         if device_of(config).type == "cuda":
+            tf32 = config.precision != "float32"
             torch.set_float32_matmul_precision("high" if tf32 else "highest")
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
-                yield
-        else:
-            yield
+            torch.backends.cudnn.allow_tf32 = tf32
+        yield
     finally:
-        torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 def forward_precision(config: TrainConfig) -> AbstractContextManager[None]:

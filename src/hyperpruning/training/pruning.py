@@ -43,8 +43,8 @@ def sparsified(
     Raises:
         ValueError: the method does not fit the network, the sparsity or the recipe.
     """
-    check_recipe(method, config)
     steps = [task.steps(epoch, config.seed) for epoch in range(config.epochs)]
+    check_recipe(method, config, steps)
     return Sparsifier(
         network,
         optimizer,
@@ -87,17 +87,21 @@ def update_steps(steps: int, updates: int) -> set[int]:
     return {int((part + 0.5) * steps / updates) + 1 for part in range(updates)}
 
 
-def check_recipe(method: Method, config: TrainConfig) -> None:
-    """Refuse averages of weights that are still fading, which would not be zero where the weights are; and a finetuning
-    that would begin before there are weights as sparse as asked.
+def check_recipe(method: Method, config: TrainConfig, steps: Sequence[int]) -> None:
+    """Refuse averages of weights that are still fading, and a finetuning before there are weights as sparse as asked.
+
+    Args:
+        method: of pruning.
+        config: of the training.
+        steps: of each epoch.
     """
     if method.fade and config.average_from < method.stop:
         raise ValueError(
             f"Averages begin when no weight fades any more, and average_from is {config.average_from:g} where fading "
             f"stops at {method.stop:g} of the training: raise average_from, or stop earlier."
         )
-    if config.finetune_from < method.settles:
+    if method.settles * sum(steps) > sum(steps[: config.finetune_after]):
         raise ValueError(
             f"Finetuning begins with weights as sparse as asked, and finetune_from is {config.finetune_from:g} where "
-            f"the method has its density at {method.settles:g} of the training: raise finetune_from, or settle earlier."
+            f"the method has its density at {method.settles:g} of the steps: raise finetune_from, or settle earlier."
         )

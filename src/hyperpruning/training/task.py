@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hyperpruning.data.batches import column_length, columns, random_lengths, random_windows, windows
-from hyperpruning.data.corpus import Corpus, Unit, beginning, builtin_text, read_folder
+from hyperpruning.data.corpus import Corpus, DataError, Unit, beginning, builtin_text, read_folder
 from hyperpruning.models.language_model import LanguageModel, detached
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
 
@@ -124,6 +124,11 @@ class LanguageModelling:
 
     def corpus(self) -> Corpus:
         """The text (read once a process)."""
+        if self.folder is None and (self.known or self.unit == "word"):
+            raise DataError(
+                f"Words stand in a text of your own, and for {self.known or 'this one'} no folder is given: give --data "
+                "DIR, or folder in [data]."
+            )
         whole = read_folder(self.folder, unit=self.unit, known=self.known) if self.folder else builtin_text()
         return beginning(whole, self.share)
 

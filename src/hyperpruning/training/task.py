@@ -126,8 +126,8 @@ class LanguageModelling:
         """The text (read once a process)."""
         if self.folder is None and (self.known or self.unit == "word"):
             raise DataError(
-                f"Words stand in a text of your own, and for {self.known or 'this one'} no folder is given: give --data "
-                "DIR, or folder in [data]."
+                f"Words stand in a text of your own, and for {self.known or 'this one'} no folder is given: give "
+                "--data DIR, or folder in [data]."
             )
         whole = read_folder(self.folder, unit=self.unit, known=self.known) if self.folder else builtin_text()
         return beginning(whole, self.share)

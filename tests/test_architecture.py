@@ -16,7 +16,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "search": ("data", "models", "sparsity", "training", "lyapunov"),
     "report": ("lyapunov", "sparsity", "training", "search"),
     "export": ("models", "sparsity", "training"),
-    "settings": (*LEAVES, "search"),
+    "settings": (*LEAVES, "training", "search"),
     "experiment": ("training", "search", "settings"),
     "api": (*LEAVES, "training", "search", "report", "export", "experiment"),
     "complaints": ("search",),

@@ -88,7 +88,7 @@ def test_the_table_says_how_far_it_is(call, capsys):
     call()
     first = capsys.readouterr().out
     assert "One judge trains 23 epochs, ls, loss, rank_sum together 23 to 28" in first
-    assert "partial: 0 networks trained to the end; 0 epochs trained" in first
+    assert "partial: 0 networks trained to the end; 1 epochs trained" in first
     assert "to be continued" in first
     assert "published" not in first
     call(seconds=25)

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import hyperpruning
 from hyperpruning.search import search
+from hyperpruning.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 BARE = """
@@ -70,4 +72,5 @@ def test_a_source_tree_has_no_version(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(search, "version", missing)
-    assert search._versions()["hyperpruning"] == "source tree"
+    plan = SimpleNamespace(train=TrainConfig(device="cpu"))
+    assert search._versions(plan)["hyperpruning"] == "source tree"

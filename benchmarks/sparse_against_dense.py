@@ -57,6 +57,7 @@ class Trial:
 # dense to sparse: the density has arrived at half-time, and averages begin after that
 GMP = {"method": "gmp", "density_until": 0.5, "stop": 0.5}
 GMP_GLOBAL = {"method": "gmp-global", "density_until": 0.5, "stop": 0.5}
+GROWING = GMP | {"drop_fraction": 0.3, "grow": "gradient"}
 ISS_P = {"method": "iss-p"}
 # sparse from the beginning: what the published search found
 WINNER = {"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros"}
@@ -65,6 +66,12 @@ TRIALS = [
     *(Trial("dense", dropout) for dropout in (0.3, 0.4, 0.5, 0.6)),
     Trial("gmp", 0.4, 0.5, GMP),
     Trial("published winner", 0.3, 0.67, WINNER),
+    Trial("gmp", 0.3, 0.5, GMP),
+    Trial("gmp-global", 0.3, 0.5, GMP_GLOBAL),
+    Trial("gmp, recurrent", 0.4, 0.5, GMP, scope="recurrent"),
+    Trial("gmp-global", 0.3, 0.75, GMP_GLOBAL),
+    Trial("gmp-global", 0.4, 0.33, GMP_GLOBAL),
+    Trial("gmp with growth", 0.4, 0.5, GROWING),
 ]
 
 

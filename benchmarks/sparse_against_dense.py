@@ -20,7 +20,8 @@ from measuring import table
 
 from hyperpruning.data.corpus import SPLITS, builtin_text
 from hyperpruning.sparsity.spelling import composed
-from hyperpruning.training.epochs import TrainConfig, Training, epochs
+from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.epochs import Training, epochs
 from hyperpruning.training.task import LanguageModelling
 
 RESULTS = Path(__file__).parent / "results" / "sparse_against_dense.json"

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from hyperpruning import api
 from hyperpruning.cli import app
+from hyperpruning.complaints import guarded
 from hyperpruning.data.corpus import KNOWN, SPLITS
 from hyperpruning.data.download import ADDRESSES
 from hyperpruning.search.ledger import LEDGER
@@ -315,3 +316,13 @@ def test_dynamic_evaluation_has_the_constants_published_for_the_text(monkeypatch
         monkeypatch.setattr(api, "describe_model", lambda path, corpus=corpus: {"corpus": corpus})
         found = api.dynamic_evaluation(Path("model.safetensors"), statistics=0.5)
         assert (found.decay, found.share) == (decay, 0.5)
+
+
+def test_a_reader_that_leaves_is_no_fault(capsys):
+    @guarded
+    def command():
+        raise SystemExit(1)  # rich's, when the pipe is closed
+
+    with pytest.raises(SystemExit):
+        command()
+    assert "fault" not in capsys.readouterr().err

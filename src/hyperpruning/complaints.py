@@ -38,7 +38,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     def guard(*args: Any, **options: Any) -> None:
         try:
             function(*args, **options)
-        except typer.Exit:
+        except (typer.Exit, SystemExit):  # the latter from rich, when nobody reads on
             raise
         except BaseException as error:
             raise typer.Exit(explain(error)) from None

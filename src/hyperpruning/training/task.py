@@ -177,8 +177,9 @@ class LanguageModelling:
         return random_lengths(tokens, self.bptt, generator=generator, deviation=deviation, longest=self.bptt_longest)
 
     def _column_length(self, split: str, batch: int) -> int:
+        tokens = len(getattr(self.corpus(), split))
         try:
-            return column_length(len(getattr(self.corpus(), split)), batch)
+            return column_length(tokens, batch)
         except ValueError as error:
             setting = {"train": "[training] batch", "valid": "[data] eval_batch", "test": "[data] test_batch"}[split]
             raise ValueError(f"The {split} text is too short. {error} The batch size is {setting}.") from None

@@ -301,7 +301,7 @@ def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path,
     assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1.0])
+@pytest.mark.parametrize("seconds", [0.8, 1.5])
 def test_an_interruption_while_torch_is_imported_is_no_traceback(seconds):
     process = subprocess.Popen([sys.executable, "-m", "hyperprune", "--help"], stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)

@@ -457,3 +457,10 @@ def test_large_tensors_are_masked_piece_by_piece(contiguous, monkeypatch):
         for value in (model.weight, *(optimizer.state[model.weight][key] for key in ("exp_avg", "exp_avg_sq"))):
             assert not value[~mask].any()
             assert bool(value[mask].ne(0).all())
+
+
+def test_a_falling_density_whose_tensors_take_turns_is_refused_where_units_cost_differently():
+    model = torch.nn.Sequential(torch.nn.Linear(9, 8), torch.nn.Linear(8, 6))
+    parts = {"allocation": "uniform_except", "granularity": "row", "density": "cubic"}
+    with pytest.raises(ValueError, match="give allocation 'uniform', or one density"):
+        Sparsifier(model, None, composed(parts), sparsity=0.5, total_steps=100)

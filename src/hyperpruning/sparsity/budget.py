@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from hyperpruning.sparsity.allocations import uniform_except
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.exact import apportion
 from hyperpruning.sparsity.scopes import gate
@@ -157,6 +158,11 @@ class Budget:
             raise ValueError(
                 f"{unit.keep}:{unit.of} leaves out one part of the weights, and {sparsity} is another; "
                 f"give sparsity {1 - unit.keep / unit.of:g}"
+            )
+        if self.method.allocation is uniform_except and self.method.scheduled and len(set(prices.values())) > 1:
+            raise ValueError(
+                "units that cost differently change no tensor, and allocation 'uniform_except' gives a tensor more "
+                "again once the dense one does not fit a falling density; give allocation 'uniform', or one density"
             )
         if self.method.exchanges_tensors and len(set(prices.values())) > 1:
             raise ValueError(

@@ -308,7 +308,7 @@ def test_an_interruption_while_torch_is_imported_is_no_traceback(seconds):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert "Traceback" not in said
-    assert process.returncode in (0, 130)
+    assert process.returncode in (0, 130, -signal.SIGINT)  # the last before Python has set itself up
 
 
 def test_dynamic_evaluation_has_the_constants_published_for_the_text(monkeypatch):

@@ -314,3 +314,14 @@ def check_composition(spelling, model, sparsity):
     assert isinstance(method, Method)
     assert composed(spelled(method)) == method
     check_many_updates(run, 200)
+
+
+def test_fading_weights_leave_every_group_its_share():
+    """Fading weights return; with 2:4 they return within their group (found by the compositions)."""
+    method = composed(
+        {"granularity": "two_of_four", "topology": "random", "drop": "magnitude", "grow": "none"}
+        | {"drop_fraction": 0, "fade": 0.5}
+    )
+    run = Run(method, optimizer="momentum", steps=52, interval=1)
+    check_many_updates(run, 50)
+    assert run.sparsifier.ever_active > 0.5  # masks did change

@@ -12,11 +12,12 @@ import torch
 from torch import Generator, Tensor
 
 from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.exact import Sizes, apportion, counted, largest_of_each, positive
+from hyperpruning.sparsity.exact import apportion, counted, largest_of_each, positive
 from hyperpruning.sparsity.redistributions import growth_quotas
 from hyperpruning.sparsity.scopes import Pool, choose, together
+from hyperpruning.sparsity.scores import Score
 from hyperpruning.sparsity.topologies import Calibration, Scores
-from hyperpruning.sparsity.views import Granularity, View
+from hyperpruning.sparsity.views import View
 
 Masks = dict[str, Tensor]
 UpdateRule = Callable[
@@ -28,10 +29,10 @@ def beginning(
     method: Method, views: Mapping[str, View], counts: Mapping[str, int], calibration: Calibration | None
 ) -> Masks:
     """Choose the masks to begin with: `counts` units of each tensor, or as many in all where the topology is global."""
-    unit, found = method.granularity, method.topology(views, calibration)
+    found = method.topology(views, calibration)
     scores = {name: None if one is None else views[name].pooled(one) for name, one in found.items()}
-    if unit.of:
-        return {n: v.spread(_filled(v, scores[n], torch.zeros_like(v.chosen(v.mask)), unit)) for n, v in views.items()}
+    if method.granularity.of:
+        return _filled(method, views, scores, {name: torch.zeros_like(view.mask) for name, view in views.items()})
     everything = {name: torch.ones_like(view.chosen(view.mask)) for name, view in views.items()}
     if method.topology_scope is together and len(views) > 1:
         counts = _global_counts(method, views, counts, scores, everything)
@@ -66,6 +67,9 @@ def exchange(
     generator: Generator,
 ) -> tuple[Masks, Masks]:
     """Drop down to the targets and `fraction` of them further, and grow as many as that fraction."""
+    if method.fade and method.granularity.of:  # every weight may return, and every group keeps its best
+        none = {name: torch.zeros_like(view.mask) for name, view in views.items()}
+        return _filled(method, views, _pooled(method.drop, views), none), none
     survivors, lost = _drop(method, views, targets, fraction, generator)
     kept = {name: view.spread(survivors[name]) for name, view in views.items()}
     if method.grow is None:
@@ -89,7 +93,7 @@ def _drop(
     active = {name: view.chosen(view.mask) for name, view in views.items()}
     # under soft shrinkage every weight is alive, and may return
     eligible = {name: torch.ones_like(units) for name, units in active.items()} if method.fade else active
-    scores = {name: None if (one := method.drop(v)) is None else v.pooled(one) for name, v in views.items()}
+    scores = _pooled(method.drop, views)
     survivors: Masks = {}
     lost: dict[str, int] = {}
     for family in method.drop_scope(views):
@@ -140,11 +144,10 @@ def grow(
 ) -> Masks:
     """Choose what is new outside the survivors (flat units): as many as the quotas say."""
     assert method.grow is not None
-    unit = method.granularity
     free = {name: ~units for name, units in survivors.items()}
-    scores = {name: None if (one := method.grow(v)) is None else v.pooled(one) for name, v in views.items()}
-    if unit.of:  # every group gets back what it lost
-        return {name: v.spread(_filled(v, scores[name], survivors[name], unit)) for name, v in views.items()}
+    scores = _pooled(method.grow, views)
+    if method.granularity.of:  # every group gets back what it lost
+        return _filled(method, views, scores, survivors)
     grown: Masks = {}
     for family in method.grow_scope(views):
         total = sum(quotas[name] for name in {name for pool in family for name, _, _ in pool})
@@ -156,12 +159,21 @@ def grow(
     return {name: view.spread(grown[name]) for name, view in views.items()}
 
 
-def _filled(view: View, scores: Tensor | Sizes | None, active: Tensor, unit: Granularity) -> Tensor:
-    """Choose what is missing to `unit.keep` of every `unit.of` units; return bool (units,)."""
-    if scores is None:
-        scores = torch.rand(view.units, generator=view.generator).to(active.device)
-    known = scores[:] if isinstance(scores, Sizes) else scores
-    return largest_of_each(known, ~active, unit.keep - active.view(-1, unit.of).sum(dim=1))
+def _pooled(rule: Score | None, views: Mapping[str, View]) -> Scores:
+    """Score the units of every tensor; None where the rule chooses at random."""
+    assert rule is not None
+    return {name: None if (one := rule(view)) is None else view.pooled(one) for name, view in views.items()}
+
+
+def _filled(method: Method, views: Mapping[str, View], scores: Scores, active: Mapping[str, Tensor]) -> Masks:
+    """Choose what is missing to `keep` of every `of` weights."""
+    unit, masks = method.granularity, {}
+    for name, view in views.items():
+        known = torch.rand(view.units, generator=view.generator) if (one := scores[name]) is None else one[:]
+        there = active[name].reshape(-1)
+        missing = unit.keep - there.view(-1, unit.of).sum(dim=1)
+        masks[name] = view.spread(largest_of_each(known.to(there.device), ~there, missing))
+    return masks
 
 
 def _informed_first(

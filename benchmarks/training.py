@@ -8,7 +8,9 @@ A step is forward, backward, clipping, SGD and, where sparse, masking (mask upda
 benchmarks/sparsity.py). Ours is `train_batches`; the plain loop is what
 one writes by hand with `nn.Embedding`, `nn.LSTM`, `nn.Linear` and `torch.optim.SGD`; the plain RHN and mixture of
 softmaxes are the modules as their equations stand. Ours, dense and sparse, and the plain loop take turns; the best of
-a few is taken, by CPU time on the CPU and by the clock on a GPU. Prints tokens a second, and ours over the plain loop.
+a few is taken, by CPU time on the CPU and by the clock on a GPU. Prints tokens a second, ours over the plain loop, and
+the operations of a step that compute something, views and allocations left out: each is a kernel or more on a GPU,
+where a recurrent step is often shorter than the launch of its kernels.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import torch
 from measuring import best, table
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.training.config import TrainConfig
@@ -146,6 +149,25 @@ def turns(sizes: dict[str, Any], words: int, config: TrainConfig, folder: Path) 
     yield "plain", plain_loop(model, config, plain)
 
 
+class Computing(TorchDispatchMode):
+    """Counts the operations within the block that compute something."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Count it unless it returns a view or fresh memory."""
+        idle = any(part in operation.__name__ for part in ("empty", "detach", "local_scalar", "alias"))
+        self.count += not (operation.is_view or idle)
+        return operation(*args, **(kwargs or {}))
+
+
+def operations(turn: Callable[[], object]) -> int:
+    """Operations of a step that compute something."""
+    with Computing() as computing:
+        turn()
+    return round(computing.count / COUNT)
+
+
 def clock(config: TrainConfig) -> Callable[[], float]:
     """Processor time, or on a GPU the time of day once it has done all."""
     if config.device == "cpu":
@@ -169,10 +191,13 @@ def main() -> None:
         words = sizes.pop("words")
         sizes.setdefault("dropout", 0.0)
         with threads(1), products(config), tempfile.TemporaryDirectory() as folder:
-            times = best(dict(turns(sizes, words, config, Path(folder))), REPETITIONS, clock(config))
+            taking = dict(turns(sizes, words, config, Path(folder)))
+            times = best(taking, REPETITIONS, clock(config))
+            counts = {f"{kind}, operations": operations(turn) for kind, turn in taking.items()}
         speeds = {f"{kind}, tokens/s": STEPS * BATCH * COUNT / seconds for kind, seconds in times.items()}
         ratios = {f"{kind} / plain": times["plain"] / times[kind] for kind in ("dense", "sparse")}
-        rows.append({"network": name, "device": options.device, "precision": options.precision} | speeds | ratios)
+        setting = {"network": name, "device": options.device, "precision": options.precision}
+        rows.append(setting | speeds | ratios | counts)
         table(rows[-1:])
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -94,14 +94,16 @@ class HighwayPath(torch.autograd.Function):
             given = [next(found) if value.requires_grad else None for value in inputs]
             return given[0], given[1], None, None, *given[2:]
         weights = [weight.to(dtype) for weight in parameters[:depth]]
-        entering, flow = torch.empty_like(gates), torch.zeros_like(state)
+        entering, carried = _slopes(states[:-1], gates)  # the gradients of what entered: slopes, times the flow below
+        flow = torch.zeros_like(state)
         for number in reversed(range(len(gates))):
             time, level = divmod(number, depth)
             if level == depth - 1:
                 flow = flow + gradient[time]
-            carried = _into(flow, states[number], gates[number], entering[number])
+            entering[number].view(len(flow), -1, size).mul_(flow[:, None])
             back = (entering[number].to(dtype) @ weights[level]).to(state.dtype)
-            flow = carried + back if mask is None else torch.addcmul(carried, back, mask)
+            flow = flow * carried[number]
+            flow = flow.add_(back) if mask is None else flow.addcmul_(back, mask)
         by_level = entering.view(len(drive), depth, -1, entering.shape[-1]).transpose(0, 1)  # (depth, T, N, G H)
         read = (states[:-1] if mask is None else states[:-1] * mask).view(len(drive), depth, -1, size).transpose(0, 1)
         products = [
@@ -111,21 +113,21 @@ class HighwayPath(torch.autograd.Function):
         return flow, by_level[0], None, None, *products, *(into.sum((0, 1)) for into in by_level[1:])
 
 
-def _into(flow: Tensor, state: Tensor, gates: Tensor, entering: Tensor) -> Tensor:
-    """Write the gradient of what entered the gates of a micro-step; return that of the state it carries on.
+def _slopes(states: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+    """Differentiate each next state by what entered its gates, and by the state that it carries on.
 
     Args:
-        flow: the gradient of the state after, (N, H).
-        state: before, (N, H).
-        gates: h, t, and c unless c = 1 - t, after their nonlinearities (N, G H).
-        entering: is written, (N, G H).
+        states: before each micro-step, (S, N, H).
+        gates: h, t, and c unless c = 1 - t, after their nonlinearities, (S, N, G H).
+
+    Returns:
+        (S, N, G H) and (S, N, H).
     """
-    h, t, *c = torch.split(gates, state.shape[-1], -1)
-    to_h, to_t, *to_c = torch.split(entering, state.shape[-1], -1)
-    aten.tanh_backward.grad_input(flow * t, h, grad_input=to_h)
+    h, t, *c = torch.split(gates, states.shape[-1], -1)
+    slopes = torch.empty_like(gates)
+    by_h, by_t, *by_c = torch.split(slopes, states.shape[-1], -1)
+    aten.tanh_backward.grad_input(t, h, grad_input=by_h)
+    aten.sigmoid_backward.grad_input(h if c else h - states, t, grad_input=by_t)
     if c:
-        aten.sigmoid_backward.grad_input(flow * h, t, grad_input=to_t)
-        aten.sigmoid_backward.grad_input(flow * state, c[0], grad_input=to_c[0])
-        return flow * c[0]
-    aten.sigmoid_backward.grad_input(flow * (h - state), t, grad_input=to_t)
-    return torch.addcmul(flow, flow, t, value=-1)
+        aten.sigmoid_backward.grad_input(states, c[0], grad_input=by_c[0])
+    return slopes, c[0] if c else 1 - t

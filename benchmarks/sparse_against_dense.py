@@ -25,8 +25,7 @@ from hyperpruning.training.epochs import Training, epochs
 from hyperpruning.training.task import LanguageModelling
 
 RESULTS = Path(__file__).parent / "results" / "sparse_against_dense.json"
-EVERY = 4  # of so many paragraphs of the training text one is kept
-HIDDEN, EPOCHS, AVERAGE_FROM = 192, 30, 0.6
+EPOCHS, AVERAGE_FROM = 30, 0.6
 FRESH_SEEDS = [11, 12, 13]
 
 Row = dict[str, Any]
@@ -45,6 +44,8 @@ class Trial:
         seed: of weights, masks, dropout.
         epochs: length of the training.
         lr: learning rate.
+        hidden: units of each of the two layers.
+        every: of so many paragraphs of the training text one is kept.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Trial:
     seed: int = 0
     epochs: int = EPOCHS
     lr: float = 15.0
+    hidden: int = 192
+    every: int = 4
 
 
 # dense to sparse: the density has arrived at half-time, and averages begin after that
@@ -75,20 +78,20 @@ TRIALS = [
 ]
 
 
-def write_text(folder: Path) -> None:
+def write_text(folder: Path, every: int) -> None:
     """The built-in text as a folder, with fewer training paragraphs."""
     corpus = builtin_text()
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         text = "".join(corpus.vocabulary[token] for token in getattr(corpus, split).tolist())
-        paragraphs = text.split("\n\n")[:: EVERY if split == "train" else 1]
+        paragraphs = text.split("\n\n")[:: every if split == "train" else 1]
         (folder / f"{split}.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
 
 
 def trained(trial: Trial, folder: Path) -> Row:
     """Train it; return perplexities at the epoch with the best validation loss, averaged as usual, and never."""
     started = time.perf_counter()
-    task = LanguageModelling(folder, embedding=HIDDEN, hidden=HIDDEN, dropout=trial.dropout)
+    task = LanguageModelling(folder, embedding=trial.hidden, hidden=trial.hidden, dropout=trial.dropout)
     config = TrainConfig(
         epochs=trial.epochs, lr=trial.lr, average_from=AVERAGE_FROM, scope=trial.scope, seed=trial.seed
     )
@@ -139,10 +142,12 @@ def run(trials: list[Trial], folder: Path) -> list[Row]:
     known: list[Row] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     rows = []
     for trial in trials:
-        setting = asdict(trial) | {"hidden": HIDDEN, "every": EVERY, "average_from": AVERAGE_FROM}
+        setting = asdict(trial) | {"average_from": AVERAGE_FROM}
         row = next((row for row in known if row.items() >= setting.items()), None)
         if row is None:
-            row = setting | trained(trial, folder)
+            text = folder / f"every_{trial.every}"
+            write_text(text, trial.every)
+            row = setting | trained(trial, text)
             known.append(row)
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text("[\n" + ",\n".join(json.dumps(row) for row in known) + "\n]\n")
@@ -188,7 +193,6 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=Path("runs/short_text"), help="folder that the text is written to")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    write_text(options.text)
     rows = run(TRIALS, options.text)
     show(rows)
     if not options.final:

@@ -25,7 +25,8 @@ Different from the published runs: no threshold among the drops (global magnitud
 `update = "published_threshold"` is no point of this space: it ignores the scope of the drop, so that three spellings
 would be one method, and misses the budget); SET without its sign error; exact budgets; suggestions in generations of
 six; spectra in nats, measured at four stretches; mask updates in the middle of an epoch; test losses of one unbroken
-text. The plan is that of the preset stacked-lstm-ptb.
+text; an embedding that starts normal, and a decoder that starts as torch has it. The plan is that of the preset
+stacked-lstm-ptb.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ SPACE = hp.Space(
     {
         "allocation": ("uniform", "er"),
         "drop_scope": ("tensor", "sign", "global"),  # by magnitude; "sign" is SET's
-        "redistribute": ("magnitude", "nonzeros", "none"),
+        "redistribute": ("none", "nonzeros", "magnitude"),
+        "regrown": ("keep",),  # what is dropped and regrown at once
         "drop_fraction": hp.Between(0.4, 0.9, 0.1),
     }
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from hyperpruning.sparsity import (
     allocations,
     redistributions,
+    regrown,
     schedules,
     scopes,
     scores,
@@ -89,13 +90,13 @@ NAMED: dict[str, Named] = {
         "when a denser beginning can be paid for",
     ),
     "selfish-rnn": Named(
-        Method(),
+        Method(regrown=regrown.keep),
         "Liu et al. 2021 (Selfish-RNN), as its code runs: gates compete within the stacked matrix; it updates once an "
         "epoch and averages with SNT-ASGD",
         "as the recurrent standard",
     ),
     "selfish-rnn-gates": Named(
-        Method(grow_scope=scopes.gate),
+        Method(grow_scope=scopes.gate, regrown=regrown.keep),
         "Liu et al. 2021 (Selfish-RNN), growth in equal parts for the gates",
         "when a gate must not starve; needs row_groups",
     ),

@@ -1,9 +1,11 @@
 """Does sparse beat dense, each at its own best? python benchmarks/sparse_against_dense.py, and then again with --final.
 
-The text is every fourth paragraph of the built-in training text (validation and test are whole), the network far too
-large for it, and everybody is trained equally long. The first stage trains the trials below with one seed. `--final`
-takes the dense dropouts and the sparse trials with the best validation perplexities and trains them with fresh seeds.
-Every finished training is written to benchmarks/results/sparse_against_dense.json at once, and not trained again.
+The text is a part of the built-in training text (validation and test are whole), and everybody is trained equally long.
+Settings: "large" and "small" have networks far too large for their text, sparse and dense of the same size; in "wide"
+the sparse network has the dense one's number of weights, in twice as many units. The first stage trains the setting's
+trials below with one seed. `--final` takes the dense dropouts and the sparse trials with the best validation
+perplexities and trains them with fresh seeds. Every finished training is written to
+benchmarks/results/sparse_against_dense.json at once, and not trained again.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -63,10 +66,13 @@ class Trial:
 # dense to sparse: the density has arrived at half-time, and averages begin after that
 GMP = {"method": "gmp", "density_until": 0.5, "stop": 0.5}
 GMP_GLOBAL = {"method": "gmp-global", "density_until": 0.5, "stop": 0.5}
+LAMP = GMP_GLOBAL | {"drop": "lamp"}
+GRANET = {"method": "granet", "density_until": 0.5, "stop": 0.5}
 # sparse from the beginning: what the published search found
 WINNER = {"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros"}
 
-TRIALS = [
+# far more weights than the text has characters
+LARGE = [
     *(Trial("dense", dropout) for dropout in (0.3, 0.4, 0.5, 0.6)),
     Trial("gmp", 0.4, 0.5, GMP),
     Trial("published winner", 0.3, 0.67, WINNER),
@@ -76,6 +82,28 @@ TRIALS = [
     Trial("gmp-global", 0.3, 0.75, GMP_GLOBAL),
     Trial("gmp-global", 0.4, 0.5, GMP_GLOBAL),
 ]
+# likewise, a quarter of the network, a quarter of the text, and time to learn it
+small = partial(Trial, epochs=100, hidden=96, every=16)
+SMALL = [
+    *(small("dense", dropout) for dropout in (0.3, 0.4, 0.5)),
+    *(small("gmp", dropout, 0.5, GMP) for dropout in (0.2, 0.3, 0.4)),
+    *(small("gmp", dropout, 0.3, GMP) for dropout in (0.4, 0.5)),
+    small("gmp", 0.45, 0.2, GMP),
+    small("gmp-global", 0.4, 0.5, GMP_GLOBAL),
+    small("lamp", 0.4, 0.5, LAMP),
+    small("iss-p", 0.4, 0.5, {"method": "iss-p"}),
+    small("granet", 0.4, 0.5, GRANET),
+    small("rigl-erk", 0.4, 0.5, {"method": "rigl-erk"}),
+]
+# the whole text, and a sparse network twice as wide as the dense one, with as many weights
+full = partial(Trial, epochs=20, every=1)
+WIDE = [
+    *(full("dense", dropout, hidden=64) for dropout in (0.0, 0.05, 0.1, 0.2)),
+    *(full("gmp, wide", dropout, 0.75, GMP, hidden=128) for dropout in (0.0, 0.1, 0.2)),
+    full("published winner, wide", 0.0, 0.75, WINNER, hidden=128),
+    full("dense, wide", 0.2, hidden=128),
+]
+SETTINGS = {"large": LARGE, "small": SMALL, "wide": WIDE}
 
 
 def write_text(folder: Path, every: int) -> None:
@@ -137,20 +165,23 @@ class Best:
         return {"epoch": self.epoch, "valid": valid, "test": test, "curve": self.curve}
 
 
+def known() -> list[Row]:
+    """What has been trained before."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+
+
 def run(trials: list[Trial], folder: Path) -> list[Row]:
     """The rows of these trials, trained where they are not known yet."""
-    known: list[Row] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     rows = []
     for trial in trials:
         setting = asdict(trial) | {"average_from": AVERAGE_FROM}
-        row = next((row for row in known if row.items() >= setting.items()), None)
+        row = next((row for row in known() if row.items() >= setting.items()), None)
         if row is None:
             text = folder / f"every_{trial.every}"
             write_text(text, trial.every)
             row = setting | trained(trial, text)
-            known.append(row)
             RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text("[\n" + ",\n".join(json.dumps(row) for row in known) + "\n]\n")
+            RESULTS.write_text("[\n" + ",\n".join(json.dumps(row) for row in [*known(), row]) + "\n]\n")
             show([row])
         rows.append(row)
     return rows
@@ -186,6 +217,7 @@ def compare(dense: list[list[Row]], sparse: list[list[Row]]) -> None:
 def main() -> None:
     """Run the trials, and compare the best ones over fresh seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--setting", choices=SETTINGS, default="large")
     parser.add_argument("--final", action="store_true", help="compare the best with fresh seeds")
     parser.add_argument("--dense", type=int, default=2, help="dense dropouts in the final comparison")
     parser.add_argument("--sparse", type=int, default=1, help="sparse trials in the final comparison")
@@ -193,11 +225,11 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=Path("runs/short_text"), help="folder that the text is written to")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = run(TRIALS, options.text)
+    rows = run(SETTINGS[options.setting], options.text)
     show(rows)
     if not options.final:
         return
-    dense = best_trials([row for row in rows if not row["sparsity"]], options.dense)
+    dense = best_trials([row for row in rows if row["name"] == "dense"], options.dense)
     sparse = best_trials([row for row in rows if row["sparsity"]], options.sparse)
     fresh: dict[Trial, list[Row]] = {trial: [] for trial in [*dense, *sparse]}
     for seed in options.seeds:

@@ -35,7 +35,10 @@ class Task(Protocol):
         """As many batches as steps, each passed to `loss` as it is; or a `Step` each, where there is more to say."""
 
     def loss(self, network: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
-        """The loss of a batch, and what to carry to the next one (None at the beginning of an epoch)."""
+        """The loss of a batch, and what to carry to the next one (None at the beginning of an epoch).
+
+        The network may be on a GPU, and the batch is where `batches` made it: move it to the network's device here.
+        """
 
     def evaluate(self, network: nn.Module, split: str) -> float:
         """The mean loss on "valid" or "test"; the network comes in evaluation mode."""
@@ -43,7 +46,7 @@ class Task(Protocol):
     def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:
         """What `lyapunov_spectrum` takes: the recurrent part, and the probe inputs (T, B, I), equal for all networks.
 
-        The inputs are the network's own embedding of one and the same text.
+        The inputs are the network's own embedding of one and the same text, on the network's device.
         """
 
     def row_groups(self, network: nn.Module) -> Mapping[str, int]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hyperpruning.data.corpus import builtin_text
 from hyperpruning.experiment import EXPERIMENT, Experiment, located, read_experiment
 from hyperpruning.export import describe_model, load_model, save_model
+from hyperpruning.kernels import float32_products
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.report.page import write_report
@@ -117,6 +118,7 @@ def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvalua
     return replace(PUBLISHED.get(str(corpus), PTB), share=statistics)
 
 
+@float32_products()
 def evaluate_model(
     model: Path,
     *,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hyperpruning.kernels import float32_products
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.spelling import spelled
@@ -175,7 +176,7 @@ def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConf
 def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
     training.network.load_state_dict(training.best)
     training.network.eval()
-    with torch.no_grad():
+    with float32_products(), torch.no_grad():
         test = training.task.evaluate(training.network, "test")
     best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
     return {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from hyperpruning.kernels import float32_products
 from hyperpruning.training.config import TrainConfig
 
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -44,19 +45,11 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def products(config: TrainConfig) -> Iterator[None]:
+def products(config: TrainConfig) -> AbstractContextManager[None]:
     """Within the block (the training alone) float32 products on CUDA are in TF32 if that or bf16 is asked for."""
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    try:
-        if device_of(config).type == "cuda":
-            tf32 = config.precision != "float32"
-            torch.set_float32_matmul_precision("high" if tf32 else "highest")
-            torch.backends.cudnn.allow_tf32 = tf32
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = cudnn
+    if device_of(config).type != "cuda":
+        return nullcontext()
+    return float32_products(tf32=config.precision != "float32")
 
 
 def forward_precision(config: TrainConfig) -> AbstractContextManager[None]:

@@ -199,7 +199,7 @@ def test_products_are_in_tf32_within_the_training_alone(text, tmp_path, monkeypa
 
     plan = small(text, training={"epochs": 2, "precision": "tf32"}, search={"rungs": (1,), "keep": (2,)}).plan()
     monkeypatch.setattr(LanguageModelling, "loss", loss)
-    monkeypatch.setattr("hyperpruning.training.machine.device_of", lambda config: torch.device("cuda"))
+    monkeypatch.setattr("hyperpruning.training.machine.device_of", lambda name: torch.device("cuda"))
     monkeypatch.setattr("hyperpruning.training.epochs.forward_precision", lambda config: nullcontext())
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     done = train_slice(job(plan, tmp_path, None, 2))

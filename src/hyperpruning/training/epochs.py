@@ -66,7 +66,7 @@ class Training:
     """
 
     def __init__(self, task: Task, config: TrainConfig, method: Method | None = None, *, sparsity: float = 0.0) -> None:
-        self.task, self.config, self.device = task, config, device_of(config)
+        self.task, self.config, self.device = task, config, device_of(config.device)
         self.network = task.network(config.seed).to(self.device)
         self.optimizer = SNTASGD(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.sparsifier: Sparsifier | None = None

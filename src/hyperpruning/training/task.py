@@ -244,12 +244,12 @@ class LanguageModelling:
     def _mean_loss(self, network: nn.Module, stream: Tensor, length: int) -> float:
         """Return the loss of columns (N, B), read in windows of a length in tokens."""
         stream = stream.to(next(network.parameters()).device)
-        total, count, carry = 0.0, 0, None
+        total, count, carry = torch.zeros((), dtype=torch.float64, device=stream.device), 0, None
         for inputs, targets in windows(stream, length):
             loss, carry = self.loss(network, (inputs, targets), carry)
-            total += float(loss) * targets.numel()
+            total += loss.double() * targets.numel()  # not a float: that makes a GPU wait
             count += targets.numel()
-        return total / count
+        return float(total) / count
 
     @torch.no_grad()
     def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:

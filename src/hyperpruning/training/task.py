@@ -215,7 +215,8 @@ class LanguageModelling:
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
         """Mean cross-entropy in nats, while training with the penalties; carries the recurrent state on."""
         assert isinstance(network, LanguageModel)
-        inputs, targets = (part.to(network.encoder.weight.device) for part in batch)
+        # not waited for, which is safe towards a GPU: CUDA has read a batch when the call returns
+        inputs, targets = (part.to(network.encoder.weight.device, non_blocking=True) for part in batch)
         hidden, state = network.hidden(inputs, carry)
         dropped = network.output_dropout(hidden)
         loss = functional.cross_entropy(network.decoder(dropped).flatten(0, 1), targets.flatten())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_products, out_of_memory
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.models.dropout import WeightDropLSTM
 
@@ -58,6 +58,20 @@ def test_who_uses_torchs_newer_settings_keeps_them():
         assert torch.backends.cudnn.allow_tf32
         with pytest.raises(RuntimeError):
             older()
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_a_full_memory_is_told_from_other_faults(error, full):
+    assert out_of_memory(error) == full
 
 
 @pytest.fixture

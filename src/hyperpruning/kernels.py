@@ -1,4 +1,4 @@
-"""What torch's kernels for GPUs are told, in every room: the precision of their products, and their recurrent loops."""
+"""What torch's kernels for GPUs are told, and tell, in every room: precision, recurrent loops, too small a memory."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ def _set(matmul: str, allow_tf32: bool, newer: Sequence[Any], each: Sequence[str
     torch.backends.cudnn.allow_tf32 = allow_tf32
     for part, precision in zip(newer, each, strict=True):
         part.fp32_precision = precision
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether a GPU's memory was too small: torch, CUDA and cuBLAS each say so in their own way."""
+    said = str(error)
+    cuda = isinstance(error, RuntimeError) and ("CUDA error: out of memory" in said or "STATUS_ALLOC_FAILED" in said)
+    return cuda or isinstance(error, torch.OutOfMemoryError)
 
 
 def fused(loop: Callable[..., Any], inputs: Tensor, state: Any, weights: list[Tensor], *, train: bool) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_products, out_of_memory
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.spelling import spelled
@@ -99,7 +99,9 @@ def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = No
             final = _train(job, records, on_epoch)
     except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
         return Slice(tuple(records), failure=str(error))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         final = None
     else:
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)

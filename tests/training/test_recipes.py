@@ -134,10 +134,10 @@ def test_finetuning_goes_on_from_the_best_weights_with_their_masks_which_stay(te
     for name, mask in masks.items():
         assert not best[name][~mask].any()
     training.begin_finetuning()
-    assert all(training.network.state_dict()[name].equal(value) for name, value in best.items())
+    assert all(training.network.state_dict()[name].cpu().equal(value) for name, value in best.items())
     record = next(epochs(training))
     assert record.churn == 0
-    assert all(mask.equal(masks[name]) for name, mask in training.sparsifier.masks.items())
+    assert all(mask.cpu().equal(masks[name]) for name, mask in training.sparsifier.masks.items())
     assert training.optimizer.param_groups[0]["lr"] == 15.0
     assert training.optimizer.averaging
 

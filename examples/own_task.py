@@ -39,13 +39,14 @@ class FirstSymbol:
         return (self.sequences(40 * epoch + step, 32) for step in range(40))
 
     def loss(self, network, batch, carry):
+        batch = batch.to(network.answer.weight.device)  # where the network is, on a GPU perhaps
         return cross_entropy(network(batch), batch[0]), None
 
     def evaluate(self, network, split):
         return float(self.loss(network, self.sequences({"valid": 10**9, "test": 10**9 + 1}[split], 256), None)[0])
 
     def recurrence(self, network):  # what moves, and the inputs that drive it
-        return network.rnn, self.sequences(0, 4)
+        return network.rnn, self.sequences(0, 4).to(network.answer.weight.device)
 
     def row_groups(self, network):  # three gates in the rows of each weight
         return {"rnn.weight_ih_l0": 3, "rnn.weight_hh_l0": 3}

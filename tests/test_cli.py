@@ -101,6 +101,7 @@ def test_a_model_is_evaluated_on_what_it_was_trained_on(finished, text, tmp_path
         ([finished, "--batch", 2, "--dynamic"], "reads one column"),
         ([finished, "--batch", 5000], "test text is too short"),
         ([finished, "--share", 0], "above 0 and at most 1"),
+        ([finished, "--device", "abacus"], 'device is \'abacus\': set it to "auto" or "cpu".'),
         ([alone], "is known: give --data"),
     ):
         code, said = run("evaluate", *words)
@@ -117,6 +118,27 @@ def test_a_model_is_evaluated_on_what_it_was_trained_on(finished, text, tmp_path
     code, said = run("evaluate", alone, "--data", text)
     assert code == 2
     assert "has another one than" in said
+
+
+def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, monkeypatch):
+    from hyperpruning.training.task import LanguageModelling
+
+    seen = []
+
+    def looked(self, network, *split):
+        tf32 = torch.backends.cudnn.allow_tf32
+        seen.append((network.encoder.weight.device.type, (torch.get_float32_matmul_precision(), tf32)))
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr("hyperpruning.api.device_of", lambda name: torch.device("meta" if name == "auto" else name))
+    monkeypatch.setattr(LanguageModelling, "evaluate", looked)
+    monkeypatch.setattr(LanguageModelling, "recurrence", looked)
+    monkeypatch.setattr("hyperpruning.api.gradient_scale", lambda network, *_: looked(None, network))
+    for words in (["evaluate"], ["evaluate", "--dynamic"], ["spectrum"]):
+        assert run(words[0], finished, *words[1:], "--device", "cpu")[0] == 2
+        assert run(words[0], finished, *words[1:])[0] == 2
+    assert [device for device, _ in seen] == ["cpu", "meta"] * 3
+    assert {precision for _, precision in seen[:4]} == {("highest", False)}
 
 
 def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hyperpruning.data.corpus import builtin_text
 from hyperpruning.experiment import EXPERIMENT, Experiment, located, read_experiment
 from hyperpruning.export import describe_model, load_model, save_model
+from hyperpruning.kernels import float32_products
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.report.page import write_report
@@ -22,6 +23,7 @@ from hyperpruning.search.slices import best_of
 from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import write_atomic
 from hyperpruning.training.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluation, dynamic_loss, gradient_scale
+from hyperpruning.training.machine import device_of
 from hyperpruning.training.pruning import prunable_weights
 from hyperpruning.training.task import LanguageModelling
 
@@ -71,6 +73,7 @@ def model_spectrum(
     steps: int = 60,
     warmup: int = 20,
     sequences: int = 4,
+    device: str = "auto",
 ) -> Spectrum:
     """The Lyapunov spectrum of a model file, driven by text.
 
@@ -82,13 +85,18 @@ def model_spectrum(
         state: "h", or "full" for an LSTM's (h, c).
         steps, warmup: tokens measured, and tokens before.
         sequences: windows of the text, averaged.
+        device: where it is computed: "cpu", "cuda", "cuda:1"; "auto" is "cuda" where there is one.
+
+    Returns:
+        the spectrum, on the CPU.
 
     Raises:
-        ValueError: no text is known, or one with another vocabulary.
+        ValueError: no text is known, or one with another vocabulary; the device is not here.
     """
-    network, task = _with_text(model, data, share, probe_steps=warmup + steps, probe_batch=sequences)
+    network, task = _with_text(model, data, share, device, probe_steps=warmup + steps, probe_batch=sequences)
     recurrent, probe = task.recurrence(network)
-    return lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
+    spectrum = lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
+    return replace(spectrum, growth=spectrum.growth.cpu())
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvalua
     return replace(PUBLISHED.get(str(corpus), PTB), share=statistics)
 
 
+@float32_products()
 def evaluate_model(
     model: Path,
     *,
@@ -125,23 +134,24 @@ def evaluate_model(
     split: str = "test",
     batch: int = 1,
     dynamic: DynamicEvaluation | None = None,
+    device: str = "auto",
 ) -> Evaluation:
     """The perplexity of a model file on a text.
 
     Args:
-        model, data, share: as in `model_spectrum`.
+        model, data, share, device: as in `model_spectrum`.
         split: "valid" or "test".
         batch: columns read side by side; 1: the context never starts anew.
         dynamic: the model learns from what it has read; None: it does not.
 
     Raises:
-        ValueError: no text is known, or one with another vocabulary, or a protocol that there is not.
+        ValueError: no text is known, or one with another vocabulary, or a protocol or a device that there is not.
     """
     if split not in ("valid", "test"):
         raise ValueError(f"A model is evaluated on valid or test, and {split!r} is neither: choose one.")
     if dynamic is not None and batch != 1:
         raise ValueError(f"Dynamic evaluation reads one column, and {batch} are asked for: leave the batch at 1.")
-    network, task = _with_text(model, data, share, eval_batch=batch, test_batch=batch)
+    network, task = _with_text(model, data, share, device, eval_batch=batch, test_batch=batch)
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
     if dynamic is None:
@@ -165,10 +175,10 @@ def _model_file(model: Path) -> Path:
 
 
 def _with_text(
-    model: Path, data: Path | None, share: float | None, **reading: Any
+    model: Path, data: Path | None, share: float | None, device: str, **reading: Any
 ) -> tuple[LanguageModel, LanguageModelling]:
-    """Load a model file, or a run folder's winner, and the text that it is of."""
-    path = _model_file(model)
+    """Load a model file, or a run folder's winner, onto a device, and the text that it is of."""
+    place, path = device_of(device), _model_file(model)
     network, description = load_model(path), describe_model(path)
     known = None
     if data is None and (path.parent / EXPERIMENT).is_file():
@@ -184,7 +194,7 @@ def _with_text(
             f"A model reads the vocabulary it learnt, and {data or 'the built-in text'} has another one than {path}: "
             "give the --data it was trained on, and of that the --share."
         )
-    return network, task
+    return network.to(place), task
 
 
 def _export(plan: Plan, history: History, folder: Path) -> None:

@@ -53,6 +53,7 @@ Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
 Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
 Text = Annotated[Path | None, typer.Option(help="The text that it reads; default: where it was trained on.")]
+Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1"; "auto": cuda where there is one.')]
 PRESET = typer.Option("--preset", help=f"A documented experiment on --data: {', '.join(presets())}.")
 Share = Annotated[float | None, typer.Option(help="Of that text, the first part; default: what it was trained on.")]
 CORES = 1 if torch.cuda.is_available() else os.cpu_count() or 1  # a GPU may not hold several networks
@@ -162,12 +163,13 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Columns; 1: the context never starts anew.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="It learns from what it has read. Slow.")] = False,
     statistics: Annotated[float, typer.Option(help="For --dynamic: share of the training text read before.")] = 1.0,
+    device: Device = "auto",
 ) -> None:
     """The perplexity of a trained model, and how it was measured."""
     if statistics != 1 and not dynamic:
         raise ValueError(f"--statistics are those of --dynamic, and {statistics} is given without it: add --dynamic.")
     settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
-    found = evaluate_model(model, data=data, share=share, split=split, batch=batch, dynamic=settings)
+    found = evaluate_model(model, data=data, share=share, split=split, batch=batch, dynamic=settings, device=device)
     out.print(
         f"{model}: {split} perplexity {perplexity(found.loss):.3f}, {found.loss:.5f} nats per token, "
         f"{found.tokens:,} tokens predicted.",
@@ -188,10 +190,11 @@ def spectrum(
     warmup: Annotated[int, typer.Option(min=0, help="Tokens before the measurement.")] = 20,
     sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text.")] = 4,
     output: Annotated[Path, typer.Option("--out", help="Stem of the files: STEM.npz and STEM.svg.")] = Path("spectrum"),
+    device: Device = "auto",
 ) -> None:
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
     models = [model] if against is None else [model, against]
-    probe: dict[str, Any] = {"state": state, "steps": steps, "warmup": warmup, "sequences": sequences}
+    probe: dict[str, Any] = {"state": state, "steps": steps, "warmup": warmup, "sequences": sequences, "device": device}
     spectra = [(str(path), model_spectrum(path, data=data, share=share, **probe)) for path in models]
     out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
     for path, found in spectra:

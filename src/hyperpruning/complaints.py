@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 import typer
 from rich.console import Console
 
+from hyperpruning.kernels import out_of_memory
 from hyperpruning.search.ledger import RunFolderError
 
 err = Console(stderr=True, highlight=False)
@@ -55,8 +55,8 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, BrokenProcessPool):
         _say(f"A worker was killed, perhaps for want of memory; with fewer --workers {go_on}")
         return 1
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        _say("The network does not fit into the memory: make it smaller in [model].")
+    if isinstance(error, MemoryError) or out_of_memory(error) or "can't allocate memory" in str(error):
+        _say("The network does not fit into the memory: make it smaller in [model], or on a GPU set the device to cpu.")
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _say(f"No space is left on the disk, nothing is lost: free some, then {go_on}")

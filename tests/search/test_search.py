@@ -2,7 +2,7 @@
 
 import math
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -239,16 +239,29 @@ class Greedy(LanguageModelling):
     """Needs more memory than there is."""
 
     when: str = "train"
+    error: Exception = field(default_factory=torch.OutOfMemoryError)
 
     def loss(self, network, batch, carry):
         if network.training == (self.when == "train"):
-            raise torch.OutOfMemoryError
+            raise self.error
         return super().loss(network, batch, carry)
 
 
-@pytest.mark.parametrize(("when", "epochs"), [("train", 1), ("evaluate", 0)])
-def test_a_network_that_does_not_fit_into_a_gpu_fails_alone(plan, tmp_path, when, epochs):
-    greedy = replace(plan, task=Greedy(**vars(plan.task), when=when))
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+@pytest.mark.parametrize(
+    ("when", "epochs", "error"),
+    [
+        ("train", 1, torch.OutOfMemoryError()),
+        ("evaluate", 0, torch.OutOfMemoryError()),
+        ("train", 1, RuntimeError("CUDA error: out of memory")),
+        ("evaluate", 0, CUBLAS),
+    ],
+)
+def test_a_network_that_does_not_fit_into_a_gpu_fails_alone(plan, tmp_path, monkeypatch, when, epochs, error):
+    monkeypatch.setattr(Greedy, "identity", lambda self: {})
+    greedy = replace(plan, task=Greedy(**vars(plan.task), when=when, error=error))
     assert train_slice(job(greedy, tmp_path, None, 2)).failure is None
     candidate = train_slice(job(greedy, tmp_path, Candidate("c01", 0, {"drop_fraction": 0.5}), 2))
     assert "memory does not" in candidate.failure

@@ -57,6 +57,14 @@ def test_without_steps_it_is_plain_evaluation(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_the_scale_is_computed_on_the_device_of_the_network_which_nothing_waits_for(name):
+    """The device "meta" has no numbers to wait for, and refuses what lies elsewhere as a GPU does."""
+    network = build(name).to("meta")
+    scale = gradient_scale(network, tokens(200), SMALL)
+    assert all(scale[name].is_meta and scale[name].shape == value.shape for name, value in network.named_parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_pruned_weights_stay_zero_and_the_network_is_left_as_it_came(name, monkeypatch):
     network = build(name, pruned=True)
     before = {key: value.clone() for key, value in network.state_dict().items()}

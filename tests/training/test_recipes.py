@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from hyperpruning.experiment import ExperimentError
+from hyperpruning.search.plan import job
+from hyperpruning.search.slices import train_slice
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.training.checkpoint import load, save
 from hyperpruning.training.epochs import Training, epochs, train_batches
@@ -132,10 +134,10 @@ def test_finetuning_goes_on_from_the_best_weights_with_their_masks_which_stay(te
     for name, mask in masks.items():
         assert not best[name][~mask].any()
     training.begin_finetuning()
-    assert all(training.network.state_dict()[name].equal(value) for name, value in best.items())
+    assert all(training.network.state_dict()[name].cpu().equal(value) for name, value in best.items())
     record = next(epochs(training))
     assert record.churn == 0
-    assert all(mask.equal(masks[name]) for name, mask in training.sparsifier.masks.items())
+    assert all(mask.cpu().equal(masks[name]) for name, mask in training.sparsifier.masks.items())
     assert training.optimizer.param_groups[0]["lr"] == 15.0
     assert training.optimizer.averaging
 
@@ -186,7 +188,7 @@ def test_grasp_differentiates_every_network_twice(text):
         assert sum(int(mask.sum()) for mask in training.sparsifier.masks.values()) == training.sparsifier.plan.target
 
 
-def test_products_are_in_tf32_within_the_training_alone(text, monkeypatch):
+def test_products_are_in_tf32_within_the_training_alone(text, tmp_path, monkeypatch):
     """As on a GPU: what is set is looked at where the training and where the evaluation read it."""
     seen = {True: set(), False: set()}
     task_loss = LanguageModelling.loss
@@ -195,13 +197,15 @@ def test_products_are_in_tf32_within_the_training_alone(text, monkeypatch):
         seen[network.training].add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
         return task_loss(self, network, batch, carry)
 
-    training = begin(text, None, precision="tf32", epochs=2)
+    plan = small(text, training={"epochs": 2, "precision": "tf32"}, search={"rungs": (1,), "keep": (2,)}).plan()
     monkeypatch.setattr(LanguageModelling, "loss", loss)
-    monkeypatch.setattr("hyperpruning.training.machine.device_of", lambda config: torch.device("cuda"))
+    monkeypatch.setattr("hyperpruning.training.machine.device_of", lambda name: torch.device("cuda"))
     monkeypatch.setattr("hyperpruning.training.epochs.forward_precision", lambda config: nullcontext())
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    list(epochs(training))
-    assert seen == {True: {("high", True)}, False: {before}}
+    done = train_slice(job(plan, tmp_path, None, 2))
+    assert done.final is not None  # the test loss too
+    assert seen == {True: {("high", True)}, False: {("highest", False)}}
+    assert before == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
 
 
 def test_masks_stay_within_the_budget_between_all_updates(text):

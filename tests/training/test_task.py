@@ -1,6 +1,8 @@
 """The language modelling task: its loss against the formulas."""
 
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +50,17 @@ def test_everything_is_computed_on_the_device_of_the_network(text, sizes):
     assert loss.is_meta
     assert all(parameter.grad.is_meta for parameter in network.parameters())
     assert task.recurrence(network)[1].is_meta
+
+
+def test_the_example_of_a_task_of_ones_own_moves_its_data_to_the_network():
+    example = Path(__file__).parents[2] / "examples" / "own_task.py"
+    task = runpy.run_path(str(example))["FirstSymbol"]()
+    network = task.network(0).to("meta")
+    loss, _ = task.loss(network, next(task.batches(0, 0)), None)
+    loss.backward()
+    assert loss.is_meta
+    recurrent, probe = task.recurrence(network)
+    assert recurrent(probe)[0].is_meta
 
 
 def chain(network, tokens):

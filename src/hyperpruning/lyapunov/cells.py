@@ -6,10 +6,13 @@ digit: sigma'(x) = sigma(x) sigma(-x) and tanh'(x) = 4 sigma(2x) sigma(-2x).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from hyperpruning.kernels import fused
 
 
 def sigmoid_slope(x: Tensor) -> Tensor:
@@ -47,11 +50,6 @@ class Weights:
         """The recurrent weights by gate, (G, H, H)."""
         return self.w_hh.reshape(-1, self.hidden_size, self.hidden_size)
 
-    @property
-    def all(self) -> list[Tensor]:
-        """The four of them, as torch's functions take them."""
-        return [self.w_ih, self.w_hh, self.b_ih, self.b_hh]
-
     def from_below(self, input: Tensor) -> Tensor:
         """Return W x + b, (..., G H)."""
         return torch.nn.functional.linear(input, self.w_ih, self.b_ih)
@@ -59,6 +57,14 @@ class Weights:
     def from_before(self, hidden: Tensor) -> Tensor:
         """Return U h + b, (..., G H)."""
         return torch.nn.functional.linear(hidden, self.w_hh, self.b_hh)
+
+    def outputs(self, loop: Callable[..., tuple[Tensor, ...]], start: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
+        """Return h after every step, (S, N, H), by torch's fused loop from h, or h and c, each (N, H)."""
+        state = tuple(part[None].contiguous() for part in start)  # cuDNN takes no other
+        weights = [self.w_ih, self.w_hh, self.b_ih, self.b_hh]
+        traced = torch.is_grad_enabled()
+        outputs: Tensor = fused(loop, inputs, state if len(state) > 1 else state[0], weights, train=traced)[0]
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,8 @@ class RNNLayer(Hidden):
 
     def path(self, state: Tensor, inputs: Tensor) -> Tensor:
         """Return every h, by torch's fused loop."""
-        fused = torch.rnn_relu if self.relu else torch.rnn_tanh
-        outputs = fused(inputs, state[None], self.weights.all, True, 1, 0.0, False, False, False)[0]
-        return torch.cat([state[None], outputs])
+        loop = torch.rnn_relu if self.relu else torch.rnn_tanh
+        return torch.cat([state[None], self.weights.outputs(loop, (state,), inputs)])
 
     def slopes(self, state: Tensor, input: Tensor) -> Tensor:
         """Return phi', (N, 1, H)."""
@@ -122,8 +127,7 @@ class GRULayer(Hidden):
 
     def path(self, state: Tensor, inputs: Tensor) -> Tensor:
         """Return every h, by torch's fused loop."""
-        outputs = torch.gru(inputs, state[None], self.weights.all, True, 1, 0.0, False, False, False)[0]
-        return torch.cat([state[None], outputs])
+        return torch.cat([state[None], self.weights.outputs(torch.gru, (state,), inputs)])
 
     def slopes(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the scales of the rows of the gates r, z, n, and of the state itself, (N, 4, H)."""
@@ -165,11 +169,10 @@ class LSTMLayer:
 
     def path(self, state: Tensor, inputs: Tensor) -> Tensor:
         """Return every [h, c]: h by torch's fused loop, which keeps c to itself; c from the gates that h implies."""
-        h, c = (part[None].contiguous() for part in state.chunk(2, -1))
-        outputs = torch.lstm(inputs, (h, c), self.weights.all, True, 1, 0.0, False, False, False)[0]
-        hidden = torch.cat([h, outputs])  # (S + 1, N, H)
+        h, c = state.chunk(2, -1)
+        hidden = torch.cat([h[None], self.weights.outputs(torch.lstm, (h, c), inputs)])  # (S + 1, N, H)
         i, f, g, _ = self._gates(hidden[:-1], inputs)
-        cells = [c[0]]
+        cells = [c]
         for keep, new in zip(torch.sigmoid(f), torch.sigmoid(i) * torch.tanh(g), strict=True):
             cells.append(keep * cells[-1] + new)
         return torch.cat([hidden, torch.stack(cells)], -1)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyperpruning.kernels import float32_products
 from hyperpruning.lyapunov.blocks import Rule, growth
 from hyperpruning.lyapunov.networks import driven
 
@@ -123,6 +124,7 @@ class Spectrum:
             )
 
 
+@float32_products()
 def lyapunov_spectrum(
     network: Any,
     inputs: Tensor,
@@ -151,7 +153,7 @@ def lyapunov_spectrum(
     stretches: equal parts of the measured time whose growth is kept apart, for the history and the standard error; at
         most one a step. Each costs a QR; the exponents are the same.
     dtype: what to compute in; by default float64 for "full", whose tail float32 cannot hold, else as the network.
-
+        float32 is never TF32 here, whatever torch is set to (but for the way back of `differentiable`).
     convention: "published" multiplies transposed Jacobians and warms up as the published code does (docs/theory.md),
         to compare with its numbers.
     differentiable: record everything for back-propagation to weights, inputs and start: some times slower, and all

@@ -6,12 +6,13 @@ Every mask is drawn from torch's global generator, which the training seeds for 
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from hyperpruning.kernels import fused
 
 
 def locked_dropout(values: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -84,7 +85,5 @@ class WeightDropLSTM(nn.LSTM):
             state = (zeros, zeros)
         w_ih, w_hh, b_ih, b_hh = self.all_weights[0]
         weights: Any = [w_ih, functional.dropout(w_hh, self.weight_drop, self.training), b_ih, b_hh]
-        with warnings.catch_warnings():  # cuDNN's, that the copy does not lie beside the other weights
-            warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
-            output, h, c = torch.lstm(input, state, weights, True, 1, 0.0, self.training, False, False)
+        output, h, c = fused(torch.lstm, input, state, weights, train=self.training)
         return output, (h, c)

@@ -98,7 +98,7 @@ def check(plan: Plan) -> None:
         )
     if plan.generation < 1:
         raise ValueError(f"A generation has at least one candidate, and generation is {plan.generation}: set it to 1.")
-    device_of(plan.train)
+    device_of(plan.train.device)
     for task in (plan.task, plan.dense_task):
         task.steps(0, plan.train.seed)
     for part in ("method", "allocation", "granularity", "density"):

@@ -254,7 +254,7 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 def _versions(plan: Plan) -> dict[str, str]:
     """What results may depend on beside the plan: the versions, and the kind of device."""
     packages = {name: _version(name) for name in ("hyperpruning", "torch", "numpy", "optuna")}
-    return packages | {"python": platform.python_version(), "device": device_of(plan.train).type}
+    return packages | {"python": platform.python_version(), "device": device_of(plan.train.device).type}
 
 
 def _version(package: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hyperpruning.kernels import float32_products, out_of_memory
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.spelling import spelled
@@ -98,7 +99,9 @@ def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = No
             final = _train(job, records, on_epoch)
     except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
         return Slice(tuple(records), failure=str(error))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         final = None
     else:
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)
@@ -175,7 +178,7 @@ def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConf
 def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
     training.network.load_state_dict(training.best)
     training.network.eval()
-    with torch.no_grad():
+    with float32_products(), torch.no_grad():
         test = training.task.evaluate(training.network, "test")
     best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
     return {

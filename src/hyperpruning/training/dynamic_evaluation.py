@@ -91,7 +91,7 @@ def gradient_scale(network: LanguageModel, train: Tensor, settings: DynamicEvalu
         ValueError: the network is in training mode, or the text too short.
     """
     _check(network)
-    stream = columns(train, settings.batch)
+    stream = columns(train, settings.batch).to(network.encoder.weight.device)
     count = math.ceil((len(stream) - 1) / settings.bptt)
     read = math.ceil(settings.share * count)
     sums = {name: torch.zeros_like(weight) for name, weight in network.named_parameters()}
@@ -118,15 +118,15 @@ def dynamic_loss(
         ValueError: the network is in training mode, or the text has one token.
     """
     _check(network)
-    stream = columns(text, 1)
     weights = list(network.parameters())
+    stream = columns(text, 1).to(weights[0].device)
     trained = [weight.detach().clone() for weight in weights]
     rules = _rules(trained, [scale[name] for name, _ in network.named_parameters()], settings)
-    total, carry = 0.0, None
+    total, carry = torch.zeros((), dtype=torch.float64, device=stream.device), None
     try:
         for inputs, targets in windows(stream, settings.bptt):
             loss, gradients, carry = _window(network, inputs, targets, carry)
-            total += loss * len(targets)
+            total += loss.double() * len(targets)
             with torch.no_grad():
                 for weight, start, gradient, (back, step) in zip(weights, trained, gradients, rules, strict=True):
                     weight.lerp_(start, back).addcmul_(step, gradient, value=-1)
@@ -134,7 +134,7 @@ def dynamic_loss(
         with torch.no_grad():
             for weight, start in zip(weights, trained, strict=True):
                 weight.copy_(start)
-    return total / (len(stream) - 1)
+    return float(total) / (len(stream) - 1)
 
 
 def _check(network: LanguageModel) -> None:
@@ -157,13 +157,11 @@ def _rules(trained: list[Tensor], scales: list[Tensor], settings: DynamicEvaluat
 
 def _window(
     network: LanguageModel, inputs: Tensor, targets: Tensor, carry: Any
-) -> tuple[float, tuple[Tensor, ...], Any]:
+) -> tuple[Tensor, tuple[Tensor, ...], Any]:
     """Read a window (T, B): its mean loss in nats, the gradients, and the state to carry on."""
-    weights = list(network.parameters())
-    device = weights[0].device
     # cuDNN has no gradients outside of training mode, which would bring the dropout back
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-        logits, state = network(inputs.to(device), carry)
-        loss = functional.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
-        gradients = torch.autograd.grad(loss, weights)
-    return float(loss.detach()), gradients, detached(state)
+        logits, state = network(inputs, carry)
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+    return loss.detach(), gradients, detached(state)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperpruning.kernels import float32_products
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.sparsifier import Sparsifier
@@ -65,7 +66,7 @@ class Training:
     """
 
     def __init__(self, task: Task, config: TrainConfig, method: Method | None = None, *, sparsity: float = 0.0) -> None:
-        self.task, self.config, self.device = task, config, device_of(config)
+        self.task, self.config, self.device = task, config, device_of(config.device)
         self.network = task.network(config.seed).to(self.device)
         self.optimizer = SNTASGD(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.sparsifier: Sparsifier | None = None
@@ -79,9 +80,9 @@ class Training:
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
-        """The network as it would be delivered now: averaged weights, pruned, evaluation mode, no gradients."""
+        """The network as it would be delivered now: averaged weights, pruned, evaluation mode, float32."""
         pruned = nullcontext() if self.sparsifier is None else self.sparsifier.hardened()
-        with self.optimizer.averaged(), pruned, torch.no_grad():
+        with self.optimizer.averaged(), pruned, float32_products(), torch.no_grad():
             self.network.eval()
             try:
                 yield self.network

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from hyperpruning.kernels import float32_products
 from hyperpruning.training.config import TrainConfig
 
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
-def device_of(config: TrainConfig) -> torch.device:
-    """The device of a training.
+def device_of(name: str) -> torch.device:
+    """The device of a name: "cpu", "cuda", "cuda:1"; "auto" is "cuda" where there is one.
 
     Raises:
         ValueError: it is not here.
     """
-    if config.device == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(config.device)
+        device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     known = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
     if not known:
         raise ValueError(
             f'A device is "cpu", or a GPU that torch sees, and there are {torch.cuda.device_count()} of them where '
-            f'device is {config.device!r}: set it to "auto" or "cpu" in [training].'
+            f'device is {name!r}: set it to "auto" or "cpu".'
         )
     return device
 
@@ -44,24 +45,16 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def products(config: TrainConfig) -> Iterator[None]:
+def products(config: TrainConfig) -> AbstractContextManager[None]:
     """Within the block (the training alone) float32 products on CUDA are in TF32 if that or bf16 is asked for."""
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    try:
-        if device_of(config).type == "cuda":
-            tf32 = config.precision != "float32"
-            torch.set_float32_matmul_precision("high" if tf32 else "highest")
-            torch.backends.cudnn.allow_tf32 = tf32
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = cudnn
+    if device_of(config.device).type != "cuda":
+        return nullcontext()
+    return float32_products(tf32=config.precision != "float32")
 
 
 def forward_precision(config: TrainConfig) -> AbstractContextManager[None]:
     """Within the block a loss is computed; in bf16 where asked."""
-    return torch.autocast(device_of(config).type, torch.bfloat16, enabled=config.precision == "bf16")
+    return torch.autocast(device_of(config.device).type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from hyperpruning.data.batches import column_length, columns, random_lengths, random_windows, windows
 from hyperpruning.data.corpus import Corpus, DataError, Unit, beginning, builtin_text, read_folder
+from hyperpruning.kernels import out_of_memory
 from hyperpruning.models.language_model import LanguageModel, detached
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
 
@@ -35,7 +36,10 @@ class Task(Protocol):
         """As many batches as steps, each passed to `loss` as it is; or a `Step` each, where there is more to say."""
 
     def loss(self, network: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
-        """The loss of a batch, and what to carry to the next one (None at the beginning of an epoch)."""
+        """The loss of a batch, and what to carry to the next one (None at the beginning of an epoch).
+
+        The network may be on a GPU, and the batch is where `batches` made it: move it to the network's device here.
+        """
 
     def evaluate(self, network: nn.Module, split: str) -> float:
         """The mean loss on "valid" or "test"; the network comes in evaluation mode."""
@@ -43,7 +47,7 @@ class Task(Protocol):
     def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:
         """What `lyapunov_spectrum` takes: the recurrent part, and the probe inputs (T, B, I), equal for all networks.
 
-        The inputs are the network's own embedding of one and the same text.
+        The inputs are the network's own embedding of one and the same text, on the network's device.
         """
 
     def row_groups(self, network: nn.Module) -> Mapping[str, int]:
@@ -212,7 +216,8 @@ class LanguageModelling:
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
         """Mean cross-entropy in nats, while training with the penalties; carries the recurrent state on."""
         assert isinstance(network, LanguageModel)
-        inputs, targets = (part.to(network.encoder.weight.device) for part in batch)
+        # not waited for, which is safe towards a GPU: CUDA has read a batch when the call returns
+        inputs, targets = (part.to(network.encoder.weight.device, non_blocking=True) for part in batch)
         hidden, state = network.hidden(inputs, carry)
         dropped = network.output_dropout(hidden)
         loss = functional.cross_entropy(network.decoder(dropped).flatten(0, 1), targets.flatten())
@@ -233,20 +238,22 @@ class LanguageModelling:
         length = max(self.bptt, self.bptt * self.batch // stream.shape[1])
         try:
             return self._mean_loss(network, stream, length)
-        except torch.OutOfMemoryError:
-            pass  # and not here: the error holds on to what filled the memory
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # and not there: the error holds on to what filled the memory
         return self._mean_loss(network, stream, max(1, length // 8))
 
     @torch.no_grad()
     def _mean_loss(self, network: nn.Module, stream: Tensor, length: int) -> float:
         """Return the loss of columns (N, B), read in windows of a length in tokens."""
         stream = stream.to(next(network.parameters()).device)
-        total, count, carry = 0.0, 0, None
+        total, count, carry = torch.zeros((), dtype=torch.float64, device=stream.device), 0, None
         for inputs, targets in windows(stream, length):
             loss, carry = self.loss(network, (inputs, targets), carry)
-            total += float(loss) * targets.numel()
+            total += loss.double() * targets.numel()  # not a float: that makes a GPU wait
             count += targets.numel()
-        return total / count
+        return float(total) / count
 
     @torch.no_grad()
     def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:

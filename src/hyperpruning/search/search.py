@@ -196,7 +196,7 @@ def _rounds(run: _Run) -> dict[str, list[str]]:
             scores = run.scores(objective, alive[objective], epoch)
             if not scores:
                 raise ValueError(
-                    f"Some candidate must train, and all that {objective} kept diverged: "
+                    f"Some candidate must train, and all that {objective} kept failed: "
                     f"{'; '.join(dict.fromkeys(history.failures.values()))}"
                 )
             alive[objective], dropped = decide(scores, keep)
@@ -218,7 +218,7 @@ def _finals(run: _Run, alive: Mapping[str, list[str]]) -> None:
         ended = [name for name in alive[objective] if name in history.finals]
         if not ended:
             raise ValueError(
-                f"A search needs a finalist that trains to the end, and all of {objective}'s diverged: "
+                f"A search needs a finalist that trains to the end, and all of {objective}'s failed: "
                 "lower the learning rate or keep more finalists."
             )
         if objective not in history.winners:

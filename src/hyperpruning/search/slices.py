@@ -22,6 +22,7 @@ from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import EpochRecord, Training, epochs, train_batches
 from hyperpruning.training.machine import products, threads
+from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.task import Task
 
 OUT_OF_MEMORY = (
@@ -76,7 +77,7 @@ class Slice:
     Attributes:
         records: of all epochs up to the one asked for.
         final: after the last epoch of a full training: best epoch, losses on both splits, hash of the best weights.
-        failure: why it diverged, if it did.
+        failure: why it diverged or could not be built, if so.
     """
 
     records: tuple[EpochRecord, ...]
@@ -96,7 +97,7 @@ def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = No
     try:
         with threads(job.train.threads):
             final = _train(job, records, on_epoch)
-    except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
+    except (FloatingPointError, MethodError) as error:  # what is trained or ranked is not finite; nothing to train
         return Slice(tuple(records), failure=str(error))
     except torch.OutOfMemoryError:
         final = None

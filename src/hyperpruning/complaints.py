@@ -13,11 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 import typer
 from rich.console import Console
 
 from hyperpruning.search.ledger import RunFolderError
+from hyperpruning.training.machine import out_of_memory
 
 err = Console(stderr=True, highlight=False)
 
@@ -55,7 +55,8 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, BrokenProcessPool):
         _say(f"A worker was killed, perhaps for want of memory; with fewer --workers {go_on}")
         return 1
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    full = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error))
+    if full or "can't allocate memory" in str(error):
         _say("The network does not fit into the memory: make it smaller in [model].")
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

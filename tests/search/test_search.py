@@ -274,10 +274,11 @@ class Greedy(LanguageModelling):
     """Needs more memory than there is."""
 
     when: str = "train"
+    says: str = ""
 
     def loss(self, network, batch, carry):
         if network.training == (self.when == "train"):
-            raise torch.OutOfMemoryError
+            raise RuntimeError(self.says) if self.says else torch.OutOfMemoryError
         return super().loss(network, batch, carry)
 
 
@@ -285,6 +286,18 @@ class Greedy(LanguageModelling):
 def test_a_network_that_does_not_fit_into_a_gpu_fails_alone(plan, tmp_path, when, epochs):
     greedy = replace(plan, task=Greedy(**vars(plan.task), when=when))
     assert train_slice(job(greedy, tmp_path, None, 2)).failure is None
-    candidate = train_slice(job(greedy, tmp_path, Candidate("c01", 0, {"drop_fraction": 0.5}), 2))
-    assert "memory does not" in candidate.failure
+    one = Candidate("c01", 0, {"drop_fraction": 0.5})
+    candidate = train_slice(job(greedy, tmp_path, one, 2))
+    assert "in this run this network has failed: begin another run" in candidate.failure
     assert len(candidate.records) == epochs
+    for says in ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"):
+        another = replace(greedy, task=replace(greedy.task, says=says))
+        assert train_slice(job(another, tmp_path, one, 2)).failure == candidate.failure
+    with pytest.raises(RuntimeError, match="a fault"):
+        train_slice(job(replace(greedy, task=replace(greedy.task, says="a fault")), tmp_path, one, 2))
+
+
+def test_a_dense_network_that_does_not_fit_is_trained_when_the_search_goes_on(plan, tmp_path):
+    with pytest.raises(ValueError, match=r"too small: go on with `hyperprune resume` and fewer --workers"):
+        search(replace(plan, dense_task=Greedy(**vars(plan.task))), tmp_path / "run")
+    assert not read(tmp_path / "run").failures

@@ -21,13 +21,13 @@ from hyperpruning.sparsity.spelling import spelled
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import EpochRecord, Training, epochs, train_batches
-from hyperpruning.training.machine import products, threads
+from hyperpruning.training.machine import out_of_memory, products, threads
 from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.task import Task
 
 OUT_OF_MEMORY = (
-    "A GPU must hold what is trained on it side by side, and its memory does not: with fewer --workers, go on with "
-    "`hyperprune resume`, or lower batch or bptt in [training]."
+    "A GPU must hold what is trained on it side by side, and its memory did not, so that in this run this network has "
+    "failed: begin another run with fewer --workers, or with a lower batch or bptt in [training]."
 )
 
 
@@ -99,8 +99,9 @@ def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = No
             final = _train(job, records, on_epoch)
     except (FloatingPointError, MethodError) as error:  # what is trained or ranked is not finite; nothing to train
         return Slice(tuple(records), failure=str(error))
-    except torch.OutOfMemoryError:
-        final = None
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
     else:
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)
     torch.cuda.empty_cache()  # and not above: the error holds on to what filled the memory

@@ -33,6 +33,11 @@ def device_of(config: TrainConfig) -> torch.device:
     return device
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a GPU's memory is full: torch's own, or one of cuDNN's and cuBLAS's workspaces."""
+    return isinstance(error, torch.OutOfMemoryError) or "_ALLOC_FAILED" in str(error)
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Within the block torch computes with so many threads."""

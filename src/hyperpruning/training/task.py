@@ -20,6 +20,7 @@ from hyperpruning.data.batches import column_length, columns, random_lengths, ra
 from hyperpruning.data.corpus import Corpus, DataError, Unit, beginning, builtin_text, read_folder
 from hyperpruning.models.language_model import LanguageModel, detached
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
+from hyperpruning.training.machine import out_of_memory
 
 
 class Task(Protocol):
@@ -233,8 +234,10 @@ class LanguageModelling:
         length = max(self.bptt, self.bptt * self.batch // stream.shape[1])
         try:
             return self._mean_loss(network, stream, length)
-        except torch.OutOfMemoryError:
-            pass  # and not here: the error holds on to what filled the memory
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # and not above: the error holds on to what filled the memory
         return self._mean_loss(network, stream, max(1, length // 8))
 
     @torch.no_grad()

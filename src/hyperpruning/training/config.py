@@ -54,4 +54,8 @@ class TrainConfig:
     @property
     def finetune_after(self) -> int | None:
         """The last epoch before the finetuning; None if there is none."""
-        return math.ceil(self.finetune_from * self.epochs) if self.finetune_from < 1 else None
+        return self.epochs_in(self.finetune_from) if self.finetune_from < 1 else None
+
+    def epochs_in(self, fraction: float) -> int:
+        """The first epoch after which so much of the training is over: 0.55 of 100 is 55, whatever floats say."""
+        return math.ceil(round(fraction * self.epochs, 6))

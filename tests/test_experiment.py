@@ -64,6 +64,7 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
     with pytest.raises(ExperimentError) as caught:
         Experiment(
             modle={},
+            self=1,
             search={"pol": 3, "sampler": "tpee", "objectives": ["rank_sums"]},
             space={"drop": ["magnitud"], "drop_fraction": {"low": 2}},
             pruning={"sparsity": 1.0},
@@ -71,9 +72,10 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
             spectrum={"distance": "l3"},
         )
     lines = str(caught.value).splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     for part in (
         "modle is not a setting: did you mean 'model'?",
+        "self is not a setting: choose one of them",
         "search.pol is not a setting: did you mean 'pool'?",
         "'tpee' is not: did you mean 'tpe'?",
         "'rank_sums' is not: did you mean 'rank_sum'?",

@@ -102,13 +102,17 @@ class Model(Section):
         _each("a probability from 0 to below 1, or several by name", lambda p: type(p) in (int, float) and 0 <= p < 1)
     )
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What a `LanguageModel` of the candidates is built from, its vocabulary apart."""
+        return {name: value for name, value in values_of(self).items() if name != "dense_dropout"}
+
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
-        sizes = {name: value for name, value in values_of(self).items() if name != "dense_dropout"}
         for dropout in (self.dropout, self.dense_dropout):
             try:
                 with torch.device("meta"):
-                    LanguageModel(1, **sizes | {"dropout": dropout})
+                    LanguageModel(1, **self.sizes | {"dropout": dropout})
             except ValueError as error:
                 raise ValueError(f"cannot be built: {error}") from None
         return self

@@ -141,6 +141,7 @@ def test_every_kind_of_network_is_searched_resumed_and_delivered(text, tmp_path,
         ({"dense_dropout": True}, "model.dense_dropout must be a probability"),
         ({"dropout": {"inputs": 0.1}}, "model cannot be built: A dropout is one of embedding, input,"),
         ({"dense_dropout": {"state": 0.1}}, "model cannot be built: A depth and a dropout"),
+        ({"hidden": [4, 4, 4], "layers": 2}, "layers is 2 where hidden is [4, 4, 4]: leave layers out"),
         ({"cell": "rhm"}, "did you mean 'rhn'?"),
     ],
 )
@@ -149,6 +150,14 @@ def test_a_network_that_cannot_be_built_is_refused(model, says):
         Experiment(model=model)
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_layers_are_as_many_as_hidden_lists():
+    for model, layers in (({"hidden": [4, 5, 6]}, 3), ({"hidden": [4, 5], "layers": 2}, 2), ({"hidden": 4}, 2)):
+        experiment = Experiment(model=model)
+        assert experiment.model.layers == layers
+        assert Experiment(**tomllib.loads(experiment.to_toml())) == experiment
+        assert f"layers = {layers} " in experiment.to_toml()
 
 
 def test_rounds_that_eliminate_everybody_are_refused():

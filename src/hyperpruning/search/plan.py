@@ -15,7 +15,7 @@ from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.spelling import composed
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.machine import PRECISIONS, device_of
+from hyperpruning.training.machine import device_of
 from hyperpruning.training.pruning import refusal
 from hyperpruning.training.task import Task
 
@@ -90,7 +90,6 @@ def check(plan: Plan) -> None:
         _among("judge", name, OBJECTIVES)
     _among("sampler", plan.sampler, SAMPLERS)
     _among("distance", plan.distance, DISTANCES)
-    _among("precision", plan.train.precision, PRECISIONS)
     check_rounds(pool=plan.pool, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
     if plan.pool > plan.space.size():
         raise ValueError(

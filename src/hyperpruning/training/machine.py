@@ -9,8 +9,6 @@ import torch
 
 from hyperpruning.training.config import TrainConfig
 
-PRECISIONS = ("float32", "tf32", "bf16")
-
 
 def device_of(config: TrainConfig) -> torch.device:
     """The device of a training.

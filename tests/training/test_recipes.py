@@ -172,7 +172,7 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
     [
         (TrainConfig, {"epochs": 0}, "epochs is at least 1, and 0 is not: change it"),
         (TrainConfig, {"lr": float("nan")}, "lr is above 0, and nan is not"),
-        (TrainConfig, {"average_from": 1.5}, "average_from is at most 1, and 1.5 is not"),
+        (TrainConfig, {"average_from": 1.5}, "average_from is at least 0 and at most 1, and 1.5 is not"),
         (TrainConfig, {"counts": "x"}, "counts is one of weights, multiply_adds, and 'x' is not"),
         (TrainConfig, {"scope": "x"}, "scope is one of all, recurrent, and 'x' is not"),
         (TrainConfig, {"precision": "tf32", "device": "cpu"}, "is one of GPUs"),

@@ -36,10 +36,10 @@ def check_values(values: Mapping[str, Any]) -> None:
         ValueError: the first such value, with its rule.
     """
     for name, value in values.items():
-        for bound, limit in BOUNDS.get(name, {}).items():
-            holds, says = _HOLDS[bound]
-            if not holds(value, limit):
-                raise ValueError(f"{name} is {says} {limit}, and {value!r} is not: change it")
+        bounds = BOUNDS.get(name, {})
+        if not all(_HOLDS[bound][0](value, limit) for bound, limit in bounds.items()):
+            rule = " and ".join(f"{_HOLDS[bound][1]} {limit}" for bound, limit in bounds.items())
+            raise ValueError(f"{name} is {rule}, and {value!r} is not: change it")
         if value not in CHOICES.get(name, (value,)):
             raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, and {value!r} is not: choose one of them")
 

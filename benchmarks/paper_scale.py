@@ -49,8 +49,8 @@ import hyperpruning as hp
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.search import refuse_another, search
+from hyperpruning.training.config import CHOICES
 from hyperpruning.training.epochs import EpochRecord
-from hyperpruning.training.machine import PRECISIONS
 from hyperpruning.training.task import perplexity
 
 E0, EI, FINALISTS = 3, 3, 2  # epochs of the pool, epochs between two rounds, how many are trained out
@@ -197,7 +197,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--objectives", nargs="+", choices=list(OBJECTIVES), default=list(OBJECTIVES), help="judges")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", help='"cpu" or "cuda"; "auto" is the GPU where there is one')
-    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="while training")
+    parser.add_argument("--precision", default="float32", choices=CHOICES["precision"], help="while training")
     parser.add_argument("--seconds", type=float, default=540, help="of a slice; inf: all in one go")
     parser.add_argument("--state", type=Path, default=Path("runs/paper_scale"), help="folder that is carried on")
     parser.add_argument("--state-limit", type=float, default=60, help="MiB of it; files have 16 at most")

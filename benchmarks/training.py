@@ -31,9 +31,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperpruning.sparsity.methods import METHODS
-from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.config import CHOICES, TrainConfig
 from hyperpruning.training.epochs import Training, train_batches
-from hyperpruning.training.machine import PRECISIONS, forward_precision, products, threads
+from hyperpruning.training.machine import forward_precision, products, threads
 from hyperpruning.training.task import LanguageModelling
 
 STEPS, BATCH, REPETITIONS, COUNT = 35, 20, 5, 4  # tokens, columns, turns, steps in a turn
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paper", action="store_true", help="the published sizes")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
-    parser.add_argument("--precision", default="float32", choices=PRECISIONS)
+    parser.add_argument("--precision", default="float32", choices=CHOICES["precision"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     # masks that are updated every 100 steps are not updated here

@@ -20,7 +20,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "settings": (*LEAVES, "training", "search"),
     "experiment": ("training", "search", "settings"),
     "api": (*LEAVES, "training", "search", "report", "export", "experiment"),
-    "complaints": ("search",),
+    "complaints": ("training", "search"),
     "cli": (*LEAVES, "training", "search", "report", "export", "experiment", "api", "complaints"),
 }
 # third-party packages that only one place needs

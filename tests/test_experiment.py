@@ -64,6 +64,7 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
     with pytest.raises(ExperimentError) as caught:
         Experiment(
             modle={},
+            self=1,
             search={"pol": 3, "sampler": "tpee", "objectives": ["rank_sums"]},
             space={"drop": ["magnitud"], "drop_fraction": {"low": 2}},
             pruning={"sparsity": 1.0},
@@ -71,9 +72,10 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
             spectrum={"distance": "l3"},
         )
     lines = str(caught.value).splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     for part in (
         "modle is not a setting: did you mean 'model'?",
+        "self is not a setting: choose one of them",
         "search.pol is not a setting: did you mean 'pool'?",
         "'tpee' is not: did you mean 'tpe'?",
         "'rank_sums' is not: did you mean 'rank_sum'?",
@@ -139,6 +141,7 @@ def test_every_kind_of_network_is_searched_resumed_and_delivered(text, tmp_path,
         ({"dense_dropout": True}, "model.dense_dropout must be a probability"),
         ({"dropout": {"inputs": 0.1}}, "model cannot be built: A dropout is one of embedding, input,"),
         ({"dense_dropout": {"state": 0.1}}, "model cannot be built: A depth and a dropout"),
+        ({"hidden": [4, 4, 4], "layers": 2}, "layers is 2 where hidden is [4, 4, 4]: leave layers out"),
         ({"cell": "rhm"}, "did you mean 'rhn'?"),
     ],
 )
@@ -147,6 +150,14 @@ def test_a_network_that_cannot_be_built_is_refused(model, says):
         Experiment(model=model)
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_layers_are_as_many_as_hidden_lists():
+    for model, layers in (({"hidden": [4, 5, 6]}, 3), ({"hidden": [4, 5], "layers": 2}, 2), ({"hidden": 4}, 2)):
+        experiment = Experiment(model=model)
+        assert experiment.model.layers == layers
+        assert Experiment(**tomllib.loads(experiment.to_toml())) == experiment
+        assert f"layers = {layers} " in experiment.to_toml()
 
 
 def test_rounds_that_eliminate_everybody_are_refused():

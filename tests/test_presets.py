@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hyperpruning.cli import app
 from hyperpruning.data.corpus import KNOWN
-from hyperpruning.experiment import ExperimentError, preset, presets, read_preset, values_of
+from hyperpruning.experiment import ExperimentError, preset, presets, read_preset
 from hyperpruning.models.language_model import LanguageModel
 
 PARAMETERS = {"stacked-lstm-ptb": 66_034_000, "rhn-ptb": 23_482_400, "awd-lstm-mos-wt2": 34_909_528}
@@ -37,9 +37,8 @@ def test_a_preset_is_an_experiment_that_can_be_planned(name, tmp_path):
 def test_it_has_the_published_number_of_parameters(name, count, tmp_path):
     experiment = read_preset(name, tmp_path)
     known = KNOWN[experiment.data.known]
-    sizes = {key: value for key, value in values_of(experiment.model).items() if key != "dense_dropout"}
     with torch.device("meta"):
-        network = LanguageModel(known["vocabulary"][0], **sizes)
+        network = LanguageModel(known["vocabulary"][0], **experiment.model.sizes)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 

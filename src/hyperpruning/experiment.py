@@ -48,7 +48,7 @@ class Experiment(Section):
     search: Search = Search()
     spectrum: Spectrum = Spectrum()
 
-    def __init__(self, **sections: Any) -> None:
+    def __init__(self, /, **sections: Any) -> None:
         try:
             super().__init__(**sections)
         except ValidationError as error:
@@ -64,7 +64,7 @@ class Experiment(Section):
         model, training, pruning, spectrum = self.model, self.training, self.pruning, self.spectrum
         task = LanguageModelling(
             **values_of(self.data),
-            **{name: value for name, value in values_of(model).items() if name != "dense_dropout"},
+            **model.sizes,
             **{name: getattr(training, name) for name in OF_THE_TASK},
             probe_steps=spectrum.warmup + spectrum.steps,
             probe_batch=spectrum.sequences,

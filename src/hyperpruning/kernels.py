@@ -52,7 +52,7 @@ def _set(matmul: str, allow_tf32: bool, newer: Sequence[Any], each: Sequence[str
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether a GPU's memory was too small: torch, CUDA and cuBLAS each say so in their own way."""
     said = str(error)
-    cuda = isinstance(error, RuntimeError) and ("CUDA error: out of memory" in said or "STATUS_ALLOC_FAILED" in said)
+    cuda = isinstance(error, RuntimeError) and ("CUDA error: out of memory" in said or "_ALLOC_FAILED" in said)
     return cuda or isinstance(error, torch.OutOfMemoryError)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,7 +18,8 @@ from hyperpruning.search.space import SAMPLERS, Between, Space
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.sparsity.spelling import COMPONENTS, spelled
-from hyperpruning.training.machine import PRECISIONS
+from hyperpruning.training.config import BOUNDS, CHOICES, TrainConfig
+from hyperpruning.training.task import LanguageModelling
 
 
 class Section(BaseModel):
@@ -61,16 +61,22 @@ def nearest(name: object, names: Collection[str]) -> str:
     return f": did you mean {near[0]!r}?" if near else ": choose one of them"
 
 
+def _number(name: str, description: str) -> Any:
+    """A number of the trainings, with the default and the bounds that it has there."""
+    default = getattr(TrainConfig if hasattr(TrainConfig, name) else LanguageModelling, name)
+    return Field(default, description=description, **BOUNDS[name])
+
+
 class Data(Section):
     """What is learnt."""
 
     folder: Path | None = Field(None, description="folder with train/valid/test text; left out: Python's help texts")
     unit: Literal["word", "character"] = Field("character", description='a token is a "word" or a "character"')
     known: Literal["ptb", "wikitext-2"] | None = Field(None, description="check the files against the published ones")
-    share: float = Field(1.0, gt=0, le=1, description="of each split, its first part; 1: all; less for trials")
-    eval_batch: int = Field(20, ge=1, description="columns read side by side for the validation loss")
-    test_batch: int = Field(
-        1, ge=1, description="the same for the reported test loss; 1: the context never starts anew; published code: 20"
+    share: float = _number("share", "of each split, its first part; 1: all; less for trials")
+    eval_batch: int = _number("eval_batch", "columns read side by side for the validation loss")
+    test_batch: int = _number(
+        "test_batch", "the same for the reported test loss; 1: the context never starts anew; published code: 20"
     )
 
 
@@ -78,14 +84,14 @@ class Model(Section):
     """The network."""
 
     cell: str = Field("lstm", description=f"one of {', '.join(LAYERS)}")
-    embedding: int = Field(64, ge=1, description="size of the embedding")
+    embedding: int = _number("embedding", "size of the embedding")
     hidden: int | tuple[int, ...] = Field(64, description="units of a layer; [1150, 1150, 400] of each")
-    layers: int = Field(2, ge=1, description="recurrent layers, where hidden is one number")
-    depth: int = Field(1, ge=1, description="micro-steps of an rhn")
-    experts: int = Field(1, ge=1, description="softmaxes that are mixed; 1: an ordinary one")
+    layers: int = Field(2, ge=1, description="recurrent layers; left out: 2, or as many as hidden lists")
+    depth: int = _number("depth", "micro-steps of an rhn")
+    experts: int = _number("experts", "softmaxes that are mixed; 1: an ordinary one")
     tied: bool = Field(False, description="the decoder uses the embedding's weights")
-    embedding_std: float = Field(
-        1.0, gt=0, description="the embedding starts as N(0, std^2): 1 for characters, 0.06 for words"
+    embedding_std: float = _number(
+        "embedding_std", "the embedding starts as N(0, std^2): 1 for characters, 0.06 for words"
     )
     dropout: float | dict[str, float] = Field(
         0.0, description="of the candidates; { input = 0.4, output = 0.4 }: variational ones by name"
@@ -102,13 +108,23 @@ class Model(Section):
         _each("a probability from 0 to below 1, or several by name", lambda p: type(p) in (int, float) and 0 <= p < 1)
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _widths_are_counted(cls, values: Any) -> Any:
+        hidden = values.get("hidden") if isinstance(values, dict) else None
+        return {"layers": len(hidden)} | values if hidden and isinstance(hidden, list | tuple) else values
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What a `LanguageModel` of the candidates is built from, its vocabulary apart."""
+        return {name: value for name, value in values_of(self).items() if name != "dense_dropout"}
+
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
-        sizes = {name: value for name, value in values_of(self).items() if name != "dense_dropout"}
         for dropout in (self.dropout, self.dense_dropout):
             try:
                 with torch.device("meta"):
-                    LanguageModel(1, **sizes | {"dropout": dropout})
+                    LanguageModel(1, **self.sizes | {"dropout": dropout})
             except ValueError as error:
                 raise ValueError(f"cannot be built: {error}") from None
         return self
@@ -117,63 +133,39 @@ class Model(Section):
 class Training(Section):
     """How every network is trained (SGD with clipping, then averages)."""
 
-    epochs: int = Field(10, ge=1, description="a full training")
-    lr: float = Field(15.0, gt=0, description="learning rate")
-    lr_decay: float = Field(1.0, gt=0, le=1, description="factor on it in every epoch after lr_decay_after")
-    lr_decay_after: int = Field(0, ge=0, description="epochs at the full learning rate")
-    clip: float = Field(0.25, gt=0, description="largest norm of the gradient")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
-    batch: int = Field(20, ge=1, description="columns read side by side")
-    bptt: int = Field(35, ge=1, description="window of back-propagation, in tokens")
-    bptt_deviation: float = Field(0.0, ge=0, description="of random window lengths (AWD-LSTM: 5); 0: all equal")
-    bptt_longest: int = Field(0, ge=0, description="bound on random lengths; 0: none")
-    accumulate: int = Field(1, ge=1, description="parts of a batch, one after the other: less memory")
-    activation_penalty: float = Field(0.0, ge=0, description="on the squares of activations (AR; AWD-LSTM: 2)")
-    temporal_penalty: float = Field(0.0, ge=0, description="on the squares of their changes (TAR; AWD-LSTM: 1)")
-    average_from: float = Field(
-        0.6, ge=0, le=1, description="fraction of the epochs after which weights are averaged; 1 never"
+    epochs: int = _number("epochs", "a full training")
+    lr: float = _number("lr", "learning rate")
+    lr_decay: float = _number("lr_decay", "factor on it in every epoch after lr_decay_after")
+    lr_decay_after: int = _number("lr_decay_after", "epochs at the full learning rate")
+    clip: float = _number("clip", "largest norm of the gradient")
+    weight_decay: float = _number("weight_decay", "L2 penalty")
+    batch: int = _number("batch", "columns read side by side")
+    bptt: int = _number("bptt", "window of back-propagation, in tokens")
+    bptt_deviation: float = _number("bptt_deviation", "of random window lengths (AWD-LSTM: 5); 0: all equal")
+    bptt_longest: int = _number("bptt_longest", "bound on random lengths; 0: none")
+    accumulate: int = _number("accumulate", "parts of a batch, one after the other: less memory")
+    activation_penalty: float = _number("activation_penalty", "on the squares of activations (AR; AWD-LSTM: 2)")
+    temporal_penalty: float = _number("temporal_penalty", "on the squares of their changes (TAR; AWD-LSTM: 1)")
+    average_from: float = _number("average_from", "fraction of the epochs after which weights are averaged; 1 never")
+    non_monotone: int = _number(
+        "non_monotone", "or once the validation loss is worse than more than n epochs ago (NT-ASGD: 5); 0: not"
     )
-    non_monotone: int = Field(
-        0, ge=0, description="or once the validation loss is worse than more than n epochs ago (NT-ASGD: 5); 0: not"
+    finetune_from: float = _number(
+        "finetune_from", "fraction of the epochs after which the best weights are trained on; 1 never"
     )
-    finetune_from: float = Field(
-        1.0, gt=0, le=1, description="fraction of the epochs after which the best weights are trained on; 1 never"
-    )
-    finetune_lr: float = Field(1.0, gt=0, description="factor on lr from there on")
-    seed: int = Field(0, ge=0, lt=2**32, description="of weights, masks, dropout and suggestions")
-    threads: int = Field(1, ge=1, description="of torch; results repeat bit for bit at the same number")
+    finetune_lr: float = _number("finetune_lr", "factor on lr from there on")
+    seed: int = _number("seed", "of weights, masks, dropout and suggestions")
+    threads: int = _number("threads", "of torch; results repeat bit for bit at the same number")
     device: str = Field("auto", description='"cpu", "cuda", "cuda:1"; "auto": cuda where there is one')
-    precision: str = Field("float32", description=f"of products while training: {', '.join(PRECISIONS)}")
+    precision: str = Field("float32", description=f"of products while training: {', '.join(CHOICES['precision'])}")
 
-    _precision = field_validator("precision")(_known(PRECISIONS))
+    _precision = field_validator("precision")(_known(CHOICES["precision"]))
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.bptt_deviation and self.bptt < 5:
-            raise ValueError(
-                f"bptt of random windows is 5 or more, which none of them is shorter than, and {self.bptt} is less: "
-                "raise it, or set bptt_deviation = 0"
-            )
-        if self.bptt_longest and not self.bptt_deviation:
-            raise ValueError(
-                f"bptt_longest bounds random lengths, and there are none where it is {self.bptt_longest}: "
-                "set bptt_deviation, or leave it out"
-            )
-        if self.finetune_from < 1 and math.ceil(self.finetune_from * self.epochs) >= self.epochs:
-            raise ValueError(
-                f"finetune_from leaves an epoch at least, and {self.finetune_from} of {self.epochs} leaves none: "
-                "lower it, or set 1 for no finetuning"
-            )
-        if self.finetune_lr != 1 and self.finetune_from == 1:
-            raise ValueError(
-                f"finetune_lr is that of a finetuning, and there is none where it is {self.finetune_lr}: "
-                "set finetune_from, or leave it out"
-            )
-        if self.bptt_longest and self.bptt_longest < max(5, self.bptt):
-            raise ValueError(
-                f"bptt_longest bounds random lengths around bptt, 5 or more, and {self.bptt_longest} is below "
-                f"{max(5, self.bptt)}: raise it, or set 0 for no bound"
-            )
+        values = values_of(self)
+        LanguageModelling(**{name: values.pop(name) for name in OF_THE_TASK})
+        TrainConfig(**values)
         return self
 
 
@@ -197,7 +189,9 @@ class Pruning(Section):
     counts: Literal["weights", "multiply_adds"] = Field(
         "weights", description='what sparsity counts; "multiply_adds" leaves the embedding dense'
     )
-    updates_per_epoch: int = Field(4, ge=0, description="mask updates in an epoch; 0 keeps each method's own interval")
+    updates_per_epoch: int = _number(
+        "updates_per_epoch", "mask updates in an epoch; 0 keeps each method's own interval"
+    )
 
 
 class DropFraction(Section):

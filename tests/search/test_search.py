@@ -2,17 +2,19 @@
 
 import math
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
+from hyperpruning.report.page import write_report
 from hyperpruning.search.executors import executor
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
-from hyperpruning.search.plan import Plan, job
+from hyperpruning.search.plan import Plan, check, job
 from hyperpruning.search.search import search
 from hyperpruning.search.slices import Slice, train_slice
 from hyperpruning.search.space import Candidate
+from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.epochs import EpochRecord
 from hyperpruning.training.task import LanguageModelling
 from small import small
@@ -84,7 +86,7 @@ def test_a_candidate_that_diverges_late_changes_no_earlier_decision(plan, tmp_pa
 
 
 def test_all_candidates_diverging_is_an_error_with_the_reason(plan, tmp_path):
-    with pytest.raises(ValueError, match="all that ls kept diverged: the loss was nan"):
+    with pytest.raises(ValueError, match="all that ls kept failed: the loss was nan"):
         search(plan, tmp_path / "run", executor=Curves(diverging={f"c0{index}": 1 for index in range(1, 6)}))
 
 
@@ -171,6 +173,39 @@ def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tm
         search(plan, tmp_path / "run", executor=Curves())
 
 
+@pytest.mark.parametrize(
+    ("model", "space", "says"),
+    [
+        ({}, {"granularity": ("column",)}, "units that change tensors must cost the same"),
+        ({"cell": "rhn"}, {"topology": ("jacobian",)}, "this network has a Stack: take another topology"),
+        ({"dropout": {"weight": 0.1}}, {"topology": ("jacobian",)}, "this network has a Stack"),
+        ({}, {"topology": ("jacobian",), "topology_scope": ("tensor", "global")}, "knows recurrent weights alone"),
+        ({"cell": "rnn"}, {"drop_scope": ("tensor", "gate")}, "no tensor has any; .* or another scope"),
+        ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "no tensor has any"),
+        ({}, {"redistribute": ("momentum",)}, "the optimizer of a training keeps none: take grow"),
+        ({}, {"grow": ("none",)}, "points 0 are methods where pool is 5 .of others, a method that grows nothing"),
+    ],
+)
+def test_what_no_training_could_be_built_of_is_refused_before_training(text, model, space, says):
+    plan = small(text, model={"hidden": 8, "embedding": 8} | model, space=space).plan()
+    with pytest.raises(ValueError, match=says):
+        check(plan)
+
+
+def test_a_candidate_that_cannot_be_built_fails_alone(plan, tmp_path, monkeypatch):
+    def built(network, optimizer, method, **options):
+        if method == history.candidates["c02"].method:
+            raise ValueError("it does not fit")
+        return Sparsifier(network, optimizer, method, **options)
+
+    history = search(plan, tmp_path / "fits", executor=Curves())
+    monkeypatch.setattr("hyperpruning.training.pruning.Sparsifier", built)
+    found = search(plan, tmp_path / "run")
+    assert found.failures == {"c02": "it does not fit"}
+    assert found.winners["ls"] in found.finals
+    write_report(tmp_path / "run")
+
+
 def test_a_pool_larger_than_the_space_is_refused(text, tmp_path):
     space = {"drop_scope": ("tensor",), "grow": ("random",), "redistribute": ("none",), "allocation": ("er",)}
     plan = small(text, space=space | {"drop_fraction": {"low": 0.3, "high": 0.5, "step": 0.1}}).plan()
@@ -239,30 +274,34 @@ class Greedy(LanguageModelling):
     """Needs more memory than there is."""
 
     when: str = "train"
-    error: Exception = field(default_factory=torch.OutOfMemoryError)
+    says: str = ""
 
     def loss(self, network, batch, carry):
         if network.training == (self.when == "train"):
-            raise self.error
+            raise RuntimeError(self.says) if self.says else torch.OutOfMemoryError
         return super().loss(network, batch, carry)
 
 
-CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-
-
 @pytest.mark.parametrize(
-    ("when", "epochs", "error"),
+    ("when", "epochs", "says"),
     [
-        ("train", 1, torch.OutOfMemoryError()),
-        ("evaluate", 0, torch.OutOfMemoryError()),
-        ("train", 1, RuntimeError("CUDA error: out of memory")),
-        ("evaluate", 0, CUBLAS),
+        ("train", 1, ""),
+        ("evaluate", 0, ""),
+        ("train", 1, "CUDA error: out of memory"),
+        ("evaluate", 0, "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        ("train", 1, "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
-def test_a_network_that_does_not_fit_into_a_gpu_fails_alone(plan, tmp_path, monkeypatch, when, epochs, error):
-    monkeypatch.setattr(Greedy, "identity", lambda self: {})
-    greedy = replace(plan, task=Greedy(**vars(plan.task), when=when, error=error))
+def test_a_network_that_does_not_fit_into_a_gpu_fails_alone(plan, tmp_path, when, epochs, says):
+    greedy = replace(plan, task=Greedy(**vars(plan.task), when=when, says=says))
     assert train_slice(job(greedy, tmp_path, None, 2)).failure is None
-    candidate = train_slice(job(greedy, tmp_path, Candidate("c01", 0, {"drop_fraction": 0.5}), 2))
-    assert "memory does not" in candidate.failure
+    one = Candidate("c01", 0, {"drop_fraction": 0.5})
+    candidate = train_slice(job(greedy, tmp_path, one, 2))
+    assert "in this run this network has failed: begin another run" in candidate.failure
     assert len(candidate.records) == epochs
+
+
+def test_a_dense_network_that_does_not_fit_is_trained_when_the_search_goes_on(plan, tmp_path):
+    with pytest.raises(ValueError, match=r"too small: go on with `hyperprune resume` and fewer --workers"):
+        search(replace(plan, dense_task=Greedy(**vars(plan.task))), tmp_path / "run")
+    assert not read(tmp_path / "run").failures

@@ -385,6 +385,9 @@ def test_sizes_that_do_not_divide_name_the_tensor():
 def test_gates_must_be_known():
     with pytest.raises(ValueError, match="give the Sparsifier row_groups"):
         Sparsifier(two_layers(), None, METHODS["selfish-rnn-gates"], sparsity=0.8)
+    blocks = composed({"method": "selfish-rnn-gates", "granularity": "block_4x4"})
+    with pytest.raises(ValueError, match=r"the 8 rows of 'weight' do not divide into 4 gates of 4-row units"):
+        Sparsifier(nn.Linear(8, 8), None, blocks, sparsity=0.5, row_groups={"weight": 4})
 
 
 def test_rows_are_pruned_with_an_exact_budget_that_says_what_is_reached():

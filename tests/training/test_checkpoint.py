@@ -35,6 +35,19 @@ def test_two_generations_are_kept(saved):
     ]
 
 
+@pytest.mark.parametrize("ends", ["saved", "released"])
+def test_what_a_killed_writer_left_is_removed(saved, begin, ends):
+    for name in (".epoch-0003.pt.77", ".epoch-0004.pt.78", ".epoch-0004.json.78"):
+        (saved / name).write_bytes(b"torn")
+    if ends == "saved":
+        training = begin()
+        records = load(training, saved, "me")
+        save(training, saved, "me", records)
+    else:
+        release(saved)
+    assert not list(saved.glob(".*"))
+
+
 def flip(path, place):
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 4

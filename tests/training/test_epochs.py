@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hyperpruning.sparsity.methods import METHODS
-from hyperpruning.training.checkpoint import load, save
+from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.epochs import DivergedError, Training, epochs
+from hyperpruning.training.epochs import DivergedError, Training, _averages, epochs
 from hyperpruning.training.pruning import prunable_weights, update_steps
 from small import small
 
@@ -128,6 +128,37 @@ def test_learning_rate_decays_and_averaging_begins_when_asked(text):
     training = Training(plan.task, config)
     seen = [(training.optimizer.param_groups[0]["lr"], training.optimizer.averaging) for _ in epochs(training)]
     assert seen == [(2.0, False), (2.0, False), (2.0, False), (1.0, False), (0.5, True)]
+
+
+@pytest.mark.parametrize(("fraction", "epoch"), [(0.55, 55), (0.07, 7), (0.29, 29), (0.555, 56), (1 / 3, 34), (0, 0)])
+def test_a_fraction_of_the_epochs_is_not_missed_by_rounding(text, fraction, epoch):
+    plan = small(text).plan()
+    config = replace(plan.train, epochs=100, average_from=fraction, finetune_from=fraction or 1.0)
+    assert config.finetune_after == (epoch or None)
+    training = Training(plan.task, config)
+    training.epoch = epoch - 1
+    assert not _averages(training)
+    training.epoch = epoch
+    assert _averages(training)
+
+
+def test_the_trigger_sees_no_loss_of_a_network_denser_than_asked(text):
+    """As gmp prunes until 0.75, losses rise by that."""
+    training = begin(text, "gmp", epochs=8, average_from=1.0, non_monotone=1, lr=60.0)
+    for record in epochs(training):
+        assert len(training.valid_losses) == max(0, record.epoch - 5)
+        assert not (training.optimizer.averaging and record.epoch <= 6)
+    assert len(training.valid_losses) == 3
+
+
+def test_tied_weights_are_remembered_and_saved_once(text, tmp_path):
+    plan = small(text, model={"hidden": 8, "embedding": 8, "tied": True}).plan()
+    training = Training(plan.task, plan.train)
+    save(training, tmp_path / "net", "x", list(epochs(training, 1)))
+    for best in (training.best, best_weights(tmp_path / "net", "x")):
+        assert list(best) == list(training.network.state_dict())
+        assert best["encoder.weight"].data_ptr() == best["decoder.weight"].data_ptr()
+        assert best["encoder.weight"].data_ptr() != training.network.encoder.weight.data_ptr()
 
 
 def test_divergence_is_said_with_the_epoch_and_the_remedy(text):

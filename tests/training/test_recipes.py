@@ -12,8 +12,10 @@ from hyperpruning.search.plan import job
 from hyperpruning.search.slices import train_slice
 from hyperpruning.sparsity.methods import METHODS
 from hyperpruning.training.checkpoint import load, save
+from hyperpruning.training.config import CHOICES, TrainConfig
+from hyperpruning.training.dynamic_evaluation import DynamicEvaluation
 from hyperpruning.training.epochs import Training, epochs, train_batches
-from hyperpruning.training.pruning import update_steps
+from hyperpruning.training.pruning import COSTS, SCOPES, update_steps
 from hyperpruning.training.snt_asgd import non_monotone
 from hyperpruning.training.task import LanguageModelling, as_step
 from small import small
@@ -152,6 +154,7 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
         ({"finetune_from": 0.95}, "0.95 of 4 leaves none"),
         ({"finetune_lr": 2.0}, "set finetune_from, or leave it out"),
         ({"precision": "bf15"}, "did you mean 'bf16'"),
+        ({"precision": "tf32", "device": "cpu"}, 'precision "tf32" is one of GPUs, and device is "cpu"'),
     ):
         with pytest.raises(ExperimentError, match=sentence):
             small(text, training=settings)
@@ -164,6 +167,31 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
     ):
         with pytest.raises(ValueError, match=sentence):
             begin(text, **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "sentence"),
+    [
+        (TrainConfig, {"epochs": 0}, "epochs is at least 1, and 0 is not: change it"),
+        (TrainConfig, {"lr": float("nan")}, "lr is above 0, and nan is not"),
+        (TrainConfig, {"average_from": 1.5}, "average_from is at least 0 and at most 1, and 1.5 is not"),
+        (TrainConfig, {"counts": "x"}, "counts is one of weights, multiply_adds, and 'x' is not"),
+        (TrainConfig, {"scope": "x"}, "scope is one of all, recurrent, and 'x' is not"),
+        (TrainConfig, {"precision": "tf32", "device": "cpu"}, "is one of GPUs"),
+        (TrainConfig, {"finetune_from": 0.95}, "0.95 of 10 leaves none"),
+        (LanguageModelling, {"accumulate": 0}, "accumulate is at least 1, and 0 is not"),
+        (LanguageModelling, {"bptt": 0}, "bptt is at least 1, and 0 is not"),
+        (LanguageModelling, {"bptt_longest": 30}, "set bptt_deviation, or leave it out"),
+        (DynamicEvaluation, {"bptt": 0}, "bptt is 0 and batch 100"),
+    ],
+)
+def test_values_are_refused_where_they_are_given(make, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make(**settings)
+
+
+def test_the_choices_are_those_that_there_are():
+    assert (tuple(SCOPES), tuple(COSTS)) == (CHOICES["scope"], CHOICES["counts"])
 
 
 def test_a_density_that_arrives_after_the_finetuning_begins_is_refused(text):

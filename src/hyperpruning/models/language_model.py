@@ -58,7 +58,7 @@ class LanguageModel(nn.Module):
         cell: a key of `LAYERS`.
         embedding: size E of the embedding.
         hidden: units H of each layer, or a list of them from the bottom up.
-        layers: number of recurrent layers, where `hidden` is one number.
+        layers: number of recurrent layers; by default 2, or as many as `hidden` lists.
         depth: micro-steps of a recurrent highway layer; 1 for all others.
         dropout: probability of ordinary dropout on the embedding, between the layers and on the output; or, by the
             names of `Dropouts`, those of variational dropout.
@@ -78,7 +78,7 @@ class LanguageModel(nn.Module):
         cell: str = "lstm",
         embedding: int = 64,
         hidden: int | Sequence[int] = 64,
-        layers: int = 2,
+        layers: int | None = None,
         depth: int = 1,
         dropout: float | Mapping[str, float] = 0.0,
         experts: int = 1,
@@ -87,7 +87,12 @@ class LanguageModel(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        widths = [hidden] * layers if isinstance(hidden, int) else list(hidden)
+        widths = [hidden] * (2 if layers is None else layers) if isinstance(hidden, int) else list(hidden)
+        if layers not in (None, len(widths)):
+            raise ValueError(
+                f"Each layer has its width, and layers is {layers} where hidden is {widths}: leave layers out, or make "
+                "the two agree."
+            )
         self.cell = cell
         self.sizes: dict[str, Any] = {
             "cell": cell,

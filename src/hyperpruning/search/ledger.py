@@ -46,7 +46,7 @@ class History:
         epochs: by network ("dense" or a candidate's name) and epoch.
         rounds: decisions by (objective, round).
         finals: by network trained to the end: best epoch, losses, hash of the weights.
-        failures: by network that diverged: why.
+        failures: by network that diverged or could not be built: why.
         winners: by objective.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.spelling import composed
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.epochs import Training
-from hyperpruning.training.machine import PRECISIONS, device_of
+from hyperpruning.training.machine import device_of
+from hyperpruning.training.pruning import refusal
 from hyperpruning.training.task import Task
 
 DENSE = "dense"
+TRIED = 1000  # points of the space that are looked at before anything is trained; larger spaces are sampled
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,12 @@ def check(plan: Plan) -> None:
     """Refuse a plan that cannot be carried out, before anything is trained.
 
     Raises:
-        ValueError: rounds that cannot be held, or a sparsity that some allocation of the space cannot hold.
+        ValueError: rounds that cannot be held, a space with too few methods, or with one that cannot be trained here.
     """
     for name in plan.objectives:
         _among("judge", name, OBJECTIVES)
     _among("sampler", plan.sampler, SAMPLERS)
     _among("distance", plan.distance, DISTANCES)
-    _among("precision", plan.train.precision, PRECISIONS)
     check_rounds(pool=plan.pool, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
     if plan.pool > plan.space.size():
         raise ValueError(
@@ -101,21 +101,31 @@ def check(plan: Plan) -> None:
     device_of(plan.train.device)
     for task in (plan.task, plan.dense_task):
         task.steps(0, plan.train.seed)
-    for part in ("method", "allocation", "granularity", "density"):
-        choices = plan.space.dimensions.get(part, ())
-        for choice in choices if isinstance(choices, tuple) else ():
-            _check_method(plan, composed({part: choice}))
+    refuse = refusal(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
+    for method in _methods(plan):
+        refuse(method)
+        settled = plan.train.epochs_in(method.settles)
+        if settled > plan.rungs[0]:
+            raise ValueError(
+                f"Candidates are compared at one density, and one of them has it from epoch {settled} on, after the "
+                f"first rung at {plan.rungs[0]}: raise rungs, or leave out methods whose density falls."
+            )
 
 
-def _check_method(plan: Plan, method: Method) -> None:
-    """Refuse a method that the network cannot hold, or that judges would see at another density than the others."""
-    Training(plan.task, replace(plan.train, device="cpu"), method, sparsity=plan.sparsity)
-    settled = method.settles * plan.train.epochs
-    if settled > plan.rungs[0]:
+def _methods(plan: Plan) -> list[Method]:
+    """The methods of the space (of a large one, many); the sampler passes over the points that are none."""
+    found, reason = [], ""
+    for point in plan.space.points(TRIED):
+        try:
+            found.append(composed(point))
+        except ValueError as error:
+            reason = str(error)
+    if len(found) < (plan.pool if plan.space.size() <= TRIED else 1):
         raise ValueError(
-            f"Candidates are compared at one density, and one of them has it from epoch {settled:g} on, after the "
-            f"first rung at {plan.rungs[0]}: raise rungs, or leave out methods whose density falls."
+            f"A pool holds different candidates, and of the space's points {len(found)} are methods where pool is "
+            f"{plan.pool} (of others, {reason}): lower pool or widen [space]."
         )
+    return found
 
 
 def _among(what: str, name: str, known: Collection[str]) -> None:

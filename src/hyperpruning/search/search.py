@@ -29,6 +29,10 @@ from hyperpruning.training.machine import device_of
 
 logger = logging.getLogger(__name__)
 _NO_DENSE = "The dense reference must train, and it did not: "
+_NO_ROOM = (
+    "its GPU must hold what is trained on it side by side, and the memory is too small: go on with `hyperprune resume` "
+    "and fewer --workers, or begin another run with a lower batch or bptt in [training]."
+)
 
 
 def search(
@@ -141,7 +145,7 @@ class _Run:
         if result.final is not None and name not in self.history.finals:
             self.state({"kind": "final", "network": name, **result.final})
         if name == DENSE and result.failure == OUT_OF_MEMORY:  # another time, with fewer beside it, it may fit
-            raise ValueError(_NO_DENSE + result.failure)
+            raise ValueError(_NO_DENSE + _NO_ROOM)
         if result.failure is not None:
             self.state({"kind": "failure", "network": name, "reason": result.failure})
             if name == DENSE:
@@ -196,7 +200,7 @@ def _rounds(run: _Run) -> dict[str, list[str]]:
             scores = run.scores(objective, alive[objective], epoch)
             if not scores:
                 raise ValueError(
-                    f"Some candidate must train, and all that {objective} kept diverged: "
+                    f"Some candidate must train, and all that {objective} kept failed: "
                     f"{'; '.join(dict.fromkeys(history.failures.values()))}"
                 )
             alive[objective], dropped = decide(scores, keep)
@@ -218,7 +222,7 @@ def _finals(run: _Run, alive: Mapping[str, list[str]]) -> None:
         ended = [name for name in alive[objective] if name in history.finals]
         if not ended:
             raise ValueError(
-                f"A search needs a finalist that trains to the end, and all of {objective}'s diverged: "
+                f"A search needs a finalist that trains to the end, and all of {objective}'s failed: "
                 "lower the learning rate or keep more finalists."
             )
         if objective not in history.winners:

@@ -23,11 +23,12 @@ from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import EpochRecord, Training, epochs, train_batches
 from hyperpruning.training.machine import products, threads
+from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.task import Task
 
 OUT_OF_MEMORY = (
-    "A GPU must hold what is trained on it side by side, and its memory does not: with fewer --workers, go on with "
-    "`hyperprune resume`, or lower batch or bptt in [training]."
+    "A GPU must hold what is trained on it side by side, and its memory did not, so that in this run this network has "
+    "failed: begin another run with fewer --workers, or with a lower batch or bptt in [training]."
 )
 
 
@@ -77,7 +78,7 @@ class Slice:
     Attributes:
         records: of all epochs up to the one asked for.
         final: after the last epoch of a full training: best epoch, losses on both splits, hash of the best weights.
-        failure: why it diverged, if it did.
+        failure: why it diverged or could not be built, if so.
     """
 
     records: tuple[EpochRecord, ...]
@@ -97,12 +98,11 @@ def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = No
     try:
         with threads(job.train.threads):
             final = _train(job, records, on_epoch)
-    except FloatingPointError as error:  # the loss, or what a mask update ranks, is not finite
+    except (FloatingPointError, MethodError) as error:  # what is trained or ranked is not finite; nothing to train
         return Slice(tuple(records), failure=str(error))
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        final = None
     else:
         return Slice(tuple(record for record in records if record.epoch <= job.until), final)
     torch.cuda.empty_cache()  # and not above: the error holds on to what filled the memory

@@ -8,6 +8,7 @@ again and gets the same answers.
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,12 +81,27 @@ class Space:
 
     def size(self) -> int:
         """How many points there are."""
-        return math.prod(
-            math.floor((choices.high - choices.low) / choices.step + 1e-6) + 1
-            if isinstance(choices, Between)
-            else len(set(choices))
-            for choices in self.dimensions.values()
-        )
+        return math.prod(len(_choices(dimension)) for dimension in self.dimensions.values())
+
+    def points(self, most: int) -> list[Point]:
+        """All points, also those that are no method; of a larger space than `most`, so many drawn at random."""
+        choices = {name: _choices(dimension) for name, dimension in self.dimensions.items()}
+        size = self.size()
+        found: list[Point] = []
+        for number in range(size) if size <= most else random.Random(0).sample(range(size), most):
+            point: Point = {}
+            for name, several in choices.items():
+                number, index = divmod(number, len(several))
+                point[name] = several[index]
+            found.append(point)
+        return found
+
+
+def _choices(dimension: tuple[str | float, ...] | Between) -> list[str | float]:
+    if not isinstance(dimension, Between):
+        return list(dict.fromkeys(dimension))
+    count = math.floor((dimension.high - dimension.low) / dimension.step + 1e-6) + 1
+    return [round(dimension.low + index * dimension.step, 10) for index in range(count)]
 
 
 def _tpe(seed: int, startup: int) -> BaseSampler:

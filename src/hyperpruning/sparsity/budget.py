@@ -99,12 +99,21 @@ class Budget:
         return self.method.fade > 0 and step <= self.method.stop * (self.total_steps or 0)
 
     def check_gates(self, row_groups: Mapping[str, int]) -> None:
-        """Refuse a scope of gates where there are none."""
-        if gate in (self.method.drop_scope, self.method.grow_scope) and set(row_groups.values()) == {1}:
+        """Refuse a scope of gates where there are none, or where they do not hold whole units."""
+        if gate not in (self.method.drop_scope, self.method.grow_scope):
+            return
+        if set(row_groups.values()) == {1}:
             raise ValueError(
-                "a scope of gates needs to know them, and no tensor has any; "
-                "give the Sparsifier row_groups, e.g. {'weight_hh_l0': 4} for an LSTM"
+                "a scope of gates needs to know them, and no tensor has any; give the Sparsifier row_groups, e.g. "
+                "{'weight_hh_l0': 4} for an LSTM, or another scope"
             )
+        for name, gates in row_groups.items():
+            rows, unit = self.shapes[name][0], self.unit[name][0]
+            if gates > 1 and rows % (gates * unit):
+                raise ValueError(
+                    f"a gate must hold whole units, and the {rows} rows of {name!r} do not divide into {gates} gates "
+                    f"of {unit}-row units; give its row_groups, or another granularity or scope"
+                )
 
     def _density_at(self, step: int) -> float:
         method = self.method

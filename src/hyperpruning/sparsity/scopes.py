@@ -30,19 +30,9 @@ def together(views: Mapping[str, View]) -> list[list[Pool]]:
 
 
 def gate(views: Mapping[str, View]) -> list[list[Pool]]:
-    """Let the weights of each gate compete: of each of the equal groups of rows that the Sparsifier was told of.
-
-    Raises:
-        ValueError: a gate's rows do not divide into the units that are pruned.
-    """
+    """Let the weights of each gate compete: of each of the equal groups of rows that the Sparsifier was told of."""
     families: list[list[Pool]] = []
     for name, view in views.items():
-        rows = len(view.mask)
-        if view.gates > 1 and (rows % view.gates or (rows // view.gates) % view.unit[0]):
-            raise ValueError(
-                f"a gate must hold whole units, and the {rows} rows of {name!r} do not divide into {view.gates} gates "
-                f"of {view.unit[0]}-row units; give its row_groups, or another granularity or scope"
-            )
         size = view.units // view.gates
         families.append([[(name, slice(i * size, (i + 1) * size), None)] for i in range(view.gates)])
     return families

@@ -25,8 +25,10 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
         network: to be pruned.
         method: "jacobian" measures the recurrent part, every other topology the loss.
         seed: of the batches, and of dropout.
-    """
 
+    Raises:
+        ValueError: "jacobian" does not know the network's recurrent part.
+    """
     device = next(network.parameters()).device
 
     def loss() -> Tensor:
@@ -39,17 +41,21 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
                     found.append(one / len(step.parts))
         return torch.stack(found).sum()
 
+    if method.topology is not jacobian:
+        return loss
+    recurrent, probe = task.recurrence(network)
+    if not isinstance(recurrent, nn.RNNBase):
+        raise ValueError(
+            f"The topology 'jacobian' knows torch's recurrent layers, and this network has a "
+            f"{type(recurrent).__name__}: take another topology, or give its Sparsifier a calibration made with "
+            "jacobian_norm."
+        )
+
     def norm() -> Tensor:
-        recurrent, probe = task.recurrence(network)
-        if not isinstance(recurrent, nn.RNNBase):
-            raise ValueError(
-                f"The topology 'jacobian' knows torch's recurrent layers, and this network has a "
-                f"{type(recurrent).__name__}: give its Sparsifier a calibration made with jacobian_norm."
-            )
         with torch.backends.cudnn.flags(enabled=False):
             return stacked_norm(recurrent, probe[:STEPS].detach())
 
-    return norm if method.topology is jacobian else loss
+    return norm
 
 
 def stacked_norm(recurrent: nn.RNNBase, inputs: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def save(training: Training, folder: Path, identity: str, records: Sequence[Epoc
     }
     write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
     kept = {f"epoch-{training.epoch - age:04d}" for age in range(GENERATIONS)}
-    for path in folder.glob("epoch-*"):  # older ones, and what another search may have left here
+    for path in folder.glob("*epoch-*"):  # older ones, and what another search or a killed one may have left here
         if path.stem not in kept:
             path.unlink(missing_ok=True)
 
@@ -149,7 +149,7 @@ def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
 
 def release(folder: Path) -> None:
     """Remove the tensors of a network that will not be continued; its records stay."""
-    for path in folder.glob("epoch-*.pt"):
+    for path in (*folder.glob("epoch-*.pt"), *folder.glob(".epoch-*")):  # the latter of a writer that was killed
         path.unlink(missing_ok=True)
 
 

@@ -56,6 +56,11 @@ class DynamicEvaluation:
                 "Dynamic evaluation needs lr and decay from 0 and epsilon above it, and they are "
                 f"{self.lr}, {self.decay}, {self.epsilon}: change them."
             )
+        if self.bptt < 1 or self.batch < 1:
+            raise ValueError(
+                f"A window has a token and a batch a column at least, and bptt is {self.bptt} and batch {self.batch}: "
+                "change them."
+            )
         if not 0 < self.share <= 1:
             raise ValueError(
                 f"A share is above 0 and at most 1, and that of the statistics is {self.share}: change it."

@@ -73,7 +73,7 @@ class Training:
         if method is not None:
             self.sparsifier = sparsified(task, self.network, self.optimizer, config, method, sparsity=sparsity)
         self.epoch = -1  # the last one recorded; epoch 0 is the network as it begins
-        self.valid_losses: list[float] = []  # from epoch 1 on
+        self.valid_losses: list[float] = []  # from epoch 1 on, as soon as the density is the asked one
         self.best_loss = float("inf")
         self.best: dict[str, Tensor] = {}  # on the CPU
         self.best_masks: dict[str, Tensor] = {}  # kept where a finetuning goes on from them
@@ -99,11 +99,13 @@ class Training:
                     f"lower the learning rate ({self.config.lr:g})."
                 )
             settled = self.sparsifier is None or self.sparsifier.settled  # what is denser than asked is not delivered
-            if self.epoch > 0:
+            if self.epoch > 0 and settled:
                 self.valid_losses.append(valid)
             if self.epoch > 0 and settled and valid < self.best_loss:
                 self.best_loss = valid
-                self.best = {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
+                state = network.state_dict(keep_vars=True)  # in which tied weights are one tensor, copied once
+                copies = {value: value.detach().to("cpu", copy=True) for value in set(state.values())}
+                self.best = {name: copies[value] for name, value in state.items()}
                 if self.config.finetune_after is not None and self.sparsifier is not None:
                     self.best_masks = {name: mask.to("cpu", copy=True) for name, mask in self.sparsifier.masks.items()}
         masks = self.sparsifier.masks if self.sparsifier is not None else {}
@@ -192,7 +194,7 @@ def _averages(training: Training) -> bool:
     if training.sparsifier is not None and training.sparsifier.fading:
         return False
     triggered = config.non_monotone and losses and non_monotone(losses, config.non_monotone)
-    return bool(triggered) or training.epoch >= config.average_from * config.epochs
+    return bool(triggered) or training.epoch >= config.epochs_in(config.average_from)
 
 
 def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, int]:

@@ -10,8 +10,6 @@ import torch
 from hyperpruning.kernels import float32_products
 from hyperpruning.training.config import TrainConfig
 
-PRECISIONS = ("float32", "tf32", "bf16")
-
 
 def device_of(name: str) -> torch.device:
     """The device of a name: "cpu", "cuda", "cuda:1"; "auto" is "cuda" where there is one.

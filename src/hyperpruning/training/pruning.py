@@ -7,6 +7,8 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
+from hyperpruning.sparsity import redistributions, scopes, scores, topologies
+from hyperpruning.sparsity.budget import Budget
 from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
 from hyperpruning.sparsity.sparsifier import Sparsifier
@@ -21,6 +23,10 @@ SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
     "all": lambda name, recurrent: True,
     "recurrent": lambda name, recurrent: name in recurrent,
 }
+
+
+class MethodError(ValueError):
+    """A method that the network, the sparsity or the recipe cannot hold."""
 
 
 def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
@@ -41,22 +47,58 @@ def sparsified(
     """The Sparsifier of a training; the network is masked from here on.
 
     Raises:
-        ValueError: the method does not fit the network, the sparsity or the recipe.
+        MethodError: the method does not fit the network, the sparsity or the recipe.
     """
-    steps = [task.steps(epoch, config.seed) for epoch in range(config.epochs)]
-    check_recipe(method, config, steps)
-    return Sparsifier(
-        network,
-        optimizer,
-        method,
-        sparsity=sparsity,
-        total_steps=sum(steps),
-        cost=cost_of(task, network, config),
-        row_groups=task.row_groups(network),
-        calibration=calibration(task, network, method, seed=config.seed),
-        when=update_schedule(steps[: config.finetune_after], config.updates_per_epoch, method.interval).__contains__,
-        seed=config.seed,
-    )
+    steps = _steps(task, config)
+    when = update_schedule(steps[: config.finetune_after], config.updates_per_epoch, method.interval)
+    try:
+        check_recipe(method, config, steps)
+        return Sparsifier(
+            network,
+            optimizer,
+            method,
+            sparsity=sparsity,
+            total_steps=sum(steps),
+            cost=cost_of(task, network, config),
+            row_groups=task.row_groups(network),
+            calibration=calibration(task, network, method, seed=config.seed),
+            when=when.__contains__,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        raise MethodError(str(error)) from error
+
+
+def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: float) -> Callable[[Method], None]:
+    """A function that raises for a method what `sparsified` would, as far as it can be known without choosing a mask.
+
+    It takes less than a millisecond where masks of large networks take seconds.
+    """
+    steps, cost, groups = _steps(task, config), cost_of(task, network, config), task.row_groups(network)
+    costs = {name: paid for name, weight in network.named_parameters() if (paid := cost(name, weight))}
+    pruned = {name: weight for name, weight in network.named_parameters() if name in costs}
+
+    def recurrent() -> set[nn.Parameter]:
+        return set(task.recurrence(network)[0].parameters())
+
+    def refuse(method: Method) -> None:
+        check_recipe(method, config, steps)
+        calibration(task, network, method, seed=config.seed)
+        compete = method.topology_scope is scopes.together
+        if compete and method.topology is topologies.jacobian and not recurrent().issuperset(pruned.values()):
+            raise ValueError(
+                "The topology 'jacobian' knows recurrent weights alone, and with a global topology_scope all compete: "
+                "take topology_scope 'tensor', or prune the recurrent ones alone (scope)."
+            )
+        budget = Budget(method, pruned, costs, sparsity, sum(steps))
+        budget.check_gates({name: groups.get(name, 1) for name in pruned})
+
+    return refuse
+
+
+def _steps(task: Task, config: TrainConfig) -> list[int]:
+    """The optimizer steps of each epoch."""
+    return [task.steps(epoch, config.seed) for epoch in range(config.epochs)]
 
 
 def update_schedule(steps: Sequence[int], updates: int, interval: int) -> Container[int]:
@@ -88,7 +130,7 @@ def update_steps(steps: int, updates: int) -> set[int]:
 
 
 def check_recipe(method: Method, config: TrainConfig, steps: Sequence[int]) -> None:
-    """Refuse averages of weights that are still fading, and a finetuning before there are weights as sparse as asked.
+    """Refuse averages of weights that are still fading, a finetuning before weights are as sparse as asked, a momentum.
 
     Args:
         method: of pruning.
@@ -99,6 +141,11 @@ def check_recipe(method: Method, config: TrainConfig, steps: Sequence[int]) -> N
         raise ValueError(
             f"Averages begin when no weight fades any more, and average_from is {config.average_from:g} where fading "
             f"stops at {method.stop:g} of the training: raise average_from, or stop earlier."
+        )
+    if method.redistribute is redistributions.momentum and method.grow is not scores.gradient_average:
+        raise ValueError(
+            "A redistribution by momentum needs one, and the optimizer of a training keeps none: take grow "
+            "'gradient_average', or another redistribution."
         )
     if method.settles * sum(steps) > sum(steps[: config.finetune_after]):
         raise ValueError(

@@ -21,6 +21,7 @@ from hyperpruning.data.corpus import Corpus, DataError, Unit, beginning, builtin
 from hyperpruning.kernels import out_of_memory
 from hyperpruning.models.language_model import LanguageModel, detached
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
+from hyperpruning.training.config import check_values
 
 
 class Task(Protocol):
@@ -99,6 +100,9 @@ class LanguageModelling:
         test_batch: columns for the test loss; 1: the context never starts anew. The published code has 20.
         probe_steps: length of the probe in tokens, warm-up included.
         probe_batch: sequences of the probe, taken from equally spaced places of the validation text.
+
+    Raises:
+        ValueError: a value out of its range, or values that do not go together; `network` and `steps` refuse the rest.
     """
 
     folder: Path | None = None
@@ -108,7 +112,7 @@ class LanguageModelling:
     cell: str = "lstm"
     embedding: int = 64
     hidden: int | Sequence[int] = 64
-    layers: int = 2
+    layers: int | None = None
     depth: int = 1
     dropout: float | Mapping[str, float] = 0.1
     experts: int = 1
@@ -125,6 +129,24 @@ class LanguageModelling:
     test_batch: int = 1
     probe_steps: int = 80
     probe_batch: int = 4
+
+    def __post_init__(self) -> None:
+        check_values(vars(self))
+        if self.bptt_deviation and self.bptt < 5:
+            raise ValueError(
+                f"bptt of random windows is 5 or more, which none of them is shorter than, and {self.bptt} is less: "
+                "raise it, or set bptt_deviation = 0"
+            )
+        if self.bptt_longest and not self.bptt_deviation:
+            raise ValueError(
+                f"bptt_longest bounds random lengths, and there are none where it is {self.bptt_longest}: "
+                "set bptt_deviation, or leave it out"
+            )
+        if self.bptt_longest and self.bptt_longest < max(5, self.bptt):
+            raise ValueError(
+                f"bptt_longest bounds random lengths around bptt, 5 or more, and {self.bptt_longest} is below "
+                f"{max(5, self.bptt)}: raise it, or set 0 for no bound"
+            )
 
     def corpus(self) -> Corpus:
         """The text (read once a process)."""
@@ -241,7 +263,7 @@ class LanguageModelling:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        # and not there: the error holds on to what filled the memory
+        # and not above: the error holds on to what filled the memory
         return self._mean_loss(network, stream, max(1, length // 8))
 
     @torch.no_grad()

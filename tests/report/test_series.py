@@ -28,8 +28,8 @@ def test_the_bracket_is_as_long_as_the_search_costs(finished: Path, judge: str) 
 
 def test_the_bracket_of_a_search_under_way(invent: Invent) -> None:
     lines = series.bracket(read_run(invent(until="pool", failing=("c02",))), "ls")
-    assert {line.outcome for line in lines} == {"in", "diverged"}
-    assert lines[-1] == series.Line("c02", 1, "diverged")
+    assert {line.outcome for line in lines} == {"in", "failed"}
+    assert lines[-1] == series.Line("c02", 1, "failed")
 
 
 def test_a_bracket_ends_with_the_judge_and_not_with_the_training(exhaustive: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_plan_is_exact_once_the_rounds_are_held(invent: Invent) -> None:
 def test_the_plan_counts_what_diverged_as_far_as_it_came(invent: Invent) -> None:
     found = status(invent(exhaustive=True, failing=("c03",)))
     assert found.done == 12 * 10 + 1
-    assert {network.name: network.verdicts["ls"] for network in found.networks[1:]}["c03"] == "diverged"
+    assert {network.name: network.verdicts["ls"] for network in found.networks[1:]}["c03"] == "failed"
 
 
 def test_the_plan_is_an_estimate_between_agreement_and_disagreement(invent: Invent) -> None:
@@ -87,7 +87,7 @@ def test_what_the_ledger_says_newly_is_seen(invent: Invent) -> None:
     folder = invent(until="rounds")
     assert status(folder).networks[1].verdicts["ls"] in ("in", "out")
     Ledger(folder).append({"kind": "failure", "network": "c01", "reason": "nan"})
-    assert "diverged" in status(folder).networks[1].verdicts.values()
+    assert "failed" in status(folder).networks[1].verdicts.values()
 
 
 def test_the_table_says_everything(invent: Invent) -> None:

@@ -69,7 +69,7 @@ def bracket(lines: Sequence[Line], *, judge: str, rungs: Sequence[int], epochs: 
             stays = line.outcome in ("chosen", "finalist", "in")
             strength = 3.2 if line.outcome == "chosen" else 1.6
             axes.plot([0, line.until], [row, row], color=accent if stays else SOFT, linewidth=strength)
-            end = {"out": "|", "diverged": "x"}.get(line.outcome, "o")
+            end = {"out": "|", "failed": "x"}.get(line.outcome, "o")
             axes.plot(line.until, row, end, color=accent if stays else SOFT, markersize=6 if stays else 5)
             if line.final is not None:
                 bold = "bold" if line.outcome == "chosen" else "normal"

@@ -206,7 +206,7 @@ def _candidates(run: Run) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name in run.history.candidates:
         epochs, values = curve(run, name)
-        state = "diverged" if name in run.history.failures else f"{min(values):.2f}" if name in run.ended else "stopped"
+        state = "failed" if name in run.history.failures else f"{min(values):.2f}" if name in run.ended else "stopped"
         state = state if run.finished or state != "stopped" else ""
         rows.append((name, run.method(name), str(max(epochs, default=0)), f"{values[-1]:.2f}" if values else "", state))
     return rows

@@ -27,7 +27,7 @@ def elimination(run: Run) -> list[str]:
         drawn.append(panel(svg, name[:1].upper() + name[1:], judge))
     caption = (
         "Each line is a candidate, as long as the number of epochs that this judge let it train; it ends in a bar "
-        "where the judge, looking at the dashed epochs, eliminated it, and in a cross where it diverged. Together the "
+        "where the judge, looking at the dashed epochs, eliminated it, and in a cross where it failed. Together the "
         "lines are what the search costs. The thick line is the choice: the finalist with the lowest validation "
         "perplexity (at the right). Candidates stand in the order of their success with this judge."
     )

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no candidate is left that was not trained to the end (those that diverged could not be)."""
+        """Whether no candidate is left that was not trained to the end (those that failed could not be)."""
         known = {*self.history.finals, *self.history.failures}
         return len(self.history.candidates) == self.pool and all(name in known for name in self.history.candidates)
 

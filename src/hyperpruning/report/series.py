@@ -30,7 +30,7 @@ class Line:
     Attributes:
         network: the candidate.
         until: the epoch up to which this judge let it train, or has so far.
-        outcome: "out", "diverged", "in", "finalist" or "chosen".
+        outcome: "out", "failed", "in", "finalist" or "chosen".
         final: perplexity on the validation text at the end; None for who did not get there in this judge's search.
     """
 
@@ -85,7 +85,7 @@ def bracket(run: Run, judge: str) -> list[Line]:
     out = {name: (fact["epoch"], place) for fact in rounds for place, name in enumerate(fact["dropped"])}
     last = {name: place for fact in rounds for place, name in enumerate(fact["kept"])}
     lines = {name: _line(run, judge, name, out.get(name, (None, 0))[0]) for name in history.candidates}
-    rank = {"chosen": 0, "finalist": 1, "in": 2, "out": 3, "diverged": 3}
+    rank = {"chosen": 0, "finalist": 1, "in": 2, "out": 3, "failed": 3}
 
     def order(name: str) -> tuple[float, ...]:
         line, place = lines[name], out[name][1] if name in out else last.get(name, 0)
@@ -99,7 +99,7 @@ def _line(run: Run, judge: str, name: str, out: int | None) -> Line:
     if out is not None:
         return Line(name, out, "out")
     if name in history.failures:
-        return Line(name, trained, "diverged")
+        return Line(name, trained, "failed")
     if name not in history.finals:
         return Line(name, trained, "in")
     outcome = "chosen" if history.winners.get(judge) == name else "finalist"

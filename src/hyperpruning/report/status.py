@@ -29,7 +29,7 @@ class Network:
         method: in words; "none" for the dense network.
         epochs: trained so far.
         perplexity: on the validation text after the last of them; None before the first evaluation.
-        verdicts: by objective "in", "out", "chosen" or "diverged"; empty for the dense network.
+        verdicts: by objective "in", "out", "chosen" or "failed"; empty for the dense network.
     """
 
     name: str
@@ -125,7 +125,7 @@ def _verdict(run: Run, name: str, judge: str) -> str:
     if any(name in fact["dropped"] for fact in decisions):
         return "out"
     if name in run.history.failures:
-        return "diverged"
+        return "failed"
     if judge in run.history.winners:
         return "chosen" if run.history.winners[judge] == name else "out"
     return "in"
@@ -178,7 +178,7 @@ def _union(alive: int, keep: int, judges: int) -> float:
     return alive * (1 - max(0.0, 1 - keep / max(alive, 1)) ** min(judges, 2))
 
 
-COLOURS = {"in": "green", "chosen": "bold green", "out": "dim", "diverged": "red"}
+COLOURS = {"in": "green", "chosen": "bold green", "out": "dim", "failed": "red"}
 
 
 def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> RenderableType:

@@ -68,6 +68,7 @@ GMP = {"method": "gmp", "density_until": 0.5, "stop": 0.5}
 GMP_GLOBAL = {"method": "gmp-global", "density_until": 0.5, "stop": 0.5}
 LAMP = GMP_GLOBAL | {"drop": "lamp"}
 GRANET = {"method": "granet", "density_until": 0.5, "stop": 0.5}
+ISS = {"method": "iss-p"}
 # sparse from the beginning: what the published search found
 WINNER = {"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros"}
 
@@ -85,23 +86,25 @@ LARGE = [
 # likewise, a quarter of the network, a quarter of the text, and time to learn it
 small = partial(Trial, epochs=100, hidden=96, every=16)
 SMALL = [
-    *(small("dense", dropout) for dropout in (0.3, 0.4, 0.5)),
+    *(small("dense", dropout) for dropout in (0.3, 0.4, 0.45, 0.5)),
     *(small("gmp", dropout, 0.5, GMP) for dropout in (0.2, 0.3, 0.4)),
     *(small("gmp", dropout, 0.3, GMP) for dropout in (0.4, 0.5)),
     small("gmp", 0.45, 0.2, GMP),
     small("gmp-global", 0.4, 0.5, GMP_GLOBAL),
     small("lamp", 0.4, 0.5, LAMP),
-    small("iss-p", 0.4, 0.5, {"method": "iss-p"}),
     small("granet", 0.4, 0.5, GRANET),
     small("rigl-erk", 0.4, 0.5, {"method": "rigl-erk"}),
+    *(small("iss-p", dropout, 0.5, ISS) for dropout in (0.4, 0.45, 0.5)),
+    *(small("iss-p", dropout, 0.67, ISS) for dropout in (0.4, 0.5)),
+    small("iss-p", 0.4, 0.3, ISS),
+    *(small(f"iss-p, until {stop}", 0.4, 0.5, ISS | {"stop": stop}) for stop in (0.1, 0.2)),
 ]
 # the whole text, and a sparse network twice as wide as the dense one, with as many weights
 full = partial(Trial, epochs=20, every=1)
 WIDE = [
     *(full("dense", dropout, hidden=64) for dropout in (0.0, 0.05, 0.1, 0.2)),
-    *(full("gmp, wide", dropout, 0.75, GMP, hidden=128) for dropout in (0.0, 0.1, 0.2)),
+    *(full("gmp, wide", dropout, 0.75, GMP, hidden=128) for dropout in (0.0, 0.1)),
     full("published winner, wide", 0.0, 0.75, WINNER, hidden=128),
-    full("dense, wide", 0.2, hidden=128),
 ]
 SETTINGS = {"large": LARGE, "small": SMALL, "wide": WIDE}
 

@@ -130,7 +130,8 @@ def trained(trial: Trial, folder: Path) -> Row:
     training = Training(task, config, method, sparsity=trial.sparsity)
     averaged, plain = Best(), Best()
     for record in epochs(training):
-        arrived = training.epoch > 0 and (training.sparsifier is None or training.sparsifier.settled)
+        sparsifier = training.sparsifier
+        arrived = training.epoch > 0 and (sparsifier is None or (sparsifier.settled and not sparsifier.fading))
         averaged.see(record.epoch, record.valid_loss, training.best if arrived else None)
         loss = record.valid_loss
         if training.optimizer.averaging:  # averages leave the training alone: what it would be without them is here

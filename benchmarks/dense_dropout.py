@@ -20,8 +20,8 @@ import torch
 
 from hyperpruning.experiment import Experiment, demo_experiment, read_preset
 from hyperpruning.search.executors import executor
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.spelling import composed
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.epochs import Training, epochs
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,7 +63,7 @@ def main() -> None:
             experiment,
             dropout if options.preset is None else scaled(of_preset[kind], dropout),
             seed,
-            composed(PLAIN) if kind == "sparse" else None,
+            from_config(PLAIN) if kind == "sparse" else None,
         )
         for kind in options.networks
         for dropout in options.dropouts

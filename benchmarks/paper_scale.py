@@ -46,12 +46,12 @@ from paper_table import cost_in_words, left_in_words, records, results
 from slicing import PART, PARTS, Budget, OneByOne, OutOfTimeError, needed, pack, unpack
 
 import hyperpruning as hp
+from hyperpruning.search.criteria import OBJECTIVES
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
-from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.search import refuse_another, search
+from hyperpruning.tasks.language_modelling import perplexity
 from hyperpruning.training.config import CHOICES
 from hyperpruning.training.epochs import EpochRecord
-from hyperpruning.training.task import perplexity
 
 E0, EI, FINALISTS = 3, 3, 2  # epochs of the pool, epochs between two rounds, how many are trained out
 WARMUP, STEPS, SEQUENCES = 10, 35, 5
@@ -79,13 +79,13 @@ TRAIN = hp.TrainConfig(
     non_monotone=5,
     updates_per_epoch=1,
 )
-SPACE = hp.Space(
+SPACE = hp.SearchSpace(
     {
         "allocation": ("uniform", "er"),
         "drop_scope": ("tensor", "sign", "global"),  # by magnitude; "sign" is SET's
         "redistribute": ("none", "nonzeros", "magnitude"),
         "regrown": ("keep",),  # what is dropped and regrown at once
-        "drop_fraction": hp.Between(0.4, 0.9, 0.1),
+        "drop_fraction": hp.FloatRange(0.4, 0.9, 0.1),
     }
 )
 # what --small changes

@@ -10,13 +10,13 @@ from slicing import Budget, needed
 
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report.run import in_words, label
+from hyperpruning.search.criteria import ls
 from hyperpruning.search.ledger import History
-from hyperpruning.search.objectives import ls
 from hyperpruning.search.plan import DENSE, Plan
-from hyperpruning.search.rounds import cost, most
+from hyperpruning.search.schedulers import cost, most
+from hyperpruning.tasks.language_modelling import perplexity
 from hyperpruning.training.checkpoint import newest_records
 from hyperpruning.training.epochs import EpochRecord
-from hyperpruning.training.task import perplexity
 
 Records = Mapping[int, EpochRecord]
 # valid and test perplexities, as published

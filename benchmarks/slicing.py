@@ -16,11 +16,11 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+from hyperpruning.files import write_atomic
 from hyperpruning.search.ledger import LEDGER, History
 from hyperpruning.search.plan import DENSE, Plan
 from hyperpruning.search.search import compare
-from hyperpruning.search.slices import Job, Slice, train_slice
-from hyperpruning.training.checkpoint import write_atomic
+from hyperpruning.search.worker import Job, Slice, train_slice
 from hyperpruning.training.epochs import EpochRecord
 
 PART, PARTS = 16 * 2**20, 8  # what carries the state: bytes in a file, files

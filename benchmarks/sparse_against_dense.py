@@ -22,10 +22,10 @@ import torch
 from measuring import table
 
 from hyperpruning.data.corpus import SPLITS, builtin_text
-from hyperpruning.sparsity.spelling import composed
+from hyperpruning.sparsity.serialization import from_config
+from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import Training, epochs
-from hyperpruning.training.task import LanguageModelling
 
 RESULTS = Path(__file__).parent / "results" / "sparse_against_dense.json"
 EPOCHS, AVERAGE_FROM = 30, 0.6
@@ -126,7 +126,7 @@ def trained(trial: Trial, folder: Path) -> Row:
     config = TrainConfig(
         epochs=trial.epochs, lr=trial.lr, average_from=AVERAGE_FROM, scope=trial.scope, seed=trial.seed
     )
-    method = composed(trial.parts) if trial.sparsity else None
+    method = from_config(trial.parts) if trial.sparsity else None
     training = Training(task, config, method, sparsity=trial.sparsity)
     averaged, plain = Best(), Best()
     for record in epochs(training):

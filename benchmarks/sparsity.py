@@ -30,10 +30,10 @@ from measuring import best, table
 from torch import Tensor, nn
 
 from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.sparsity.spelling import composed
 from hyperpruning.training.snt_asgd import SNTASGD
 
 DENSITY, BATCH, BPTT = 0.33, 20, 35
@@ -130,7 +130,7 @@ def method_of(row: tuple[str, str, str, str], fraction: float) -> Method:
     start, drop, share, grow = row
     numbers = {"drop_fraction": fraction, "floor": 0.0, "ceiling": 1.0}
     parts = {"allocation": start.lower(), "redistribute": share, "grow": grow}
-    return composed(SAME[drop] | parts | numbers)
+    return from_config(SAME[drop] | parts | numbers)
 
 
 def update_row(row: tuple[str, str, str, str], hidden: int, vocabulary: int, published: Published | None) -> Any:

@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.config import CHOICES, TrainConfig
+from hyperpruning.training.device import forward_precision, products, threads
 from hyperpruning.training.epochs import Training, train_batches
-from hyperpruning.training.machine import forward_precision, products, threads
-from hyperpruning.training.task import LanguageModelling
 
 STEPS, BATCH, REPETITIONS, COUNT = 35, 20, 5, 4  # tokens, columns, turns, steps in a turn
 SMALL: dict[str, dict[str, Any]] = {

@@ -60,7 +60,7 @@ class FirstSymbol:
 
 if __name__ == "__main__":
     task, train = FirstSymbol(), hp.TrainConfig(epochs=10, lr=1.0, clip=1.0)
-    space = hp.Space({"drop_scope": ("tensor", "sign"), "drop_fraction": hp.Between(0.2, 0.6, 0.1)})
+    space = hp.SearchSpace({"drop_scope": ("tensor", "sign"), "drop_fraction": hp.FloatRange(0.2, 0.6, 0.1)})
     spectrum = hp.SpectrumConfig(warmup=2)
     plan = hp.Plan(task, task, train, 0.5, space, pool=4, rungs=(3,), keep=(2,), spectrum=spectrum)
     history = hp.hyperprune(plan, tempfile.mkdtemp())

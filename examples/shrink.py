@@ -3,10 +3,10 @@
 import torch
 from torch.nn.functional import cross_entropy
 
-from hyperpruning.export import language_model_units, shrink_language_model
 from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.sparsity.unit_choices import units_within, weights_left
-from hyperpruning.sparsity.units import group_lasso, group_norms, unit_masks
+from hyperpruning.structured.language_model import language_model_units, shrink_language_model
+from hyperpruning.structured.selection import units_within, weights_left
+from hyperpruning.structured.units import group_lasso, group_norms, unit_masks
 
 TEXT = "the quick brown fox jumps over the lazy dog and the slow cat naps under the warm sun. " * 40
 LETTERS = sorted(set(TEXT))

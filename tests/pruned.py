@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hyperpruning.sparsity.views import View
+from hyperpruning.sparsity.parameter import View
 
 
 def generator(seed=0):

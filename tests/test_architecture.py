@@ -9,24 +9,27 @@ import hyperpruning
 
 ROOT = Path(hyperpruning.__file__).parent
 LEAVES = ("data", "models", "sparsity", "lyapunov")
-GROUND = ("kernels",)  # on which all may stand
+GROUND = ("kernels", "files")  # on which all may stand
 # what each room may import of the others
 MAY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*GROUND, *LEAVES), ()),
-    "training": ("data", "models", "sparsity"),
-    "search": ("data", "models", "sparsity", "training", "lyapunov"),
-    "report": ("lyapunov", "sparsity", "training", "search"),
-    "export": ("models", "sparsity", "training"),
-    "settings": (*LEAVES, "training", "search"),
-    "experiment": ("training", "search", "settings"),
-    "api": (*LEAVES, "training", "search", "report", "export", "experiment"),
-    "complaints": ("training", "search"),
-    "cli": (*LEAVES, "training", "search", "report", "export", "experiment", "api", "complaints"),
+    "structured": ("models", "sparsity"),
+    "training": ("sparsity",),
+    "tasks": ("data", "models", "training"),
+    "search": ("sparsity", "training", "lyapunov"),
+    "report": ("lyapunov", "sparsity", "training", "tasks", "search"),
+    "deploy": ("models", "sparsity", "structured"),
+    "settings": (*LEAVES, "training", "tasks", "search"),
+    "experiment": ("training", "tasks", "search", "settings"),
+    "api": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment"),
+    "cli_errors": ("training", "search"),
+    "cli": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment", "api", "cli_errors"),
+    "__main__": ("cli",),
 }
 # third-party packages that only one place needs
 ONLY_IN = {
     "optuna": ("search",),
-    "typer": ("cli", "complaints"),
+    "typer": ("cli", "cli_errors"),
     "matplotlib": ("report",),
     "pydantic": ("settings", "experiment"),
 }

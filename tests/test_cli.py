@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from hyperpruning import api
 from hyperpruning.cli import app
-from hyperpruning.complaints import guarded
+from hyperpruning.cli_errors import guarded
 from hyperpruning.data.corpus import KNOWN, SPLITS
 from hyperpruning.data.download import ADDRESSES
 from hyperpruning.search.ledger import LEDGER
@@ -121,7 +121,7 @@ def test_a_model_is_evaluated_on_what_it_was_trained_on(finished, text, tmp_path
 
 
 def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, monkeypatch):
-    from hyperpruning.training.task import LanguageModelling
+    from hyperpruning.tasks.language_modelling import LanguageModelling
 
     seen = []
 
@@ -142,8 +142,8 @@ def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, m
 
 
 def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):
-    from hyperpruning.export import save_model
-    from hyperpruning.training.task import LanguageModelling
+    from hyperpruning.deploy.model_file import save_model
+    from hyperpruning.tasks.language_modelling import LanguageModelling
 
     task = LanguageModelling(folder=text, unit="word", share=0.1, hidden=6)
     with (text / "test.txt").open("a") as file:

@@ -5,6 +5,7 @@ import tomllib
 import pytest
 
 from hyperpruning.api import hyperprune, model_spectrum
+from hyperpruning.deploy.model_file import describe_model, load_model
 from hyperpruning.experiment import (
     Experiment,
     ExperimentError,
@@ -13,11 +14,10 @@ from hyperpruning.experiment import (
     replaced,
     words,
 )
-from hyperpruning.export import describe_model, load_model
 from hyperpruning.search.ledger import RunFolderError
 from hyperpruning.search.plan import check
-from hyperpruning.search.slices import weights_sha256
-from hyperpruning.sparsity.spelling import COMPONENTS
+from hyperpruning.search.worker import weights_sha256
+from hyperpruning.sparsity.serialization import COMPONENTS
 from small import small
 
 

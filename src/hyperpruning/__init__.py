@@ -9,30 +9,31 @@ import typing
 
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
     from hyperpruning.api import hyperprune
+    from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
-    from hyperpruning.export import load_model
     from hyperpruning.lyapunov.contract import check_driven_layer
     from hyperpruning.lyapunov.distances import spectrum_distance
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
     from hyperpruning.search.plan import Plan
-    from hyperpruning.search.slices import SpectrumConfig
-    from hyperpruning.search.space import Between, Space
-    from hyperpruning.sparsity.composition import Method
-    from hyperpruning.sparsity.methods import METHODS
+    from hyperpruning.search.space import FloatRange, SearchSpace
+    from hyperpruning.search.worker import SpectrumConfig
+    from hyperpruning.sparsity.catalogue import METHODS
+    from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
+    from hyperpruning.tasks.language_modelling import LanguageModelling
     from hyperpruning.training.config import TrainConfig
     from hyperpruning.training.snt_asgd import SNTASGD
-    from hyperpruning.training.task import LanguageModelling, Task
+from hyperpruning.training.task import Task
 
 __all__ = [
     "METHODS",
     "SNTASGD",
-    "Between",
     "Experiment",
+    "FloatRange",
     "LanguageModelling",
     "Method",
     "Plan",
-    "Space",
+    "SearchSpace",
     "Sparsifier",
     "Spectrum",
     "SpectrumConfig",
@@ -46,22 +47,22 @@ __all__ = [
 ]
 
 _MODULES = {
-    "METHODS": "sparsity.methods",
+    "METHODS": "sparsity.catalogue",
     "SNTASGD": "training.snt_asgd",
-    "Between": "search.space",
     "Experiment": "experiment",
-    "LanguageModelling": "training.task",
-    "Method": "sparsity.composition",
+    "FloatRange": "search.space",
+    "LanguageModelling": "tasks.language_modelling",
+    "Method": "sparsity.method",
     "Plan": "search.plan",
-    "Space": "search.space",
+    "SearchSpace": "search.space",
     "Sparsifier": "sparsity.sparsifier",
     "Spectrum": "lyapunov.spectrum",
-    "SpectrumConfig": "search.slices",
+    "SpectrumConfig": "search.worker",
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "lyapunov.contract",
     "hyperprune": "api",
-    "load_model": "export",
+    "load_model": "deploy.model_file",
     "lyapunov_spectrum": "lyapunov.spectrum",
     "spectrum_distance": "lyapunov.distances",
 }

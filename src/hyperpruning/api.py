@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hyperpruning.data.corpus import builtin_text
+from hyperpruning.deploy.model_file import describe_model, load_model, save_model
 from hyperpruning.experiment import EXPERIMENT, Experiment, located, read_experiment
-from hyperpruning.export import describe_model, load_model, save_model
+from hyperpruning.files import write_atomic
 from hyperpruning.kernels import float32_products
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
@@ -19,13 +20,12 @@ from hyperpruning.report.page import write_report
 from hyperpruning.search.ledger import Fact, History, locked
 from hyperpruning.search.plan import DENSE, Plan, check, job
 from hyperpruning.search.search import refuse_another, search
-from hyperpruning.search.slices import best_of
-from hyperpruning.sparsity.spelling import spelled
-from hyperpruning.training.checkpoint import write_atomic
-from hyperpruning.training.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluation, dynamic_loss, gradient_scale
-from hyperpruning.training.machine import device_of
+from hyperpruning.search.worker import best_of
+from hyperpruning.sparsity.serialization import to_config
+from hyperpruning.tasks.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluation, dynamic_loss, gradient_scale
+from hyperpruning.tasks.language_modelling import LanguageModelling
+from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import prunable_weights
-from hyperpruning.training.task import LanguageModelling
 
 
 def hyperprune(
@@ -207,7 +207,7 @@ def _export(plan: Plan, history: History, folder: Path) -> None:
         weights = {key: value for key, value in best_of(done, final["sha256"]).items() if key in once}  # tied ones once
         description = done.task.describe(network_there) | {
             "network": network,
-            "method": None if done.method is None else spelled(done.method),
+            "method": None if done.method is None else to_config(done.method),
             "sparsity": 1 - final["active"] / prunable_weights(done.task, network_there, plan.train),
             **{key: final[key] for key in ("best_epoch", "valid_loss", "test_loss", "sha256")},
         }

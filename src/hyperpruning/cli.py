@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
-from hyperpruning.complaints import explain, guarded, terminate
+from hyperpruning.cli_errors import explain, guarded, terminate
 from hyperpruning.data import download
 from hyperpruning.experiment import (
     EXPERIMENT,
@@ -40,10 +40,10 @@ from hyperpruning.report.page import write_report
 from hyperpruning.search.executors import executor, stop
 from hyperpruning.search.ledger import RunFolderError, read
 from hyperpruning.search.plan import ask, candidate_name, check, job
-from hyperpruning.search.rounds import cost, most
-from hyperpruning.search.slices import seconds_per_epoch
+from hyperpruning.search.schedulers import cost, most
 from hyperpruning.search.space import Candidate
-from hyperpruning.training.task import perplexity
+from hyperpruning.search.worker import seconds_per_epoch
+from hyperpruning.tasks.language_modelling import perplexity
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)

@@ -11,23 +11,23 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.rounds import check_rounds
-from hyperpruning.search.slices import SpectrumConfig
+from hyperpruning.search.schedulers import check_rounds
+from hyperpruning.search.worker import SpectrumConfig
 from hyperpruning.settings import (
     OF_THE_TASK,
     Data,
     Model,
     Pruning,
     Search,
-    SearchSpace,
     Section,
+    SpaceSection,
     Spectrum,
     Training,
     nearest,
     values_of,
 )
+from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.task import LanguageModelling
 
 EXPERIMENT = "experiment.toml"
 PRESETS = Path(__file__).parent / "presets"
@@ -44,7 +44,7 @@ class Experiment(Section):
     model: Model = Field(default_factory=Model)  # not at import: it builds a network without weights
     training: Training = Training()
     pruning: Pruning = Pruning()
-    space: SearchSpace = SearchSpace()
+    space: SpaceSection = SpaceSection()
     search: Search = Search()
     spectrum: Spectrum = Spectrum()
 

@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model,
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.models.stack import LAYERS
-from hyperpruning.search.objectives import OBJECTIVES
-from hyperpruning.search.space import SAMPLERS, Between, Space
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import METHODS
-from hyperpruning.sparsity.spelling import COMPONENTS, spelled
+from hyperpruning.search.criteria import OBJECTIVES
+from hyperpruning.search.space import SAMPLERS, FloatRange, SearchSpace
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import COMPONENTS, to_config
+from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.config import BOUNDS, CHOICES, TrainConfig
-from hyperpruning.training.task import LanguageModelling
 
 
 class Section(BaseModel):
@@ -224,7 +224,7 @@ SEARCHED: dict[str, tuple[str, ...]] = {
 
 def _components() -> dict[str, Any]:
     """A field of [space] for each component of a method."""
-    usual = spelled(Method())
+    usual = to_config(Method())
     return {
         part: (
             Annotated[tuple[str, ...], AfterValidator(_known(choices))],
@@ -234,7 +234,7 @@ def _components() -> dict[str, Any]:
     }
 
 
-class SearchSpace(create_model("Components", __base__=Section, **_components())):  # type: ignore[misc]
+class SpaceSection(create_model("Components", __base__=Section, **_components())):  # type: ignore[misc]
     """What a candidate may be: the choices of each component, or whole methods by name."""
 
     drop_fraction: DropFraction = Field(DropFraction(), description="share of the active weights replaced in an update")
@@ -244,14 +244,14 @@ class SearchSpace(create_model("Components", __base__=Section, **_components()))
 
     _method = field_validator("method")(_known(METHODS))
 
-    def space(self) -> Space:
+    def space(self) -> SearchSpace:
         """The space with its objects: what has one choice, the usual one, is no dimension of it."""
         if self.method:
-            return Space({"method": self.method})
-        usual, fraction = spelled(Method()), self.drop_fraction
+            return SearchSpace({"method": self.method})
+        usual, fraction = to_config(Method()), self.drop_fraction
         chosen = {part: getattr(self, part) for part in COMPONENTS}
         searched = {part: choices for part, choices in chosen.items() if choices != (usual[part],)}
-        return Space(searched | {"drop_fraction": Between(fraction.low, fraction.high, fraction.step)})
+        return SearchSpace(searched | {"drop_fraction": FloatRange(fraction.low, fraction.high, fraction.step)})
 
 
 class Search(Section):

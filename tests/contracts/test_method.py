@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hyperpruning.kernels import fused
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.parameter import GRANULARITIES
+from hyperpruning.sparsity.serialization import COMPONENTS, from_config, to_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.sparsity.spelling import COMPONENTS, composed, spelled
-from hyperpruning.sparsity.views import GRANULARITIES
 from hyperpruning.training.snt_asgd import SNTASGD
 
 
@@ -307,19 +307,19 @@ def test_invariants_hold_for_many_compositions(spelling, model, sparsity):
 
 def check_composition(spelling, model, sparsity):
     try:
-        method = composed(spelling)
+        method = from_config(spelling)
         steps = math.ceil(200 / method.stop) + 2
         run = Run(method, model=model, optimizer="momentum", sparsity=sparsity, steps=steps, interval=1)
     except ValueError:  # refused with a reason; tests/sparsity names them one by one
         assume(False)
     assert isinstance(method, Method)
-    assert composed(spelled(method)) == method
+    assert from_config(to_config(method)) == method
     check_many_updates(run, 200)
 
 
 def test_fading_weights_leave_every_group_its_share():
     """Fading weights return; with 2:4 they return within their group (found by the compositions)."""
-    method = composed(
+    method = from_config(
         {"granularity": "two_of_four", "topology": "random", "drop": "magnitude", "grow": "none"}
         | {"drop_fraction": 0, "fade": 0.5}
     )

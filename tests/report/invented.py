@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.search.criteria import OBJECTIVES
 from hyperpruning.search.ledger import Ledger, epoch_fact, read
-from hyperpruning.search.objectives import OBJECTIVES
-from hyperpruning.search.rounds import decide
+from hyperpruning.search.schedulers import decide
 from hyperpruning.training.epochs import EpochRecord
 
 PRUNABLE = 40_000

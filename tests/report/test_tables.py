@@ -22,7 +22,7 @@ from hyperpruning.report.tables import (
     verdict,
 )
 from hyperpruning.search.ledger import RunFolderError
-from hyperpruning.search.rounds import cost
+from hyperpruning.search.schedulers import cost
 
 Invent = Callable[..., Path]
 

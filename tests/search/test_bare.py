@@ -38,7 +38,7 @@ plan = hp.Plan(
     dense_task=task,
     train=hp.TrainConfig(epochs=2, lr=5.0, updates_per_epoch=1),
     sparsity=0.6,
-    space=hp.Space({"allocation": ("uniform", "er"), "drop_fraction": hp.Between(0.4, 0.9, 0.1)}),
+    space=hp.SearchSpace({"allocation": ("uniform", "er"), "drop_fraction": hp.FloatRange(0.4, 0.9, 0.1)}),
     pool=3,
     rungs=(1,),
     keep=(1,),

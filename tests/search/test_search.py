@@ -12,11 +12,11 @@ from hyperpruning.search.executors import executor
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import Plan, check, job
 from hyperpruning.search.search import search
-from hyperpruning.search.slices import Slice, train_slice
 from hyperpruning.search.space import Candidate
+from hyperpruning.search.worker import Slice, train_slice
 from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.epochs import EpochRecord
-from hyperpruning.training.task import LanguageModelling
 from small import small
 
 

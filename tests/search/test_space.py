@@ -4,15 +4,15 @@ import math
 
 import pytest
 
-from hyperpruning.search.space import SAMPLERS, Between, Space, suggest
-from hyperpruning.sparsity.spelling import composed
+from hyperpruning.search.space import SAMPLERS, FloatRange, SearchSpace, suggest
+from hyperpruning.sparsity.serialization import from_config
 
-SPACE = Space(
+SPACE = SearchSpace(
     {
         "allocation": ("uniform", "er"),
         "drop_scope": ("tensor", "sign", "global"),
         "grow": ("random", "gradient"),
-        "drop_fraction": Between(0.3, 0.8, 0.1),
+        "drop_fraction": FloatRange(0.3, 0.8, 0.1),
     }
 )
 
@@ -39,7 +39,7 @@ def test_points_are_distinct_new_and_valid(sampler):
         told += scored(fresh)
     points = [point for point, _ in told]
     assert all(points.count(point) == 1 for point in points)
-    assert all(composed(point).drop_fraction == point["drop_fraction"] for point in points)
+    assert all(from_config(point).drop_fraction == point["drop_fraction"] for point in points)
 
 
 def test_tpe_learns_from_what_it_is_told():
@@ -51,7 +51,7 @@ def test_tpe_learns_from_what_it_is_told():
 
 
 def test_an_exhausted_space_gives_what_it_has():
-    space = Space({"drop_scope": ("tensor", "global"), "drop_fraction": Between(0.3, 0.4, 0.1)})
+    space = SearchSpace({"drop_scope": ("tensor", "global"), "drop_fraction": FloatRange(0.3, 0.4, 0.1)})
     assert space.size() == 4
     points = suggest(space, [], sampler=SAMPLERS["tpe"], seed=0, count=9)
     assert len(points) == 4

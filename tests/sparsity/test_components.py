@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.parameter import GRANULARITIES, Granularity
 from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS, growth_quotas
-from hyperpruning.sparsity.regrown import REGROWN
+from hyperpruning.sparsity.regrowth import REGROWN
 from hyperpruning.sparsity.scopes import DROP_SCOPES
 from hyperpruning.sparsity.scores import DROPS, GROWTHS, gradient, lamp, magnitude_gradient
 from hyperpruning.sparsity.updates import exchange, grow
-from hyperpruning.sparsity.views import GRANULARITIES, Granularity
 from pruned import generator, view, views
 
 EMPTY = [0.0] * 6

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import NAMED
+from hyperpruning.sparsity.catalogue import NAMED
+from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.published import PUBLISHED
-from hyperpruning.sparsity.spelling import COMPONENTS, spelled
+from hyperpruning.sparsity.serialization import COMPONENTS, to_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """# Methods
@@ -49,11 +49,11 @@ that are not at their final density by its first rung.
 copy (`sparsifier.hardened()`), and only afterwards weights and optimizer state outside the masks are zero.
 
 **Whole units** of an LSTM, GRU, RNN or RHN, with everything that goes with them in all tensors (Intrinsic Sparse
-Structures, Wen et al. 2018), are pruned by `sparsity/units.py` and `unit_choices.py`, and cut away: what is left is a
+Structures, Wen et al. 2018), are pruned by `structured/units.py` and `unit_choices.py`, and cut away: what is left is a
 smaller dense network with the same outputs. [examples/shrink.py](../examples/shrink.py) trains with the group penalty,
 prunes, and shrinks. A unit costs hundreds of weights, so a budget of weights is met from below.
 
-**Densities by search.** `sparsity/dynamic.py` allocates weights to tensors by dynamic programming, exactly to the
+**Densities by search.** `sparsity/spdy.py` allocates weights to tensors by dynamic programming, exactly to the
 budget or within a latency that `measured_times` measures, and searches how sensitive each tensor is with a calibration
 loss (SPDY, Frantar & Alistarh 2022): [examples/allocation.py](../examples/allocation.py).
 
@@ -76,14 +76,14 @@ at best. They are in no default space.
 
 
 def line(name):
-    spelling, usual = spelled(NAMED[name].method), spelled(Method())
+    spelling, usual = to_config(NAMED[name].method), to_config(Method())
     numbers = {part: f"{value:g}" if isinstance(value, float) else value for part, value in spelling.items()}
     parts = ", ".join(f"{part} {value}" for part, value in numbers.items() if spelling[part] != usual[part])
     return f"| {name} | {parts or 'the default'} | {NAMED[name].source} | {NAMED[name].use} |\n"
 
 
 def page():
-    usual = spelled(Method())
+    usual = to_config(Method())
     default = ", ".join(f"{part} {usual[part]}" for part in ("allocation", "topology", "drop", "drop_scope", "grow"))
     default += f", redistribute {usual['redistribute']}, drop_fraction {usual['drop_fraction']}, decay {usual['decay']}"
     choices = "".join(f"| {part} | {', '.join(named)} |\n" for part, named in COMPONENTS.items() if part != "update")

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from hyperpruning.sparsity.serialization import COMPONENTS, from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.sparsity.spelling import COMPONENTS, composed
 from pruned import generator, view
 
 PUBLISHED = {name: rule for name, rule in COMPONENTS["update"].items() if rule is not None}
-METHOD = composed({})
+METHOD = from_config({})
 
 
 def weights(seed=0):
@@ -76,7 +76,7 @@ def test_a_published_update_runs_and_is_saved_with_its_state(name, redistribute)
     def run(cut):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 10))
-        method = composed({"update": name, "redistribute": redistribute, "interval": 2})
+        method = from_config({"update": name, "redistribute": redistribute, "interval": 2})
         sparsifier = Sparsifier(model, None, method, sparsity=0.6)
         for step in range(12):
             if step == cut:

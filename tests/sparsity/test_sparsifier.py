@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.costs import multiply_adds
 from hyperpruning.sparsity.masking import density
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.sparsity.spelling import composed
 
 RIGL = METHODS["rigl"]
 
@@ -65,7 +65,7 @@ def test_an_update_of_rigl_by_hand():
 
 def test_the_drop_fraction_follows_its_decay_to_the_last_update():
     model = two_layers()
-    method = composed({"drop_fraction": 0.5, "decay": "linear", "stop": 0.5, "interval": 10})
+    method = from_config({"drop_fraction": 0.5, "decay": "linear", "stop": 0.5, "interval": 10})
     sparsifier = Sparsifier(model, None, method, sparsity=0.5, total_steps=80)
     updates = {step: update for step, update in enumerate(train(model, sparsifier, 80), 1) if update}
     # f(t) = 0.5 (1 - t / 40), and 300 active weights in the first layer
@@ -80,7 +80,7 @@ def test_there_is_no_update_in_the_last_step():
 
 def test_without_total_steps_updates_go_on_at_the_first_drop_fraction():
     model = two_layers()
-    sparsifier = Sparsifier(model, None, composed({"stop": 0.1}), sparsity=0.5, interval=3)
+    sparsifier = Sparsifier(model, None, from_config({"stop": 0.1}), sparsity=0.5, interval=3)
     updates = [update for update in train(model, sparsifier, 30) if update]
     assert [update.step for update in updates] == list(range(3, 31, 3))
     assert all(update.dropped["0.weight"] == 150 for update in updates)
@@ -104,7 +104,7 @@ def test_a_filter_chooses_what_is_pruned():
 def test_every_state_of_the_weights_shape_is_zero_off_the_mask_and_starts_anew_on_regrowth():
     model = nn.Linear(20, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsifier = Sparsifier(model, optimizer, composed({"interval": 1}), sparsity=0.5)
+    sparsifier = Sparsifier(model, optimizer, from_config({"interval": 1}), sparsity=0.5)
     state = optimizer.state[model.weight]
     state["average"] = torch.ones(10, 20, dtype=torch.float64)
     state["count"] = torch.ones(10, 20, dtype=torch.int32)
@@ -152,7 +152,7 @@ def test_sparsity_zero_leaves_the_model_dense_through_updates():
 @pytest.mark.parametrize("floor", [0.0, 0.02])
 def test_only_the_floor_keeps_a_global_drop_from_emptying_a_tensor(floor):
     model = two_layers()
-    method = composed({"drop_scope": "global", "redistribute": "nonzeros", "floor": floor, "interval": 1})
+    method = from_config({"drop_scope": "global", "redistribute": "nonzeros", "floor": floor, "interval": 1})
     sparsifier = Sparsifier(model, None, method, sparsity=0.5)
     with torch.no_grad():
         model[2].weight.mul_(1e-6)
@@ -385,7 +385,7 @@ def test_sizes_that_do_not_divide_name_the_tensor():
 def test_gates_must_be_known():
     with pytest.raises(ValueError, match="give the Sparsifier row_groups"):
         Sparsifier(two_layers(), None, METHODS["selfish-rnn-gates"], sparsity=0.8)
-    blocks = composed({"method": "selfish-rnn-gates", "granularity": "block_4x4"})
+    blocks = from_config({"method": "selfish-rnn-gates", "granularity": "block_4x4"})
     with pytest.raises(ValueError, match=r"the 8 rows of 'weight' do not divide into 4 gates of 4-row units"):
         Sparsifier(nn.Linear(8, 8), None, blocks, sparsity=0.5, row_groups={"weight": 4})
 
@@ -400,7 +400,7 @@ def test_rows_are_pruned_with_an_exact_budget_that_says_what_is_reached():
 @pytest.mark.parametrize("regrown", ["zero", "keep", "random"])
 def test_what_is_dropped_and_regrown_begins_as_said(regrown):
     model = nn.Linear(4, 1, bias=False)
-    method = composed({"grow": "gradient", "regrown": regrown, "interval": 1})
+    method = from_config({"grow": "gradient", "regrown": regrown, "interval": 1})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
     sparsifier = Sparsifier(model, optimizer, method, sparsity=0.5)
     sparsifier.masks["weight"].copy_(torch.tensor([[1, 1, 0, 0]]))
@@ -466,4 +466,4 @@ def test_a_falling_density_whose_tensors_take_turns_is_refused_where_units_cost_
     model = torch.nn.Sequential(torch.nn.Linear(9, 8), torch.nn.Linear(8, 6))
     parts = {"allocation": "uniform_except", "granularity": "row", "density": "cubic"}
     with pytest.raises(ValueError, match="give allocation 'uniform', or one density"):
-        Sparsifier(model, None, composed(parts), sparsity=0.5, total_steps=100)
+        Sparsifier(model, None, from_config(parts), sparsity=0.5, total_steps=100)

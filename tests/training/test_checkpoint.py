@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.training import checkpoint
 from hyperpruning.training.checkpoint import load, newest_records, release, save
 from hyperpruning.training.epochs import Training, epochs
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_temporary_file(saved, beg
         raise OSError(28, "No space left on device")
 
     records += epochs(training, 4)
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save(training, saved, "me", records)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before

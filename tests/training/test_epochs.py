@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import DivergedError, Training, _averages, epochs

@@ -9,15 +9,16 @@ import torch
 
 from hyperpruning.experiment import ExperimentError
 from hyperpruning.search.plan import job
-from hyperpruning.search.slices import train_slice
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.search.worker import train_slice
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.tasks.dynamic_evaluation import DynamicEvaluation
+from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.checkpoint import load, save
 from hyperpruning.training.config import CHOICES, TrainConfig
-from hyperpruning.training.dynamic_evaluation import DynamicEvaluation
 from hyperpruning.training.epochs import Training, epochs, train_batches
 from hyperpruning.training.pruning import COSTS, SCOPES, update_steps
 from hyperpruning.training.snt_asgd import non_monotone
-from hyperpruning.training.task import LanguageModelling, as_step
+from hyperpruning.training.task import as_step
 from small import small
 
 RECIPES = {
@@ -227,7 +228,7 @@ def test_products_are_in_tf32_within_the_training_alone(text, tmp_path, monkeypa
 
     plan = small(text, training={"epochs": 2, "precision": "tf32"}, search={"rungs": (1,), "keep": (2,)}).plan()
     monkeypatch.setattr(LanguageModelling, "loss", loss)
-    monkeypatch.setattr("hyperpruning.training.machine.device_of", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("hyperpruning.training.device.device_of", lambda name: torch.device("cuda"))
     monkeypatch.setattr("hyperpruning.training.epochs.forward_precision", lambda config: nullcontext())
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     done = train_slice(job(plan, tmp_path, None, 2))

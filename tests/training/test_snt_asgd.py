@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyperpruning.files import write_atomic
 from hyperpruning.report import panels
 from hyperpruning.report.markup import (
     code,
@@ -27,9 +28,8 @@ from hyperpruning.report.status import Status, status
 from hyperpruning.report.tables import HEADINGS, Row, cells, results, verdict
 from hyperpruning.search.ledger import LEDGER
 from hyperpruning.search.plan import DENSE
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.spelling import composed, spelled
-from hyperpruning.training.checkpoint import write_atomic
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config, to_config
 
 WINNER = "winner.safetensors"
 MEANINGS = {  # what the parts of a method do, in plain words
@@ -159,11 +159,11 @@ def _shown(path: Path) -> str:
 
 def _spelled(point: Mapping[str, Any]) -> dict[str, str]:
     try:
-        spelling = spelled(composed(point))
+        spelling = to_config(from_config(point))
     except (ValueError, TypeError):  # a component that this version does not know
         return {name: str(value) for name, value in point.items()}
     main = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction", "decay")
-    usual = spelled(Method())
+    usual = to_config(Method())
     found = {"method": str(point["method"])} if "method" in point else {}
     for name in (*main, *(name for name, value in spelling.items() if name not in main and value != usual[name])):
         words = name.replace("_", " ")

@@ -11,9 +11,9 @@ from typing import Any
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.search.ledger import LEDGER, History, RunFolderError, read
 from hyperpruning.search.plan import DENSE
-from hyperpruning.search.rounds import cost
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.spelling import composed, spelled
+from hyperpruning.search.schedulers import cost
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config, to_config
 
 JUDGES = {"ls": "LSH", "loss": "the loss", "rank_sum": "rank sum"}
 
@@ -132,10 +132,10 @@ def in_words(point: dict[str, str | float]) -> str:
     'rigl'
     """
     try:
-        spelling: dict[str, Any] = spelled(composed(point))
+        spelling: dict[str, Any] = to_config(from_config(point))
     except (ValueError, TypeError):  # a component that this version does not know
         return ", ".join(f"{name} = {value}" for name, value in point.items())
-    usual = spelled(Method())
+    usual = to_config(Method())
     main = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction")
     named = point.get("method")
     if named is not None:

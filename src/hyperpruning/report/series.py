@@ -11,9 +11,9 @@ import numpy as np
 
 from hyperpruning.report.run import Run
 from hyperpruning.report.tables import some, spearman
-from hyperpruning.search.objectives import exponents
+from hyperpruning.search.criteria import exponents
 from hyperpruning.search.plan import DENSE
-from hyperpruning.training.task import perplexity
+from hyperpruning.tasks.language_modelling import perplexity
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]

@@ -15,9 +15,9 @@ from rich.text import Text
 
 from hyperpruning.report.run import Run, judge_name, read_run
 from hyperpruning.search.plan import DENSE
+from hyperpruning.tasks.language_modelling import perplexity
 from hyperpruning.training.checkpoint import newest_records
 from hyperpruning.training.epochs import EpochRecord
-from hyperpruning.training.task import perplexity
 
 
 @dataclass(frozen=True)

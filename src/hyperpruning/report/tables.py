@@ -12,10 +12,10 @@ from rich.table import Table
 
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.report.run import Run, label, read_run
-from hyperpruning.search.objectives import exponents, loss, rank_sum
+from hyperpruning.search.criteria import exponents, loss, rank_sum
 from hyperpruning.search.plan import DENSE
+from hyperpruning.tasks.language_modelling import perplexity
 from hyperpruning.training.epochs import EpochRecord
-from hyperpruning.training.task import perplexity
 
 Ranks = np.ndarray[tuple[int], np.dtype[np.float64]]
 

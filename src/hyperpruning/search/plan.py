@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.search.objectives import OBJECTIVES
-from hyperpruning.search.rounds import check_rounds
-from hyperpruning.search.slices import Job, SpectrumConfig
-from hyperpruning.search.space import SAMPLERS, Between, Candidate, Point, Space, suggest
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.spelling import composed
+from hyperpruning.search.criteria import OBJECTIVES
+from hyperpruning.search.schedulers import check_rounds
+from hyperpruning.search.space import SAMPLERS, Candidate, FloatRange, Point, SearchSpace, suggest
+from hyperpruning.search.worker import Job, SpectrumConfig
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.machine import device_of
+from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import refusal
 from hyperpruning.training.task import Task
 
@@ -48,7 +48,7 @@ class Plan:
     dense_task: Task
     train: TrainConfig
     sparsity: float
-    space: Space
+    space: SearchSpace
     pool: int = 12
     generation: int = 6
     sampler: str = "tpe"
@@ -65,7 +65,7 @@ class Plan:
             name: value for name, value in vars(self).items() if name not in ("task", "dense_task", "train", "space")
         }
         space = {
-            name: asdict(choices) if isinstance(choices, Between) else list(choices)
+            name: asdict(choices) if isinstance(choices, FloatRange) else list(choices)
             for name, choices in self.space.dimensions.items()
         }
         return values | {
@@ -117,7 +117,7 @@ def _methods(plan: Plan) -> list[Method]:
     found, reason = [], ""
     for point in plan.space.points(TRIED):
         try:
-            found.append(composed(point))
+            found.append(from_config(point))
         except ValueError as error:
             reason = str(error)
     if len(found) < (plan.pool if plan.space.size() <= TRIED else 1):

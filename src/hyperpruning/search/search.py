@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.search.criteria import OBJECTIVES
 from hyperpruning.search.executors import InProcess
 from hyperpruning.search.ledger import LEDGER, Fact, History, Ledger, RunFolderError, epoch_fact, read
-from hyperpruning.search.objectives import OBJECTIVES
 from hyperpruning.search.plan import DENSE, Plan, ask, candidate_name, check, job
-from hyperpruning.search.rounds import decide
-from hyperpruning.search.slices import OUT_OF_MEMORY, Slice, train_slice
+from hyperpruning.search.schedulers import decide
 from hyperpruning.search.space import Point
+from hyperpruning.search.worker import OUT_OF_MEMORY, Slice, train_slice
 from hyperpruning.training.checkpoint import release
-from hyperpruning.training.machine import device_of
+from hyperpruning.training.device import device_of
 
 logger = logging.getLogger(__name__)
 _NO_DENSE = "The dense reference must train, and it did not: "

@@ -19,8 +19,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.spelling import composed
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config
 
 Point = dict[str, str | float]
 ASKS_PER_POINT = 50  # suggestions asked for one new point before the space counts as exhausted
@@ -43,11 +43,11 @@ class Candidate:
     @property
     def method(self) -> Method:
         """The method that the point spells."""
-        return composed(self.point)
+        return from_config(self.point)
 
 
 @dataclass(frozen=True)
-class Between:
+class FloatRange:
     """A numeric dimension: low, low + step, ..., high.
 
     Attributes:
@@ -61,20 +61,20 @@ class Between:
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """What a candidate may be: for each field of `Method` that is searched, its choices.
 
     Attributes:
-        dimensions: field name -> the choices by name, or a `Between`.
+        dimensions: field name -> the choices by name, or a `FloatRange`.
     """
 
-    dimensions: Mapping[str, tuple[str | float, ...] | Between]
+    dimensions: Mapping[str, tuple[str | float, ...] | FloatRange]
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The space as Optuna sees it."""
         return {
             name: FloatDistribution(choices.low, choices.high, step=choices.step)
-            if isinstance(choices, Between)
+            if isinstance(choices, FloatRange)
             else CategoricalDistribution(choices)
             for name, choices in self.dimensions.items()
         }
@@ -97,8 +97,8 @@ class Space:
         return found
 
 
-def _choices(dimension: tuple[str | float, ...] | Between) -> list[str | float]:
-    if not isinstance(dimension, Between):
+def _choices(dimension: tuple[str | float, ...] | FloatRange) -> list[str | float]:
+    if not isinstance(dimension, FloatRange):
         return list(dict.fromkeys(dimension))
     count = math.floor((dimension.high - dimension.low) / dimension.step + 1e-6) + 1
     return [round(dimension.low + index * dimension.step, 10) for index in range(count)]
@@ -117,7 +117,7 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {"tpe": _tpe, "random":
 
 
 def suggest(
-    space: Space,
+    space: SearchSpace,
     told: Sequence[tuple[Point, float]],
     *,
     sampler: Callable[[int, int], BaseSampler],
@@ -174,7 +174,7 @@ def _rounded(params: Mapping[str, Any]) -> Point:
 
 def _is_valid(point: Point) -> bool:
     try:
-        composed(point)
+        from_config(point)
     except ValueError:
         return False
     return True

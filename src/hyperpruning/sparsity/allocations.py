@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import torch
 
-from hyperpruning.sparsity.exact import apportion
+from hyperpruning.sparsity.selection import apportion
 
 Allocation = Callable[[Mapping[str, torch.Size], int], dict[str, int]]
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from hyperpruning.sparsity.allocations import uniform_except
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.exact import apportion
+from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.scopes import gate
+from hyperpruning.sparsity.selection import apportion
 
 
 class Budget:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity.exact import CHUNK
+from hyperpruning.sparsity.selection import CHUNK
 
 
 class Masking:

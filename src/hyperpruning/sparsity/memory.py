@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity.views import optimizer_state
+from hyperpruning.sparsity.parameter import optimizer_state
 
 FACTOR = 0.9  # of the running mean of the gradient, a step
 

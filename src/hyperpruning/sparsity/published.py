@@ -15,9 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from hyperpruning.sparsity import redistributions
-from hyperpruning.sparsity.composition import Method
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.parameter import View
 from hyperpruning.sparsity.updates import Masks, UpdateRule
-from hyperpruning.sparsity.views import View
 
 START = 0.001  # of the global threshold
 TOLERANCE = 0.02

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hyperpruning.sparsity.exact import apportion, counted
-from hyperpruning.sparsity.views import View
+from hyperpruning.sparsity.parameter import View
+from hyperpruning.sparsity.selection import apportion, counted
 
 Redistribute = Callable[[Mapping[str, View], Mapping[str, Tensor], Mapping[str, int]], dict[str, float]]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity.exact import Sizes, largest, sample
-from hyperpruning.sparsity.views import View
+from hyperpruning.sparsity.parameter import View
+from hyperpruning.sparsity.selection import Sizes, largest, sample
 
 Part = tuple[str, slice, Tensor | None]
 Pool = list[Part]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hyperpruning.sparsity.exact import Sizes, positive
-from hyperpruning.sparsity.views import View
+from hyperpruning.sparsity.parameter import View
+from hyperpruning.sparsity.selection import Sizes, positive
 
 Score = Callable[[View], Tensor | Sizes | None]
 

@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 
 from hyperpruning.sparsity import memory, scores
 from hyperpruning.sparsity.budget import Budget
-from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.costs import Cost, weights
-from hyperpruning.sparsity.exact import counted
+from hyperpruning.sparsity.mask_init import Calibration
 from hyperpruning.sparsity.masking import Masking, density
-from hyperpruning.sparsity.topologies import Calibration
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.parameter import View, optimizer_state
+from hyperpruning.sparsity.selection import counted
 from hyperpruning.sparsity.updates import beginning, exchange
-from hyperpruning.sparsity.views import View, optimizer_state
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Sparsifier:
         ValueError: the sparsity would empty a tensor, the filter lets no parameter pass, or the method does not fit
             the model.
 
-    >>> from hyperpruning.sparsity.methods import METHODS
+    >>> from hyperpruning.sparsity.catalogue import METHODS
     >>> model = nn.Linear(20, 10)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> sparsifier = Sparsifier(model, optimizer, METHODS["rigl"], sparsity=0.9)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.exact import apportion, counted, largest_of_each, positive
+from hyperpruning.sparsity.mask_init import Calibration, Scores
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.parameter import View
 from hyperpruning.sparsity.redistributions import growth_quotas
 from hyperpruning.sparsity.scopes import Pool, choose, together
 from hyperpruning.sparsity.scores import Score
-from hyperpruning.sparsity.topologies import Calibration, Scores
-from hyperpruning.sparsity.views import View
+from hyperpruning.sparsity.selection import apportion, counted, largest_of_each, positive
 
 Masks = dict[str, Tensor]
 UpdateRule = Callable[

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.topologies import Calibration, jacobian, jacobian_norm
-from hyperpruning.training.machine import seeded
+from hyperpruning.sparsity.mask_init import Calibration, jacobian, jacobian_norm
+from hyperpruning.sparsity.method import Method
+from hyperpruning.training.device import seeded
 from hyperpruning.training.task import Task, as_step
 
 BATCHES = 8  # of the first epoch, whose losses are added up

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperpruning.files import write_atomic
 from hyperpruning.training.epochs import EpochRecord, Training
 
 logger = logging.getLogger(__name__)
@@ -35,25 +35,6 @@ class Sidecar:
     identity: str
     sha256: str
     records: tuple[EpochRecord, ...]
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves either the old one or the new one, whole and on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def save(training: Training, folder: Path, identity: str, records: Sequence[EpochRecord]) -> None:

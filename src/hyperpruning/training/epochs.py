@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hyperpruning.kernels import float32_products
-from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.masking import density
+from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.machine import device_of, forward_precision, products, seeded
+from hyperpruning.training.device import device_of, forward_precision, products, seeded
 from hyperpruning.training.pruning import prunable_weights, sparsified
 from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
 from hyperpruning.training.task import Task, as_step

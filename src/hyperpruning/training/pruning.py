@@ -7,10 +7,10 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity import redistributions, scopes, scores, topologies
+from hyperpruning.sparsity import mask_init, redistributions, scopes, scores
 from hyperpruning.sparsity.budget import Budget
-from hyperpruning.sparsity.composition import Method
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
+from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.calibration import calibration
 from hyperpruning.training.config import TrainConfig
@@ -85,7 +85,7 @@ def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: fl
         check_recipe(method, config, steps)
         calibration(task, network, method, seed=config.seed)
         compete = method.topology_scope is scopes.together
-        if compete and method.topology is topologies.jacobian and not recurrent().issuperset(pruned.values()):
+        if compete and method.topology is mask_init.jacobian and not recurrent().issuperset(pruned.values()):
             raise ValueError(
                 "The topology 'jacobian' knows recurrent weights alone, and with a global topology_scope all compete: "
                 "take topology_scope 'tensor', or prune the recurrent ones alone (scope)."

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpruning.sparsity import exact
-from hyperpruning.sparsity.exact import apportion, counted, largest, largest_of_each, sample, within
+from hyperpruning.sparsity import selection
+from hyperpruning.sparsity.selection import apportion, counted, largest, largest_of_each, sample, within
 
 
 def generator(seed=0):
@@ -103,7 +103,7 @@ def test_largest_is_the_head_of_a_stable_sort(rows, count):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["normal", "ties", "one"])
 def test_many_are_chosen_like_few(dtype, kind, monkeypatch):
-    monkeypatch.setattr(exact, "CHUNK", 20_000)
+    monkeypatch.setattr(selection, "CHUNK", 20_000)
     scores = torch.randn(70_000, generator=generator(1), dtype=torch.float64)
     if kind == "ties":
         scores = scores.round()
@@ -118,7 +118,7 @@ def test_many_are_chosen_like_few(dtype, kind, monkeypatch):
 
 @pytest.mark.parametrize("wave", [0.0, 1.0, 100.0])
 def test_a_misleading_sample_costs_time_only(wave, monkeypatch):
-    monkeypatch.setattr(exact, "SAMPLE", 500)  # every 141st entry is seen, and these are larger the higher the wave
+    monkeypatch.setattr(selection, "SAMPLE", 500)  # every 141st entry is seen, and these are larger the higher the wave
     scores = torch.randn(70_000, generator=generator(1))
     scores[::141] += wave
     eligible = torch.rand(70_000, generator=generator(2)) < 0.6
@@ -155,7 +155,7 @@ def test_sample_is_exact_and_repeatable(size, part):
 @pytest.mark.parametrize("size", [6, 100])
 @pytest.mark.parametrize("part", [0.02, 0.7])
 def test_sample_is_uniform(size, part, monkeypatch):
-    monkeypatch.setattr(exact, "SMALL", 50)  # 100 are many then
+    monkeypatch.setattr(selection, "SMALL", 50)  # 100 are many then
     draws, source = 4000, generator()
     eligible = torch.ones(size, dtype=torch.bool)
     eligible[0] = False

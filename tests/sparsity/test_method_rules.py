@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.scores import magnitude
-from hyperpruning.sparsity.spelling import COMPONENTS, composed, spelled
+from hyperpruning.sparsity.serialization import COMPONENTS, from_config, to_config
 
 SHRINKING = {"grow": "none", "drop_fraction": 0, "density": "cubic"}
 FADING = {"grow": "none", "drop_fraction": 0, "fade": 0.9}
@@ -17,20 +17,22 @@ FADING = {"grow": "none", "drop_fraction": 0, "fade": 0.9}
 
 @pytest.mark.parametrize("name", METHODS)
 def test_spelling_and_composing_are_inverse(name):
-    spelling = spelled(METHODS[name])
-    assert composed(json.loads(json.dumps(spelling))) == METHODS[name]
+    spelling = to_config(METHODS[name])
+    assert from_config(json.loads(json.dumps(spelling))) == METHODS[name]
     assert list(spelling) == [field.name for field in dataclasses.fields(Method)]
-    assert composed({"method": name}) == METHODS[name]
+    assert from_config({"method": name}) == METHODS[name]
 
 
 def test_no_two_methods_are_the_same():
-    assert len({json.dumps(spelled(method)) for method in METHODS.values()}) == len(METHODS)
+    assert len({json.dumps(to_config(method)) for method in METHODS.values()}) == len(METHODS)
 
 
 def test_what_is_left_out_has_its_default():
-    assert composed({}) == Method()
-    assert composed({"grow": "gradient"}) == dataclasses.replace(Method(), grow=COMPONENTS["grow"]["gradient"])
-    assert composed({"method": "rigl", "drop_fraction": 0.4}) == dataclasses.replace(METHODS["rigl"], drop_fraction=0.4)
+    assert from_config({}) == Method()
+    assert from_config({"grow": "gradient"}) == dataclasses.replace(Method(), grow=COMPONENTS["grow"]["gradient"])
+    assert from_config({"method": "rigl", "drop_fraction": 0.4}) == dataclasses.replace(
+        METHODS["rigl"], drop_fraction=0.4
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_what_is_left_out_has_its_default():
 )
 def test_a_wrong_spelling_is_refused_with_the_reason(spelling, message):
     with pytest.raises(ValueError, match=message):
-        composed(spelling)
+        from_config(spelling)
 
 
 def test_a_function_without_a_name_cannot_be_spelled():
@@ -91,7 +93,7 @@ def test_a_function_without_a_name_cannot_be_spelled():
         return magnitude(view)
 
     with pytest.raises(ValueError, match="add it as a drop"):
-        spelled(Method(drop=mine))
+        to_config(Method(drop=mine))
 
 
 @pytest.mark.parametrize("name", COMPONENTS["decay"])

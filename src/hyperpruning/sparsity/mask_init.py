@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hyperpruning.sparsity import scores
-from hyperpruning.sparsity.exact import Sizes
-from hyperpruning.sparsity.views import View
+from hyperpruning.sparsity.parameter import View
+from hyperpruning.sparsity.selection import Sizes
 
 Calibration = Callable[[], Tensor]
 Scores = dict[str, Tensor | Sizes | None]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hyperpruning.search.rounds import check_rounds, cost, decide, most
+from hyperpruning.search.schedulers import check_rounds, cost, decide, most
 
 
 def test_the_better_go_on_and_ties_go_by_name():

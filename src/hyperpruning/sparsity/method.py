@@ -7,21 +7,21 @@ from typing import Any
 
 from hyperpruning.sparsity import (
     allocations,
+    mask_init,
     redistributions,
-    regrown,
+    regrowth,
     schedules,
     scopes,
     scores,
-    topologies,
 )
 from hyperpruning.sparsity.allocations import Allocation
+from hyperpruning.sparsity.mask_init import Topology
+from hyperpruning.sparsity.parameter import SINGLE, WHOLE, Granularity
 from hyperpruning.sparsity.redistributions import Redistribute
-from hyperpruning.sparsity.regrown import Regrown
+from hyperpruning.sparsity.regrowth import Regrown
 from hyperpruning.sparsity.schedules import Decay, Density
 from hyperpruning.sparsity.scopes import Scope
 from hyperpruning.sparsity.scores import Score
-from hyperpruning.sparsity.topologies import Topology
-from hyperpruning.sparsity.views import SINGLE, WHOLE, Granularity
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Method:
     """
 
     allocation: Allocation = allocations.uniform
-    topology: Topology = topologies.random
+    topology: Topology = mask_init.random
     topology_scope: Scope = scopes.tensor
     granularity: Granularity = SINGLE
     density: Density = schedules.fixed
@@ -73,7 +73,7 @@ class Method:
     ceiling: float = 0.98
     grow: Score | None = scores.random
     grow_scope: Scope = scopes.tensor
-    regrown: Regrown = regrown.zero
+    regrown: Regrown = regrowth.zero
     interval: int = 100
     stop: float = 1.0
     rewind: int | None = None
@@ -171,7 +171,7 @@ def _schedule(method: Method) -> Iterator[str]:
             f"not {method.density_from}, {method.density_until} and {method.stop}; change one of them"
         )
     if method.density_start == 1:
-        if method.topology is not topologies.random or method.topology_scope is not scopes.tensor:
+        if method.topology is not mask_init.random or method.topology_scope is not scopes.tensor:
             yield "a dense start leaves a topology nothing to choose; give topology 'random' or a lower density_start"
         if method.drop_scope is scopes.together and method.allocation is not allocations.uniform:
             yield "after a dense start a global drop settles the tensors' shares; give allocation 'uniform'"

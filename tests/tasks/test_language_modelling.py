@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
-from hyperpruning.training.task import LanguageModelling
+from hyperpruning.tasks.language_modelling import LanguageModelling
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (2.0, 0.0), (0.0, 1.0), (2.0, 1.0)])

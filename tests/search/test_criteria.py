@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hyperpruning.search.objectives import OBJECTIVES, exponents, ranks
+from hyperpruning.search.criteria import OBJECTIVES, exponents, ranks
 from hyperpruning.training.epochs import EpochRecord
 
 

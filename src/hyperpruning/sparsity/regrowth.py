@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hyperpruning.sparsity.views import View
+from hyperpruning.sparsity.parameter import View
 
 Regrown = Callable[[View, Tensor, Tensor], Tensor | float | None]
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity.exact import apportion, sample
+from hyperpruning.sparsity.selection import apportion, sample
 
 BUCKETS = 10_000  # SPDY's
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hyperpruning.sparsity.exact import largest
-from hyperpruning.sparsity.units import Units
+from hyperpruning.sparsity.selection import largest
+from hyperpruning.structured.units import Units
 
 
 def strongest_units(norms: Mapping[str, Tensor], count: int | Mapping[str, int]) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ def weights_left(
         groups: the units; what they do not touch stays whole.
         counts: units that stay in each group, or bool (H,).
 
-    >>> from hyperpruning.sparsity.units import recurrent_units
+    >>> from hyperpruning.structured.units import recurrent_units
     >>> layer = torch.nn.LSTM(10, 20)
     >>> shapes = {name: p.shape for name, p in layer.named_parameters()}
     >>> weights_left(shapes, recurrent_units(layer, "", readers=[]), {"l0": 5})  # 4 gates (10 + 5 + 2 biases) 5

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.mask_init import TOPOLOGIES, jacobian_norm
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.sparsity.spelling import composed
-from hyperpruning.sparsity.topologies import TOPOLOGIES, jacobian_norm
 from hyperpruning.training.calibration import stacked_norm
 from pruned import view
 
@@ -122,7 +122,7 @@ def test_the_masks_hold_the_best_scores_with_exact_counts():
     torch.manual_seed(0)
     layer = nn.Linear(20, 10, bias=False)
     weights = layer.weight.detach().clone()
-    sparsifier = Sparsifier(layer, None, composed({"method": "static", "topology": "magnitude"}), sparsity=0.7)
+    sparsifier = Sparsifier(layer, None, from_config({"method": "static", "topology": "magnitude"}), sparsity=0.7)
     assert sparsifier.masks["weight"].view(-1).nonzero().squeeze(1).tolist() == sorted(
         weights.abs().flatten().topk(60).indices.tolist()
     )
@@ -131,7 +131,7 @@ def test_the_masks_hold_the_best_scores_with_exact_counts():
 def test_what_a_calibration_does_not_reach_begins_at_random():
     net = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
     inputs = torch.randn(4, 10)
-    method = composed({"method": "snip", "topology_scope": "tensor"})
+    method = from_config({"method": "snip", "topology_scope": "tensor"})
     sparsifier = Sparsifier(net, None, method, sparsity=0.8, calibration=lambda: net[0](inputs).square().sum())
     assert {name: int(mask.sum()) for name, mask in sparsifier.masks.items()} == {"0.weight": 20, "1.weight": 20}
     with pytest.raises(ValueError, match=r"nothing is known of those of '1.weight'"):

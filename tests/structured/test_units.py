@@ -6,8 +6,8 @@ from torch import nn
 
 from highway import highway
 from hyperpruning.models.stack import Stack, chain
-from hyperpruning.sparsity.unit_choices import strongest_units, units_within, weights_left
-from hyperpruning.sparsity.units import Axis, Units, group_lasso, group_norms, recurrent_units, shrink, unit_masks
+from hyperpruning.structured.selection import strongest_units, units_within, weights_left
+from hyperpruning.structured.units import Axis, Units, group_lasso, group_norms, recurrent_units, shrink, unit_masks
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}

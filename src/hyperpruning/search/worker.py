@@ -17,12 +17,12 @@ from torch import Tensor
 
 from hyperpruning.kernels import float32_products, out_of_memory
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.spelling import spelled
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.device import products, threads
 from hyperpruning.training.epochs import EpochRecord, Training, epochs, train_batches
-from hyperpruning.training.machine import products, threads
 from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.task import Task
 
@@ -64,7 +64,7 @@ class Job:
             "name": self.name,
             "task": self.task.identity(),
             "train": asdict(self.train),
-            "method": None if self.method is None else spelled(self.method),
+            "method": None if self.method is None else to_config(self.method),
             "sparsity": self.sparsity,
             "spectrum": asdict(self.spectrum),
         }

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpruning.sparsity.dynamic import (
+from hyperpruning.sparsity.spdy import (
     allocate,
     allocate_within,
     cheapest,

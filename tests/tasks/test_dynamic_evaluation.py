@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.training.dynamic_evaluation import PTB, DynamicEvaluation, dynamic_loss, gradient_scale
+from hyperpruning.tasks.dynamic_evaluation import PTB, DynamicEvaluation, dynamic_loss, gradient_scale
 
 VOCABULARY = 7
 MODELS = {

@@ -7,19 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hyperpruning.export import (
-    ModelFileError,
-    describe_model,
-    language_model_units,
-    load_model,
-    save_model,
-    shrink_language_model,
-)
+from hyperpruning.deploy.model_file import ModelFileError, describe_model, load_model, save_model
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.models.stack import CELLS
-from hyperpruning.sparsity.unit_choices import strongest_units
-from hyperpruning.sparsity.units import group_norms, unit_masks
+from hyperpruning.structured.language_model import language_model_units, shrink_language_model
+from hyperpruning.structured.selection import strongest_units
+from hyperpruning.structured.units import group_norms, unit_masks
 
 SIZES = {"cell": "gru", "embedding": 6, "hidden": 6, "layers": 1, "dropout": 0.0, "tied": True, "embedding_std": 1.0}
 

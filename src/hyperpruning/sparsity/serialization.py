@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hyperpruning.sparsity.allocations import ALLOCATIONS
-from hyperpruning.sparsity.composition import Method
-from hyperpruning.sparsity.methods import METHODS
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.mask_init import TOPOLOGIES
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.parameter import GRANULARITIES
 from hyperpruning.sparsity.published import PUBLISHED
 from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS
-from hyperpruning.sparsity.regrown import REGROWN
+from hyperpruning.sparsity.regrowth import REGROWN
 from hyperpruning.sparsity.schedules import DECAYS, DENSITIES
 from hyperpruning.sparsity.scopes import DROP_SCOPES, GROW_SCOPES, TOPOLOGY_SCOPES
 from hyperpruning.sparsity.scores import DROPS, GROWTHS
-from hyperpruning.sparsity.topologies import TOPOLOGIES
-from hyperpruning.sparsity.views import GRANULARITIES
 
 # Each part of a method that is not a number, with its choices by name: the search space is made from this table.
 COMPONENTS: dict[str, Mapping[str, Any]] = {
@@ -35,13 +35,13 @@ COMPONENTS: dict[str, Mapping[str, Any]] = {
 }
 
 
-def spelled(method: Method) -> dict[str, str | int | float | None]:
+def to_config(method: Method) -> dict[str, str | int | float | None]:
     """Write a method as names and numbers, fit for JSON; `composed` reads them back.
 
     Raises:
         ValueError: a function has no line in its dictionary of COMPONENTS.
 
-    >>> spelled(METHODS["rigl"])["grow"]
+    >>> to_config(METHODS["rigl"])["grow"]
     'gradient'
     """
     spelling = {field.name: getattr(method, field.name) for field in dataclasses.fields(Method)}
@@ -53,7 +53,7 @@ def spelled(method: Method) -> dict[str, str | int | float | None]:
     return spelling
 
 
-def composed(spelling: Mapping[str, object]) -> Method:
+def from_config(spelling: Mapping[str, object]) -> Method:
     """Build a method from names and numbers; what is left out has the default of `Method`.
 
     Args:
@@ -63,9 +63,9 @@ def composed(spelling: Mapping[str, object]) -> Method:
     Raises:
         ValueError: a name is unknown (the nearest one is given), or `Method` refuses the combination.
 
-    >>> composed(spelled(METHODS["rigl"])) == METHODS["rigl"]
+    >>> from_config(to_config(METHODS["rigl"])) == METHODS["rigl"]
     True
-    >>> composed({"method": "rigl", "drop_fraction": 0.5}).stop
+    >>> from_config({"method": "rigl", "drop_fraction": 0.5}).stop
     0.75
     """
     values: dict[str, Any] = {name: value for name, value in spelling.items() if name != "method"}

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity.exact import Sizes
+from hyperpruning.sparsity.selection import Sizes
 
 WHOLE = 0  # as many rows, or columns, as the tensor has
 

@@ -23,7 +23,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.tasks.language_modelling import LanguageModelling
     from hyperpruning.training.config import TrainConfig
     from hyperpruning.training.snt_asgd import SNTASGD
-from hyperpruning.training.task import Task
+    from hyperpruning.training.task import Task
 
 __all__ = [
     "METHODS",

@@ -19,7 +19,7 @@ check: .venv/ready  ## lint, format, types
 	$(BIN)/mypy
 
 docs: .venv/ready  ## the site, into site/: offline, every warning is an error
-	$(BIN)/mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; name one: make PYTHON=...")'

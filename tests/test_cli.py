@@ -76,7 +76,7 @@ def test_status_report_resume_and_spectrum_work_on_what_it_leaves(finished, tmp_
 
 def test_evaluate_says_the_perplexity_and_how_it_was_measured(finished, text):
     with safe_open(finished / "winner.safetensors", framework="pt") as file:
-        known = json.loads(next(iter(file.metadata().values())))["test_loss"]
+        known = json.loads(next(iter(file.metadata().values()))).test_loss
     characters = len((text / "test.txt").read_text())
     code, said = run("evaluate", finished)
     assert code == 0, said
@@ -145,7 +145,7 @@ def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):
     from hyperpruning.deploy.model_file import save_model
     from hyperpruning.tasks.language_modelling import LanguageModelling
 
-    task = LanguageModelling(folder=text, unit="word", share=0.1, hidden=6)
+    task = LanguageModelling(folder=text, unit="word", fraction=0.1, hidden=6)
     with (text / "test.txt").open("a") as file:
         file.write("another word\n")  # the whole has another vocabulary
     network = task.network(0)

@@ -15,7 +15,7 @@ from hyperpruning.experiment import (
     words,
 )
 from hyperpruning.search.ledger import RunFolderError
-from hyperpruning.search.plan import check
+from hyperpruning.search.plan import validate
 from hyperpruning.search.worker import weights_sha256
 from hyperpruning.sparsity.serialization import COMPONENTS
 from small import small
@@ -52,12 +52,12 @@ def test_the_space_is_made_from_the_components_of_a_method(text):
 def test_whole_methods_can_be_pooled_by_name(text, tmp_path):
     names = ("set", "rigl", "static", "mest", "selfish-rnn-gates")
     history = hyperprune(small(text, space={"method": names}), tmp_path / "run")
-    assert {candidate.point["method"] for candidate in history.candidates.values()} == set(names)
+    assert {candidate.config["method"] for candidate in history.candidates.values()} == set(names)
     assert len({record.active for record in history.at(1).values()}) == 1
     with pytest.raises(ExperimentError, match=r"'riggl' is not: did you mean 'rigl'"):
         small(text, space={"method": ["riggl"]})
     with pytest.raises(ValueError, match="has it from epoch 3 on, after the first rung at 1: raise rungs"):
-        check(small(text, space={"method": (*names, "gmp")}).plan())
+        validate(small(text, space={"method": (*names, "gmp")}).plan())
 
 
 def test_every_mistake_is_named_at_once_with_the_nearest_name():
@@ -65,7 +65,7 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
         Experiment(
             modle={},
             self=1,
-            search={"pol": 3, "sampler": "tpee", "objectives": ["rank_sums"]},
+            search={"pol": 3, "sampler": "tpee", "criteria": ["rank_sums"]},
             space={"drop": ["magnitud"], "drop_fraction": {"low": 2}},
             pruning={"sparsity": 1.0},
             model={"tied": True, "hidden": 3},
@@ -98,7 +98,7 @@ NETWORKS = {
 
 
 PENALISED = {"epochs": 3, "activation_penalty": 2.0, "temporal_penalty": 1.0}
-SHORT = {"pool": 3, "keep": (2, 1), "generation": 3}
+SHORT = {"n_candidates": 3, "keep": (2, 1), "ask_batch": 3}
 
 
 class Killed(Exception):
@@ -124,10 +124,10 @@ def test_every_kind_of_network_is_searched_resumed_and_delivered(text, tmp_path,
     final = whole.finals[whole.winners["ls"]]
     network = load_model(tmp_path / "whole" / "winner.safetensors")
     matrices = [weight for weight in network.parameters() if weight.ndim == 2]
-    assert sum(int(weight.count_nonzero()) for weight in matrices) <= final["active"]
+    assert sum(int(weight.count_nonzero()) for weight in matrices) <= final.active
     exact = round(0.4 * sum(weight.numel() for weight in matrices))
-    assert final["active"] == exact
-    spectrum = model_spectrum(tmp_path / "whole", steps=10, warmup=4, sequences=2)
+    assert final.active == exact
+    spectrum = model_spectrum(tmp_path / "whole", steps=10, warmup=4, probe_batch=2)
     assert spectrum.exponents.isfinite().any()
     assert len(spectrum.exponents) == sum(network.rnn.widths)
 
@@ -178,7 +178,7 @@ def test_a_tied_model_is_counted_and_stored_once(text, tmp_path):
     active, total = sum(int(weight.count_nonzero()) for weight in matrices), sum(weight.numel() for weight in matrices)
     assert active == round(0.4 * total)
     assert description["sparsity"] == 1 - active / total
-    assert weights_sha256(model.state_dict()) == history.finals[history.winners["ls"]]["sha256"]
+    assert weights_sha256(model.state_dict()) == history.finals[history.winners["ls"]].sha256
 
 
 @pytest.mark.parametrize("content", [None, "[data", b"\xff\xfe"])
@@ -197,10 +197,10 @@ def test_the_whole_search_in_one_call(text, tmp_path):
     history = hyperprune(small(text), folder)
     winner = history.winners["ls"]
     model, description = load_model(folder / "winner.safetensors"), describe_model(folder / "winner.safetensors")
-    assert weights_sha256(model.state_dict()) == history.finals[winner]["sha256"] == description["sha256"]
+    assert weights_sha256(model.state_dict()) == history.finals[winner].sha256 == description.sha256
     matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
     active, total = sum(int(weight.count_nonzero()) for weight in matrices), sum(weight.numel() for weight in matrices)
-    assert active == round(0.4 * total) == history.finals[winner]["active"]
+    assert active == round(0.4 * total) == history.finals[winner].active
     assert description["sparsity"] == 1 - active / total
     assert description["network"] == winner
     assert (folder / "report.html").stat().st_size > 10_000
@@ -223,4 +223,4 @@ def test_a_winner_whose_weights_were_lost_is_trained_again(text, tmp_path):
         path.unlink()
     hyperprune(small(text), folder)
     weights = load_model(folder / "winner.safetensors").state_dict()
-    assert weights_sha256(weights) == history.finals[winner.name]["sha256"]
+    assert weights_sha256(weights) == history.finals[winner.name].sha256

@@ -65,15 +65,15 @@ def test_the_page_is_whole_and_needs_nothing_else(page: str) -> None:
     assert page.count("<svg") == 3 + 2 + 3 + 4 + 1
 
 
-def test_the_page_and_the_terminal_have_the_same_numbers(exhaustive: Path, page: str) -> None:
-    rows = results(exhaustive)
+def test_the_page_and_the_terminal_have_the_same_numbers(train_all: Path, page: str) -> None:
+    rows = results(train_all)
     assert escape(verdict(rows)) in page
     for row in rows:
         for cell in cells(row):
             assert escape(cell) in page
 
 
-def test_sections_stand_in_order(exhaustive: Path, page: str) -> None:
+def test_sections_stand_in_order(train_all: Path, page: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", page) == [
         "Results",
         "The winner, and how to load it",
@@ -88,7 +88,7 @@ def test_sections_stand_in_order(exhaustive: Path, page: str) -> None:
     ]
     assert "not finished" not in page
     assert "winner.safetensors" in page
-    assert hashlib.sha256((exhaustive / "ledger.jsonl").read_bytes()).hexdigest() in page
+    assert hashlib.sha256((train_all / "ledger.jsonl").read_bytes()).hexdigest() in page
     assert "69 epochs, 58&nbsp;%" in page  # saved by one judge: 120 - 51
 
 
@@ -103,9 +103,9 @@ def test_the_page_of_an_unfinished_search_says_what_is_missing(invent: Invent, u
 @pytest.mark.parametrize(
     "settings",
     [
-        {"failing": ("c03", "c04"), "exhaustive": True, "distance": "wasserstein"},
-        {"objectives": ["loss"], "pool": 4, "keep": [3, 1], "train": {"epochs": 4, "seed": 0}},
-        {"objectives": ["ls", "loss"], "rungs": [0, 4], "spectrum": {"until": None, "state": "h", "warmup": 20}},
+        {"failing": ("c03", "c04"), "train_all": True, "distance": "wasserstein"},
+        {"criteria": ["loss"], "n_candidates": 4, "keep": [3, 1], "train": {"epochs": 4, "seed": 0}},
+        {"criteria": ["ls", "loss"], "rungs": [0, 4], "spectra_until": None},
     ],
     ids=["diverged", "one judge, one finalist", "rung 0"],
 )
@@ -115,10 +115,10 @@ def test_pages_of_other_searches(invent: Invent, settings: dict[str, object]) ->
     assert "NaN" not in page
 
 
-def test_the_same_run_gives_the_same_file_and_leaves_matplotlib_as_it_was(exhaustive: Path, page: str) -> None:
+def test_the_same_run_gives_the_same_file_and_leaves_matplotlib_as_it_was(train_all: Path, page: str) -> None:
     before = dict(mpl.rcParams)
-    path = write_report(exhaustive)
-    assert path == exhaustive / "report.html"
+    path = write_report(train_all)
+    assert path == train_all / "report.html"
     assert path.read_text(encoding="utf-8") == page
     assert dict(mpl.rcParams) == before
 

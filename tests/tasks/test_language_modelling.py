@@ -111,9 +111,9 @@ def test_windows_of_few_columns_are_longer_and_shorter_where_they_do_not_fit(tex
 
 def test_a_share_changes_the_text_and_its_identity(text):
     task = LanguageModelling(folder=text)
-    part = replace(task, share=0.5)
+    part = replace(task, fraction=0.5)
     assert len(part.corpus().train) == round(len(task.corpus().train) / 2)
     assert part.identity()["text_sha256"] != task.identity()["text_sha256"]
-    assert part.describe(part.network(0))["share"] == 0.5
+    assert part.describe(part.network(0))["fraction"] == 0.5
     with pytest.raises(ValueError, match=r"The train text is too short\. A column needs two tokens or more, and"):
-        replace(task, share=0.002).steps(0, 0)
+        replace(task, fraction=0.002).steps(0, 0)

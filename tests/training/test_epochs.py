@@ -68,7 +68,9 @@ def test_fading_weights_are_left_out_of_an_evaluation(text):
     with training.evaluated() as network:
         assert not network.encoder.weight.detach()[pruned].any()
     assert training.network.encoder.weight.detach()[pruned].any()
-    with pytest.raises(ValueError, match=r"average_from is 0.2 .* stops at 0.5 of the training: raise average_from"):
+    with pytest.raises(
+        ValueError, match=r"must be at least the method's stop = 0.5 with soft shrinkage, got 0.2. Raise average_from"
+    ):
         begin(text, "iss-p", average_from=0.2)
 
 
@@ -163,8 +165,8 @@ def test_tied_weights_are_remembered_and_saved_once(text, tmp_path):
 
 def test_divergence_is_said_with_the_epoch_and_the_remedy(text):
     plan = small(text).plan()
-    training = Training(plan.task, replace(plan.train, lr=1e38, clip=1e38))
-    with pytest.raises(DivergedError, match="lower the learning rate"):
+    training = Training(plan.task, replace(plan.train, lr=1e38, max_grad_norm=1e38))
+    with pytest.raises(DivergedError, match="Lower the learning rate"):
         list(epochs(training))
 
 

@@ -58,9 +58,9 @@ def colour(judges: Sequence[str]) -> str:
     return COLOURS.get(judges[0], OTHER) if judges else SOFT
 
 
-def bracket(lines: Sequence[Line], *, judge: str, rungs: Sequence[int], epochs: int, width: float = WIDTH) -> str:
+def bracket(lines: Sequence[Line], *, criterion: str, rungs: Sequence[int], epochs: int, width: float = WIDTH) -> str:
     """Draw who stayed in how long under one judge; the lines' total length is the epochs trained."""
-    accent = COLOURS.get(judge, OTHER)
+    accent = COLOURS.get(criterion, OTHER)
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=0.8 + 0.19 * max(len(lines), 3), width=width)
         for rung in rungs:

@@ -22,12 +22,12 @@ from hyperpruning.report.markup import (
     table,
     tiles,
 )
-from hyperpruning.report.run import Run, in_words, judge_name, label, read_run
-from hyperpruning.report.series import curve, trained_epochs
+from hyperpruning.report.run import Run, criterion_name, in_words, read_run
+from hyperpruning.report.series import curve
 from hyperpruning.report.status import Status, status
 from hyperpruning.report.tables import HEADINGS, Row, cells, results, verdict
+from hyperpruning.search.history import DENSE
 from hyperpruning.search.ledger import LEDGER
-from hyperpruning.search.plan import DENSE
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config, to_config
 
@@ -104,10 +104,10 @@ def _head(run: Run, now: Status, rows: list[Row]) -> str:
         head += missing(f"This search is not finished: {now.stage}, {left}. What is not known yet is left out below.")
     numbers = []
     for row in rows:
-        if row.network == DENSE or row.judges[:1] in (("ls",), ("loss",)):
-            kind = row.judges[0] if row.judges else ""
-            numbers.append((f"{row.test:.2f}", f"test perplexity, {row.label}", kind))
-    chosen = next((row for row in rows if row.judges), None)
+        if row.network == DENSE or row.criteria[:1] in (("ls",), ("loss",)):
+            kind = row.criteria[0] if row.criteria else ""
+            numbers.append((f"{row.test:.2f}", f"test {row.metric.name}, {row.label}", kind))
+    chosen = next((row for row in rows if row.criteria), None)
     if chosen is not None:
         numbers.append((f"{100 * chosen.sparsity:.2f} %", "of the weights are zero, exactly", ""))
         numbers.append((f"{chosen.spent} of {chosen.full}", "epochs: one search, training everybody", ""))
@@ -121,7 +121,7 @@ def _results(run: Run, rows: list[Row]) -> list[str]:
     shown = [
         place for place, heading in enumerate(HEADINGS) if heading != "place" or any(row[place] for row in printed)
     ]
-    kinds = [next(iter(row.judges), "") for row in rows]
+    kinds = [next(iter(row.criteria), "") for row in rows]
     table_rows = [[row[place] for place in shown] for row in printed]
     note = (
         "valid, test: perplexities of the weights of the best epoch by validation loss; the test text decided nothing. "
@@ -129,7 +129,7 @@ def _results(run: Run, rows: list[Row]) -> list[str]:
         "what the search with this judge alone trains, against training every candidate to the end; the dense "
         f"network's own {run.epochs} epochs come on top of both."
     )
-    if run.exhausted and run.ended:
+    if run.all_trained and run.ended:
         note += " place: among all candidates by final validation loss."
     return [
         table([HEADINGS[place] for place in shown], table_rows, text=2, kinds=kinds, cards=True),
@@ -140,11 +140,11 @@ def _results(run: Run, rows: list[Row]) -> list[str]:
 def _winner(run: Run) -> list[str]:
     name = run.winner
     if name is None:
-        return [missing(f"{judge_name(run.judges[0])} has not chosen yet.")]
+        return [missing(f"{criterion_name(run.plan.criteria[0])} has not chosen yet.")]
     path = _shown(run.folder / WINNER)
     lines = ["import hyperpruning as hp", "", f"model = hp.load_model({json.dumps(path, ensure_ascii=False)})"]
-    point = run.history.candidates[name].point
-    sentence = f"{name}, {label(run.judges[0])}: {in_words(point)}."
+    point = run.history.candidates[name].config
+    sentence = f"{name}, {criterion_name(run.plan.criteria[0])}: {in_words(point)}."
     parts = [paragraph(sentence), definitions(_spelled(point)), code("\n".join(lines))]
     if not (run.folder / WINNER).is_file():
         parts.append(paragraph(f"{WINNER} is not in the run folder (yet).", "note"))
@@ -175,17 +175,17 @@ def _spelled(point: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _searched(run: Run) -> list[str]:
-    settings = run.settings
-    stages = [f"{keep} after epoch {rung}" for rung, keep in zip(run.rungs, run.keep, strict=True)]
-    rounds = f"{run.pool} candidates begin; {', '.join(stages)} go on, the last ones to epoch {run.epochs}"
+    settings = run.header.identity
+    stages = [f"{keep} after epoch {rung}" for rung, keep in zip(run.plan.rungs, run.keep, strict=True)]
+    rounds = f"{run.n_candidates} candidates begin; {', '.join(stages)} go on, the last ones to epoch {run.epochs}"
     everybody = "; those eliminated are trained to the end as well, afterwards, to see what each judge missed"
     found = {
-        "pool": f"{run.pool} candidates at sparsity {settings['sparsity']:g}, asked of the sampler "
-        f"{settings['sampler']} in batches of {settings['generation']}",
-        "rounds": rounds + (everybody if settings["exhaustive"] else ""),
-        "judges": ", ".join(judge_name(judge) for judge in run.judges)
-        + f"; {judge_name(run.judges[0])} guides the sampler, and its choice is the result",
-        "LS distance": f"{settings['distance']}, to the dense network's spectrum at the same epoch",
+        "pool": f"{run.n_candidates} candidates at sparsity {run.plan.sparsity:g}, asked of the sampler "
+        f"{run.plan.sampler} in batches of {run.plan.ask_batch}",
+        "rounds": rounds + (everybody if run.plan.train_all else ""),
+        "judges": ", ".join(criterion_name(judge) for judge in run.plan.criteria)
+        + f"; {criterion_name(run.plan.criteria[0])} guides the sampler, and its choice is the result",
+        "LS distance": f"{run.plan.distance}, to the dense network's spectrum at the same epoch",
         **{name.replace("_", " "): _choices(choices) for name, choices in settings["space"].items()},
     }
     headings = ("candidate", "method", "epochs", "last valid perplexity", "best, if trained to the end")
@@ -231,7 +231,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _cost(run: Run, now: Status) -> list[str]:
-    one, full, done = run.judge_epochs(), run.pool * run.epochs, trained_epochs(run)
+    one, full, done = run.search_epochs, run.n_candidates * run.epochs, run.history.trained_epochs()
     found = {
         "one judge's search": f"{one} epochs",
         "every candidate to the end": f"{full} epochs",
@@ -239,8 +239,8 @@ def _cost(run: Run, now: Status) -> list[str]:
         "this run": f"{done} epochs so far"
         if not run.finished
         else f"{done} epochs: the dense network, and the "
-        f"candidates that any of {len(run.judges)} judges needed, each trained once"
-        + (", and all others for comparison" if run.settings["exhaustive"] else ""),
+        f"candidates that any of {len(run.plan.criteria)} judges needed, each trained once"
+        + (", and all others for comparison" if run.plan.train_all else ""),
     }
     note = "A search whose candidates diverge trains fewer epochs than said here." if run.history.failures else ""
     if now.seconds is not None:
@@ -257,14 +257,14 @@ def _clock(seconds: float | None, epochs: int) -> str:
 
 
 def _reproducibility(run: Run) -> list[str]:
-    identity = hashlib.sha256(json.dumps(run.settings, sort_keys=True).encode()).hexdigest()
+    identity = hashlib.sha256(json.dumps(run.header.identity, sort_keys=True).encode()).hexdigest()
     found = {
-        "seed": str(run.settings["train"].get("seed", "")),
-        "versions": ", ".join(f"{name} {version}" for name, version in run.history.header.get("versions", {}).items()),
+        "seed": str(run.plan.train.seed),
+        "versions": ", ".join(f"{name} {version}" for name, version in run.header.versions.items()),
         "settings, SHA-256": identity,
         "ledger, SHA-256": hashlib.sha256((run.folder / LEDGER).read_bytes()).hexdigest(),
     }
     if run.winner in run.history.finals:
-        found["winner's weights, SHA-256"] = str(run.history.finals[str(run.winner)].get("sha256", ""))
+        found["winner's weights, SHA-256"] = str(run.history.finals[str(run.winner)].sha256)
     text = "The same settings with the same versions on the same kind of machine give the same ledger, line by line."
     return [definitions(found), paragraph(text, "note")]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from hyperpruning.report import figures, series
 from hyperpruning.report.markup import figure, legend, missing, panel, paragraph, table
-from hyperpruning.report.run import Run, choices, judge_name
+from hyperpruning.report.run import Run, choices, criterion_name
 from hyperpruning.report.tables import correlations, pivot, signed, some
-from hyperpruning.search.plan import DENSE
+from hyperpruning.search.history import DENSE
 
 BY_RANK = ("leading", "wasserstein")  # distances that sort the exponents before they compare them
 
@@ -18,12 +18,12 @@ def elimination(run: Run) -> list[str]:
     """One bracket for each judge."""
     if not run.history.candidates:
         return [missing("No candidate has been suggested yet.")]
-    width = _width(len(run.judges))
+    width = _width(len(run.plan.criteria))
     drawn = []
-    for judge in run.judges:
+    for judge in run.plan.criteria:
         lines = series.bracket(run, judge)
-        svg = figures.bracket(lines, judge=judge, rungs=run.rungs, epochs=run.epochs, width=width)
-        name = judge_name(judge)
+        svg = figures.bracket(lines, criterion=judge, rungs=run.plan.rungs, epochs=run.epochs, width=width)
+        name = criterion_name(judge)
         drawn.append(panel(svg, name[:1].upper() + name[1:], judge))
     caption = (
         "Each line is a candidate, as long as the number of epochs that this judge let it train; it ends in a bar "
@@ -41,7 +41,7 @@ def _width(panels: int) -> float:
 
 def _label(judges: Sequence[str]) -> str:
     """ "LSH's and the loss's choice"."""
-    owners = [f"{judge_name(judge)}'s" for judge in judges]
+    owners = [f"{criterion_name(judge)}'s" for judge in judges]
     return f"{', '.join(owners[:-1])} and {owners[-1]} choice" if len(owners) > 1 else f"{owners[0]} choice"
 
 
@@ -68,12 +68,12 @@ def perplexities(run: Run) -> list[str]:
     others = [found for name, found in curves.items() if name not in marks and name != DENSE]
     last = max(epochs[-1] for epochs, _ in curves.values())
     titles = {1: "From the first epoch"}
-    if 1 < run.rungs[-1] < last:
-        titles[run.rungs[-1]] = "From the last round"
+    if 1 < run.plan.rungs[-1] < last:
+        titles[run.plan.rungs[-1]] = "From the last round"
     drawn = []
     for first, title in titles.items():
         low, top = series.extent(list(curves.values()), first)
-        svg = figures.curves(others, marked, first=first, last=last, rungs=run.rungs, low=low, top=top)
+        svg = figures.curves(others, marked, first=first, last=last, rungs=run.plan.rungs, low=low, top=top)
         drawn.append(panel(svg, title if len(titles) > 1 else ""))
     caption = (
         "Perplexity on the validation text after each epoch: how many equally likely tokens the network is left to "
@@ -88,7 +88,7 @@ def spectra(run: Run) -> list[str]:
     dense = series.spectra(run, DENSE)
     if not dense:
         return [missing("The dense network has no spectrum yet.")]
-    found = {epoch: _spectra_at(run, epoch) for epoch in (run.rungs[0], run.rungs[-1]) if epoch in dense}
+    found = {epoch: _spectra_at(run, epoch) for epoch in (run.plan.rungs[0], run.plan.rungs[-1]) if epoch in dense}
     found = {epoch: each for epoch, each in found.items() if each}
     everything = [*dense.values(), *(values for each in found.values() for values in each.values())]
     low, marks, width = series.lowest(everything), _marked(run), _width(1 + len(found))
@@ -112,9 +112,9 @@ def _spectra_caption(run: Run, everything: Sequence[series.Vector], low: float) 
         "small disturbance of the recurrent state grows (above zero) or is forgotten (below) while the network reads. "
         f"First the dense network, from light (epoch {min(series.spectra(run, DENSE))}) to dark; then the candidates "
         "beside it at epochs at which the judges look. LSH prefers the candidate whose spectrum lies nearest to the "
-        f"dense one's (distance: {run.settings['distance']})."
+        f"dense one's (distance: {run.plan.distance})."
     )
-    if run.settings["distance"] not in BY_RANK:
+    if run.plan.distance not in BY_RANK:
         caption += " The distance compares the exponents unit by unit, not in the sorted order that is drawn."
     if any(values[-1] < low for values in everything):
         caption += f" Exponents below {low:.1f} are cut off"
@@ -126,9 +126,9 @@ def _spectra_caption(run: Run, everything: Sequence[series.Vector], low: float) 
 def predictions(run: Run) -> list[str]:
     """What LS distance and loss said at the rungs against the end, and the table of correlations."""
     chosen = choices(run)
-    names = {"ls": f"LS distance ({run.settings['distance']})", "loss": "Validation perplexity"}
+    names = {"ls": f"LS distance ({run.plan.distance})", "loss": "Validation perplexity"}
     drawn = []
-    for rung in dict.fromkeys((run.rungs[0], run.rungs[-1])):
+    for rung in dict.fromkeys((run.plan.rungs[0], run.plan.rungs[-1])):
         for judge, name in names.items():
             points = series.scatter(run, rung, judge)
             if points is not None:
@@ -142,10 +142,10 @@ def predictions(run: Run) -> list[str]:
         "good judge puts the dots on a rising line; Spearman's rank correlation says how nearly (+1: the same order, "
         "0: none, -1: the reverse). Coloured: the judges' choices. Names are left out where there is no room."
     )
-    if not run.exhausted:
+    if not run.all_trained:
         caption += (
-            f" Only {len(run.ended)} of {run.pool} candidates are here, those that some judge kept: they are much "
-            "alike, so little can be read from them. A search with exhaustive = true shows all."
+            f" Only {len(run.ended)} of {run.n_candidates} candidates are here, those that some criterion kept: they "
+            "are much alike, so little can be read from them. A search with train_all = true shows all."
         )
     return [figure(*drawn, caption=caption, layout="grid"), *_correlations(run)]
 
@@ -165,7 +165,7 @@ def _correlations(run: Run) -> list[str]:
         if rho is not None and signed(rho) == signed(best[column]) and rho > 0
     }
     rows = [[name, *map(signed, values)] for name, values in zip(lines, cells, strict=True)]
-    kinds = ["ls" if name.endswith(f", {run.settings['distance']}") else "" for name in lines]
+    kinds = ["ls" if name.endswith(f", {run.plan.distance}") else "" for name in lines]
     kinds = ["loss" if name == "validation loss" else kind for name, kind in zip(lines, kinds, strict=True)]
     note = (
         f"Spearman's rank correlation with the final validation loss over n = {n} candidates, by what was known after "

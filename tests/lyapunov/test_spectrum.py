@@ -186,13 +186,13 @@ def test_long_sequence_in_chunks(monkeypatch):
     torch.testing.assert_close(lyapunov_spectrum(network, inputs).growth, at_once.growth, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("stretches", [1, 3, 50])
-def test_growth_of_every_stretch(stretches):
+@pytest.mark.parametrize("segments", [1, 3, 50])
+def test_growth_of_every_stretch(segments):
     network, inputs = network_and_inputs("lstm", 1)
     start = random_start(network)
     jacobians = module_jacobians(network, inputs, start, "h")
-    spectrum = lyapunov_spectrum(network, inputs, start=start, warmup=4, stretches=stretches)
-    assert spectrum.lengths == {1: (10,), 3: (3, 3, 4), 50: (1,) * 10}[stretches]
+    spectrum = lyapunov_spectrum(network, inputs, start=start, warmup=4, segments=segments)
+    assert spectrum.lengths == {1: (10,), 3: (3, 3, 4), 50: (1,) * 10}[segments]
     for part, end in enumerate(np.cumsum(spectrum.lengths)):  # the plain definition, over the steps up to each end
         expected = exponents(jacobians[: 4 + end], 4)
         np.testing.assert_allclose(spectrum.history()[part], expected.mean(0), atol=1e-10, rtol=0)
@@ -226,22 +226,22 @@ def test_standard_error_is_that_of_independent_steps():
     size, steps = 6, 4000
     torch.manual_seed(0)
     jacobians = torch.randn(steps + 10, size, size, dtype=torch.float64) / size**0.5
-    spectrum = linear_spectrum(jacobians, warmup=10, stretches=40)
+    spectrum = linear_spectrum(jacobians, warmup=10, segments=40)
     expected = np.sqrt(polygamma(1, (size - np.arange(size)) / 2) / (4 * steps))
-    # estimated from 40 stretches, it has a relative error of 1 / sqrt(80) = 0.11; four of them
+    # estimated from 40 segments, it has a relative error of 1 / sqrt(80) = 0.11; four of them
     np.testing.assert_allclose(spectrum.standard_error(), expected, rtol=0.45)
 
 
 def test_standard_error_over_sequences_and_of_minus_infinity():
     torch.manual_seed(0)
     network, inputs = nn.RNN(3, 5, nonlinearity="relu"), torch.randn(20, 3, 3)
-    spectrum = lyapunov_spectrum(network, inputs, stretches=1)
+    spectrum = lyapunov_spectrum(network, inputs, segments=1)
     errors = spectrum.standard_error()
     assert bool((errors[torch.isneginf(spectrum.exponents)] == 0).all())
     alive = torch.isfinite(spectrum.exponents)
     torch.testing.assert_close(errors[alive], spectrum.per_sequence.std(0)[alive] / 3**0.5)
-    with pytest.raises(ValueError, match="two sequences or stretches"):
-        lyapunov_spectrum(network, inputs[:, :1], stretches=1).standard_error()
+    with pytest.raises(ValueError, match="two sequences or segments"):
+        lyapunov_spectrum(network, inputs[:, :1], segments=1).standard_error()
 
 
 @pytest.mark.parametrize("gates", [2, 3])

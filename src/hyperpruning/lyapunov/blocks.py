@@ -192,7 +192,7 @@ def teams(blocks: Sequence[Block], batch: int, like: Tensor) -> list[Team]:
 
 
 def growth(network: Driven, sizes: Sequence[int], k: int | None, rule: Rule, lengths: Sequence[int]) -> Tensor:
-    """Return the growth over the last stretches of the inputs, of so many steps each, (S, B, K) in state order.
+    """Return the growth over the last segments of the inputs, of so many steps each, (S, B, K) in state order.
 
     sizes: how many leading entries of each layer's state are followed.
     """
@@ -210,7 +210,7 @@ def _growth(network: Driven, sizes: Sequence[int], k: int | None, rule: Rule, le
     )
     lengths = [steps - sum(lengths), *lengths]  # the warm-up before the first
     belongs = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    last = [*(belongs.diff() > 0).tolist(), True]  # a stretch ends here
+    last = [*(belongs.diff() > 0).tolist(), True]  # a segment ends here
     with threads(len(large) * batch if apart else min(1, len(large))) as each:
         walked = trajectory(network)
         beginning = next(walked)

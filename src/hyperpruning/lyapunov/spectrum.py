@@ -29,8 +29,8 @@ Convention = Literal["forward", "published"]
 class Spectrum:
     """Lyapunov exponents in nats per time step, in state order: layer by layer, each from its first unit vector on.
 
-    `growth` (S, B, K): by how much the logarithms of length grow in each stretch of time, sequence and exponent.
-    `lengths`: the measured time steps of each stretch, S in all. `sizes`: how many exponents each layer has.
+    `growth` (S, B, K): by how much the logarithms of length grow in each segment of time, sequence and exponent.
+    `lengths`: the measured time steps of each segment, S in all. `sizes`: how many exponents each layer has.
     `warmup`: the steps left out before.
     """
 
@@ -66,12 +66,12 @@ class Spectrum:
         return self.exponents.sort(descending=True).values
 
     def history(self) -> Tensor:
-        """Return the exponents as measured up to the end of each stretch, (S, K): how they converge."""
+        """Return the exponents as measured up to the end of each segment, (S, K): how they converge."""
         ends = torch.tensor(self.lengths, dtype=self.growth.dtype, device=self.growth.device).cumsum(0)
         return self.growth.mean(1).cumsum(0) / ends[:, None]
 
     def standard_error(self) -> Tensor:
-        """Return the standard error of the exponents, (K,), from their scatter over sequences and stretches of time.
+        """Return the standard error of the exponents, (K,), from their scatter over sequences and segments of time.
 
         Stretches are taken to be independent: longer ones are more so. Zero for an exponent of -inf, which is -inf
         whatever else is measured.
@@ -80,8 +80,8 @@ class Spectrum:
         means = (self.growth / lengths[:, None, None]).flatten(0, 1)  # (S B, K)
         if len(means) < 2:
             raise ValueError(
-                "a standard error needs two sequences or stretches of time, but this spectrum has one of each: "
-                "give lyapunov_spectrum more sequences or more stretches"
+                "a standard error needs two sequences or segments of time, but this spectrum has one of each: "
+                "give lyapunov_spectrum more sequences or more segments"
             )
         return torch.where(torch.isneginf(self.exponents), 0.0, means.std(0) / len(means) ** 0.5)
 
@@ -133,7 +133,7 @@ def lyapunov_spectrum(
     start: Any = None,
     warmup: int = 10,
     k: int | None = None,
-    stretches: int = 4,
+    segments: int = 4,
     dtype: torch.dtype | None = None,
     convention: Convention = "forward",
     differentiable: bool = False,
@@ -150,7 +150,7 @@ def lyapunov_spectrum(
         a plain step, which has no other way to say how large its state is.
     warmup: steps that turn the directions, but are not measured.
     k: only the leading k exponents of each layer, exact and cheaper; all by default.
-    stretches: equal parts of the measured time whose growth is kept apart, for the history and the standard error; at
+    segments: equal parts of the measured time whose growth is kept apart, for the history and the standard error; at
         most one a step. Each costs a QR; the exponents are the same.
     dtype: what to compute in; by default float64 for "full", whose tail float32 cannot hold, else as the network.
         float32 is never TF32 here, whatever torch is set to (but for the way back of `differentiable`).
@@ -180,14 +180,14 @@ def lyapunov_spectrum(
         steps = len(stack.inputs)
         if not 0 <= warmup < steps:
             raise ValueError(f"a sequence is longer than its warm-up, but has {steps} steps and warmup is {warmup}")
-        if stretches < 1:
-            raise ValueError(f"the measured time has one stretch or more, but stretches is {stretches}")
+        if segments < 1:
+            raise ValueError(f"the measured time has one segment or more, but segments is {segments}")
         measured = steps - warmup
         if published:
             stack, measured = stack.after(warmup), steps
         rule = Rule(traced=differentiable, published=published, loose=warmup)
         sizes = tuple(layer.state_size if state == "full" else layer.hidden_size for layer in stack.layers)
-        parts = min(stretches, measured)
+        parts = min(segments, measured)
         lengths = tuple(measured * (part + 1) // parts - measured * part // parts for part in range(parts))
         grown = growth(stack, sizes, k, rule, lengths)
     return Spectrum(grown, lengths, sizes if k is None else (k,) * len(sizes), warmup, state, convention)

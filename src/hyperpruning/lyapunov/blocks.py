@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hyperpruning.lyapunov.growth import Frame, TracedFrame, independent, living
-from hyperpruning.lyapunov.layers import DrivenLayer, LinearisedLayer, automatic_jacobian, walk
+from hyperpruning.lyapunov.layers import DrivenLayer, LinearisedLayer, automatic_jacobian, unroll
 from hyperpruning.lyapunov.networks import Driven, finite
 
 PIECE = 64  # steps of the trajectory held at a time
@@ -38,7 +38,7 @@ def trajectory(network: Driven) -> Iterator[Piece]:
     for inputs in torch.split(network.inputs, PIECE):
         piece = []
         for index, layer in enumerate(network.layers):
-            visited = walk(layer, states[index], inputs)  # (S + 1, B, D_l)
+            visited = unroll(layer, states[index], inputs)  # (S + 1, B, D_l)
             if not finite(visited):
                 raise ValueError("a trajectory stays finite, but this one left its dtype's range: scale the inputs")
             states[index] = visited[-1]
@@ -212,13 +212,13 @@ def _growth(network: Driven, sizes: Sequence[int], k: int | None, rule: Rule, le
     belongs = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     last = [*(belongs.diff() > 0).tolist(), True]  # a segment ends here
     with threads(len(large) * batch if apart else min(1, len(large))) as each:
-        walked = trajectory(network)
-        beginning = next(walked)
+        unrolled = trajectory(network)
+        beginning = next(unrolled)
         each_layer = zip(layers, sizes, beginning, strict=True)
         blocks = [Block(layer, size, k, rule, path) for layer, size, path in each_layer]
         everyone = teams(blocks, batch, network.inputs)
         grown = network.inputs.new_zeros(len(lengths), batch, sum(block.k for block in blocks), dtype=torch.float64)
-        for first, piece in zip(range(0, steps, PIECE), chain([beginning], walked), strict=True):
+        for first, piece in zip(range(0, steps, PIECE), chain([beginning], unrolled), strict=True):
             now = slice(first, first + PIECE)
             forms = [block.jacobians(*path) for block, path in zip(blocks, piece, strict=True)]
             by_layer: list[list[Tensor]] = [[] for _ in blocks]

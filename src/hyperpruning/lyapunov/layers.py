@@ -74,7 +74,7 @@ class StepLayer:
         return following
 
 
-def walk(layer: DrivenLayer, state: Tensor, inputs: Tensor) -> Tensor:
+def unroll(layer: DrivenLayer, state: Tensor, inputs: Tensor) -> Tensor:
     """Return the state before the first step and after each, (S + 1, N, D)."""
     if hasattr(layer, "path"):
         path: Tensor = layer.path(state, inputs)

@@ -107,7 +107,7 @@ def with_rounded_jacobians(network: nn.LSTM, inputs: Tensor) -> Tensor:
     found = []
     stack = driven(network, inputs, None, None)
     for layer, path in zip(stack.layers, next(trajectory(stack)), strict=True):
-        jacobians = layer.assembled(layer.slopes(*(part.flatten(0, 1) for part in path)), network.hidden_size)
+        jacobians = layer.jacobian(layer.jacobian_terms(*(part.flatten(0, 1) for part in path)), network.hidden_size)
         q, growth = torch.eye(network.hidden_size).double(), 0
         for step, jacobian in enumerate(jacobians.unflatten(0, (-1, BATCH)).double()):
             q, r = torch.linalg.qr(jacobian @ q)

@@ -68,9 +68,9 @@ def broken(**methods):
     [
         ({"step": lambda self, state, input: state[:, :3]}, "keeps its state's shape"),
         ({"step": lambda self, state, input: state + state.mean(0)}, "rows of the batch"),
-        ({"assembled": lambda self, slopes, size: torch.zeros(len(slopes), size, size).double()}, "not close"),
-        ({"slopes": lambda self, state, input: RHNLayer.slopes(self, state, input) * 1.001}, "not close"),
-        ({"path": lambda self, state, inputs: torch.stack([state] * 3)}, "not close"),
+        ({"jacobian": lambda self, terms, size: torch.zeros(len(terms), size, size).double()}, "not close"),
+        ({"jacobian_terms": lambda self, *at: 1.001 * RHNLayer.jacobian_terms(self, *at)}, "not close"),
+        ({"unroll": lambda self, state, inputs: torch.stack([state] * 3)}, "not close"),
     ],
 )
 def test_a_broken_layer_is_told_so(methods, said):

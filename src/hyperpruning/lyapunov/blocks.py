@@ -80,10 +80,10 @@ class Block:
         self.alive = self.followed = torch.arange(size, device=states.device)
         self.linearised = layer if isinstance(layer, LinearisedLayer) else None
         if self.linearised and not rule.published:
-            like = self.linearised.slopes(states[0, :1], inputs[0, :1])
+            like = self.linearised.jacobian_terms(states[0, :1], inputs[0, :1])
             generator = torch.Generator().manual_seed(0)
-            slopes = 0.5 + torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)
-            generic = self.linearised.assembled(slopes, size)[0]
+            terms = 0.5 + torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)
+            generic = self.linearised.jacobian(terms, size)[0]
             self.alive = living(generic != 0)
             self.followed = independent(generic[self.alive[:, None], self.alive])
         elif rule.probed and not rule.published:
@@ -98,7 +98,7 @@ class Block:
         if self.linearised is None:
             varying = states
         else:
-            varying = self.linearised.slopes(states.flatten(0, 1), inputs.flatten(0, 1))
+            varying = self.linearised.jacobian_terms(states.flatten(0, 1), inputs.flatten(0, 1))
             varying = varying.reshape(*states.shape[:2], *varying.shape[1:])
 
         def formed(steps: slice, sequences: slice) -> Tensor:
@@ -107,7 +107,7 @@ class Block:
                 driving = inputs[steps, sequences].flatten(0, 1)
                 jacobians = self.watched(automatic_jacobian(self.layer.step, here.flatten(0, 1), driving, self.size))
             else:
-                jacobians = self.linearised.assembled(here.flatten(0, 1), self.size)
+                jacobians = self.linearised.jacobian(here.flatten(0, 1), self.size)
             if len(self.alive) < self.size:
                 jacobians = jacobians[:, self.alive[:, None], self.alive]
             jacobians = jacobians.reshape(*here.shape[:2], *jacobians.shape[1:])

@@ -95,20 +95,20 @@ class RNNLayer(Hidden):
         drive = self.weights.from_below(input) + self.weights.from_before(state)
         return torch.relu(drive) if self.relu else torch.tanh(drive)
 
-    def path(self, state: Tensor, inputs: Tensor) -> Tensor:
+    def unroll(self, state: Tensor, inputs: Tensor) -> Tensor:
         """Return every h, by torch's fused loop."""
         loop = torch.rnn_relu if self.relu else torch.rnn_tanh
         return torch.cat([state[None], self.weights.outputs(loop, (state,), inputs)])
 
-    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+    def jacobian_terms(self, state: Tensor, input: Tensor) -> Tensor:
         """Return phi', (N, 1, H)."""
         drive = self.weights.from_below(input) + self.weights.from_before(state)
         slope = (drive > 0).to(drive.dtype) if self.relu else tanh_slope(drive)
         return slope[:, None]
 
-    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+    def jacobian(self, terms: Tensor, size: int) -> Tensor:
         """Return diag(phi') U, (N, H, H)."""
-        return scale_rows(slopes, self.weights.gates)
+        return scale_rows(terms, self.weights.gates)
 
 
 @dataclass(frozen=True)
@@ -125,20 +125,20 @@ class GRULayer(Hidden):
         _, z, n, _ = self._gates(state, input)
         return torch.sigmoid(-z) * torch.tanh(n) + torch.sigmoid(z) * state
 
-    def path(self, state: Tensor, inputs: Tensor) -> Tensor:
+    def unroll(self, state: Tensor, inputs: Tensor) -> Tensor:
         """Return every h, by torch's fused loop."""
         return torch.cat([state[None], self.weights.outputs(torch.gru, (state,), inputs)])
 
-    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+    def jacobian_terms(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the scales of the rows of the gates r, z, n, and of the state itself, (N, 4, H)."""
         r, z, n, hn = self._gates(state, input)
         keep, through_n = torch.sigmoid(z), torch.sigmoid(-z) * tanh_slope(n)
         to_r, to_z = through_n * hn * sigmoid_slope(r), (state - torch.tanh(n)) * sigmoid_slope(z)
         return torch.stack([to_r, to_z, through_n * torch.sigmoid(r), keep], 1)
 
-    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+    def jacobian(self, terms: Tensor, size: int) -> Tensor:
         """Return diag(z) + the three gates' rows, (N, H, H)."""
-        return scale_rows(slopes[:, :3], self.weights.gates) + torch.diag_embed(slopes[:, 3])
+        return scale_rows(terms[:, :3], self.weights.gates) + torch.diag_embed(terms[:, 3])
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class LSTMLayer:
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], -1)
 
-    def path(self, state: Tensor, inputs: Tensor) -> Tensor:
+    def unroll(self, state: Tensor, inputs: Tensor) -> Tensor:
         """Return every [h, c]: h by torch's fused loop, which keeps c to itself; c from the gates that h implies."""
         h, c = state.chunk(2, -1)
         hidden = torch.cat([h[None], self.weights.outputs(torch.lstm, (h, c), inputs)])  # (S + 1, N, H)
@@ -177,7 +177,7 @@ class LSTMLayer:
             cells.append(keep * cells[-1] + new)
         return torch.cat([hidden, torch.stack(cells)], -1)
 
-    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+    def jacobian_terms(self, state: Tensor, input: Tensor) -> Tensor:
         """Return dc' / d(what enters i, f, g), dh' / d(what enters o), dh' / dc' and dc' / dc, (N, 6, H)."""
         h, c = state.chunk(2, -1)
         i, f, g, o = self._gates(h, input)
@@ -186,9 +186,9 @@ class LSTMLayer:
         to_c = [sigmoid_slope(i) * torch.tanh(g), sigmoid_slope(f) * c, torch.sigmoid(i) * tanh_slope(g)]
         return torch.stack([*to_c, sigmoid_slope(o) * torch.tanh(cell), torch.sigmoid(o) * tanh_slope(cell), keep], 1)
 
-    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+    def jacobian(self, terms: Tensor, size: int) -> Tensor:
         """Return dh'/dh with c held (size H), or the whole d[h', c']/d[h, c] (size 2 H)."""
-        to_c, through_o, c_to_h, keep = slopes[:, :3], slopes[:, 3:4], slopes[:, 4:5], slopes[:, 5]
+        to_c, through_o, c_to_h, keep = terms[:, :3], terms[:, 3:4], terms[:, 4:5], terms[:, 5]
         gates = self.weights.gates  # (4, H, H)
         h_h = scale_rows(torch.cat([c_to_h * to_c, through_o], 1), gates)
         if size == self.hidden_size:

@@ -12,7 +12,7 @@ from hyperpruning.lyapunov.layers import DrivenLayer, LinearisedLayer, automatic
 def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None:
     """Check a layer: shapes, rows that do not depend on each other, what it says of its Jacobian, and its path.
 
-    A hand-written Jacobian is compared with forward-mode AD, and that with reverse-mode AD; at random slopes it must
+    A hand-written Jacobian is compared with forward-mode AD, and that with reverse-mode AD; at random terms it must
     have every entry and all the rank that it has at `state`.
 
     layer: see `DrivenLayer` and `LinearisedLayer`.
@@ -33,17 +33,17 @@ def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None
         pulled = torch.func.vmap(torch.func.jacrev(lambda s, x: layer.step(s[None], x[None])[0]))(state, input)
         assert_close(pushed, pulled[:, :size, :size], atol=1e-12, rtol=1e-10)
         if isinstance(layer, LinearisedLayer):
-            slopes = layer.slopes(state, input)
-            assert_close(layer.assembled(slopes, size), pushed, atol=1e-12, rtol=1e-10)
-            generic = layer.assembled(0.5 + torch.rand_like(slopes[:1]), size)[0]
-            _check(generic.shape == (size, size), "assembled makes one (size, size) matrix of each row of slopes")
-            _check(not bool(pushed[:, generic == 0].any()), "an entry is zero at random slopes, and not zero here")
+            terms = layer.jacobian_terms(state, input)
+            assert_close(layer.jacobian(terms, size), pushed, atol=1e-12, rtol=1e-10)
+            generic = layer.jacobian(0.5 + torch.rand_like(terms[:1]), size)[0]
+            _check(generic.shape == (size, size), "jacobian must return (size, size) per row of its terms")
+            _check(not bool(pushed[:, generic == 0].any()), "an entry is zero at random terms, and not zero here")
             full = torch.linalg.matrix_rank(generic)
             _check(
-                bool((torch.linalg.matrix_rank(pushed) <= full).all()), "the rank is lower at random slopes than here"
+                bool((torch.linalg.matrix_rank(pushed) <= full).all()), "the rank is lower at random terms than here"
             )
-    if hasattr(layer, "path"):
-        visited = layer.path(state, torch.stack([input, input]))
+    if hasattr(layer, "unroll"):
+        visited = layer.unroll(state, torch.stack([input, input]))
         assert_close(visited, torch.stack([state, following, layer.step(following, input)]), atol=1e-12, rtol=1e-10)
 
 

@@ -21,7 +21,7 @@ class DrivenLayer(Protocol):
     """What the spectrum needs of one layer: `step(state (N, D), input (N, I)) -> state (N, D)`, row by row independent.
 
     The leading `hidden_size` entries of the state are what the layer above reads and what `state="h"` follows.
-    Optional, for speed: `path(state, inputs (S, N, I)) -> (S + 1, N, D)`, the state before the first step and after
+    Optional, for speed: `unroll(state, inputs (S, N, I)) -> (S + 1, N, D)`, the state before the first step and after
     each; and the methods of `LinearisedLayer`.
     """
 
@@ -41,13 +41,13 @@ class DrivenLayer(Protocol):
 class LinearisedLayer(DrivenLayer, Protocol):
     """A layer that knows its Jacobian, which forward-mode AD finds otherwise: faster, and it shows dead units."""
 
-    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
-        """Return whatever in the Jacobian varies along the sequence, such as gates' slopes, (N, ...)."""
+    def jacobian_terms(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return whatever in the Jacobian varies along the sequence, such as gate derivatives, (N, ...)."""
 
-    def assembled(self, slopes: Tensor, size: int) -> Tensor:
-        """Return the Jacobian d next[:size] / d state[:size] from its slopes, (N, size, size).
+    def jacobian(self, terms: Tensor, size: int) -> Tensor:
+        """Return the Jacobian d next[:size] / d state[:size] from its terms, (N, size, size).
 
-        At random slopes it has every entry that is ever non-zero, and the highest rank that it ever has.
+        At random terms it has every entry that is ever non-zero, and the highest rank that it ever has.
         """
 
 
@@ -76,9 +76,9 @@ class StepLayer:
 
 def unroll(layer: DrivenLayer, state: Tensor, inputs: Tensor) -> Tensor:
     """Return the state before the first step and after each, (S + 1, N, D)."""
-    if hasattr(layer, "path"):
-        path: Tensor = layer.path(state, inputs)
-        return path
+    if hasattr(layer, "unroll"):
+        states: Tensor = layer.unroll(state, inputs)
+        return states
     visited = [state]
     for input in inputs:
         visited.append(layer.step(visited[-1], input))

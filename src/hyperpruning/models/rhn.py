@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyperpruning.models.rhn_path import HighwayPath, micro_steps
+from hyperpruning.models.rhn_function import HighwayFunction, micro_steps
 
 
 class RHNLayer(nn.Module):
@@ -19,7 +19,7 @@ class RHNLayer(nn.Module):
     by rows, a matrix of its own for each micro-step, so that masks and densities are those of matrices. They start
     uniform in +-1 / sqrt(H), as torch's layers do.
 
-    The layer is also what the Lyapunov spectrum takes (`step`, `path`, `slopes`, `assembled`), without dropout.
+    The layer is also what the Lyapunov spectrum takes (`step`, `unroll`, `jacobian_terms`, `jacobian`): no dropout.
 
     Args:
         input_size: I.
@@ -65,7 +65,7 @@ class RHNLayer(nn.Module):
         start = input.new_zeros(input.shape[1], self.hidden_size) if state is None else state[0]
         mask = functional.dropout(torch.ones_like(start), self.dropout) if self.training and self.dropout else None
         drive = self._drive(input).to(start.dtype)
-        output: Tensor = HighwayPath.apply(start, drive, mask, len(self.r), *self.r, *list(self.b)[1:])  # type: ignore[no-untyped-call]
+        output: Tensor = HighwayFunction.apply(start, drive, mask, len(self.r), *self.r, *list(self.b)[1:])  # type: ignore[no-untyped-call]
         return output, output[-1:]
 
     def _drive(self, input: Tensor) -> Tensor:
@@ -87,24 +87,24 @@ class RHNLayer(nn.Module):
         rows = [to_h, to_t - to_c] if self.coupled else [to_h, to_t, to_c]
         return torch.stack([*rows, torch.sigmoid(c)], 1)
 
-    def path(self, state: Tensor, inputs: Tensor) -> Tensor:
+    def unroll(self, state: Tensor, inputs: Tensor) -> Tensor:
         """Return the state before the first step and after each, (N, H), (S, N, I) -> (S + 1, N, H)."""
         every = [after for _, _, after in self._micro_steps(state, inputs)]
         return torch.stack([state, *every[len(self.r) - 1 :: len(self.r)]])
 
     def step(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the state after all micro-steps, (N, H), (N, I) -> (N, H)."""
-        return self.path(state, input[None])[1]
+        return self.unroll(state, input[None])[1]
 
-    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
+    def jacobian_terms(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the scales of the gates' rows and of the state, for each micro-step, (N, depth, G + 1, H)."""
         micro_steps = self._micro_steps(state, input[None])
         return torch.stack([self._slopes(before, gates) for before, gates, _ in micro_steps], 1)
 
-    def assembled(self, slopes: Tensor, size: int) -> Tensor:
+    def jacobian(self, terms: Tensor, size: int) -> Tensor:
         """Return the product of the micro-steps' Jacobians diag(c) + the gates' rows, (N, H, H)."""
         product: Tensor | None = None
-        for r, step in zip(self.r, slopes.unbind(1), strict=True):
+        for r, step in zip(self.r, terms.unbind(1), strict=True):
             scales = step[:, :-1].permute(2, 0, 1).contiguous()  # (H, N, G)
             rows = torch.bmm(scales, r.view(-1, size, size).transpose(0, 1)).transpose(0, 1)  # (N, H, H)
             factor = rows + torch.diag_embed(step[:, -1])

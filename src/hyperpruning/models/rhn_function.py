@@ -45,7 +45,7 @@ def micro_steps(
             state = after
 
 
-class HighwayPath(torch.autograd.Function):
+class HighwayFunction(torch.autograd.Function):
     """(state, drive, mask, depth, *weights, *biases) -> the state after each step, (T, N, H); all as in `micro_steps`.
 
     The mask is a constant. Under autocast the products with the weights are in its dtype, all else in the state's.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperpruning.data.corpus import SPLITS, DataError, beginning, builtin_text, read_folder
+from hyperpruning.data.corpus import SPLITS, DataError, builtin_text, first_fraction, read_folder
 
 
 def decoded(corpus, split):
@@ -52,14 +52,14 @@ def test_a_share_is_read_as_if_nothing_else_had_been_there(tmp_path):
     for share in (0.25, 0.5, 0.9):
         first = {split: text[: round(share * len(text))] for split, text in texts.items()}
         expected = read_folder(write(tmp_path / f"{share}", **first), unit="character")
-        found = beginning(whole, share)
+        found = first_fraction(whole, share)
         assert found.vocabulary == expected.vocabulary
         assert found.sha256 == expected.sha256
-        assert beginning(whole, share) is found  # cut once a process
-    assert beginning(whole, 1.0) is whole
+        assert first_fraction(whole, share) is found  # cut once a process
+    assert first_fraction(whole, 1.0) is whole
     for share in (0, 1.5):
         with pytest.raises(DataError, match="above 0 and at most 1"):
-            beginning(whole, share)
+            first_fraction(whole, share)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 
-def columns(tokens: Tensor, batch: int) -> Tensor:
+def batchify(tokens: Tensor, batch: int) -> Tensor:
     """Cut a text into `batch` columns of equal length, read side by side; the remainder is dropped.
 
     Args:
@@ -21,11 +21,11 @@ def columns(tokens: Tensor, batch: int) -> Tensor:
     Raises:
         ValueError: the text is too short for two tokens a column.
     """
-    length = column_length(len(tokens), batch)
+    length = batched_length(len(tokens), batch)
     return tokens[: length * batch].view(batch, length).t().contiguous()
 
 
-def column_length(tokens: int, batch: int) -> int:
+def batched_length(tokens: int, batch: int) -> int:
     """Tokens in each of `batch` columns of a text.
 
     Raises:
@@ -40,11 +40,11 @@ def column_length(tokens: int, batch: int) -> int:
     return length
 
 
-def windows(stream: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
+def bptt_windows(stream: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Read columns in windows: what the network sees, and what it is to predict (the next token).
 
     Args:
-        stream: (N, B) from `columns`.
+        stream: (N, B) from `batchify`.
         bptt: window length in tokens; the last window may be shorter.
 
     Yields:
@@ -55,7 +55,9 @@ def windows(stream: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield stream[start:end], stream[start + 1 : end + 1]
 
 
-def random_lengths(tokens: int, bptt: int, *, generator: Generator, deviation: float = 5.0, longest: int = 0) -> Tensor:
+def random_bptt_lengths(
+    tokens: int, bptt: int, *, generator: Generator, std: float = 5.0, max_length: int = 0
+) -> Tensor:
     """Draw lengths of windows, so that a text is not cut at the same places in every epoch.
 
     A length is max(5, int(N(base, deviation^2))), where base is `bptt` with probability 0.95 and else half of it. A
@@ -66,25 +68,25 @@ def random_lengths(tokens: int, bptt: int, *, generator: Generator, deviation: f
         tokens: to be predicted in each column; the lengths drawn add up to this or, by the last one, to more.
         bptt: usual length (70 in the published settings).
         generator: on the CPU.
-        deviation: standard deviation, in tokens (5 in the published settings).
-        longest: bound on a length (bptt + 40 or + 20 in the published settings of mixtures of softmaxes); 0: none.
+        std: standard deviation, in tokens (5 in the published settings).
+        max_length: bound on a length (bptt + 40 or + 20 in the published settings of mixtures of softmaxes); 0: none.
 
     Returns:
         (n,) int64.
     """
     enough = tokens // 5 + 1
     base = torch.where(torch.rand(enough, generator=generator) < 0.95, float(bptt), bptt / 2)
-    drawn = (base + deviation * torch.randn(enough, generator=generator)).long().clamp(min=5, max=longest or None)
+    drawn = (base + std * torch.randn(enough, generator=generator)).long().clamp(min=5, max=max_length or None)
     return drawn[: int(torch.searchsorted(drawn.cumsum(0), tokens)) + 1]
 
 
-def random_windows(stream: Tensor, bptt: int, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
+def random_bptt_windows(stream: Tensor, bptt: int, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
     """Read columns in windows of given lengths.
 
     Args:
-        stream: (N, B) from `columns`.
+        stream: (N, B) from `batchify`.
         bptt: usual window length in tokens.
-        lengths: of `random_lengths`, for N - 1 tokens.
+        lengths: of `random_bptt_lengths`, for N - 1 tokens.
 
     Yields:
         inputs (T, B), targets (T, B), and the factor on the learning rate. The last window may be cut by the end of the

@@ -112,7 +112,7 @@ def builtin_text() -> Corpus:
 
 
 @lru_cache(maxsize=4)
-def beginning(corpus: Corpus, share: float) -> Corpus:
+def first_fraction(corpus: Corpus, share: float) -> Corpus:
     """The first part of each split, as if nothing else had been there: for trials on a large text.
 
     Args:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyperpruning.data.batches import column_length, columns, random_lengths, random_windows, windows
-from hyperpruning.data.corpus import Corpus, DataError, Unit, beginning, builtin_text, read_folder
+from hyperpruning.data.batches import batched_length, batchify, bptt_windows, random_bptt_lengths, random_bptt_windows
+from hyperpruning.data.corpus import Corpus, DataError, Unit, builtin_text, first_fraction, read_folder
 from hyperpruning.kernels import out_of_memory
 from hyperpruning.models.language_model import LanguageModel, detached
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
@@ -29,11 +29,11 @@ class LanguageModelling:
         folder: with the three splits; None takes Python's built-in text.
         unit: "word" or "character".
         known: "ptb" or "wikitext-2" to have the files checked, whole, whatever the share.
-        share: of the tokens of each split, of which the first are read; see `beginning`.
+        share: of the tokens of each split, of which the first are read; see `first_fraction`.
         cell, embedding, hidden, layers, depth, dropout, experts, tied, embedding_std: see `LanguageModel`.
         batch: columns read side by side while training.
         bptt: window of back-propagation, in tokens.
-        bptt_deviation: standard deviation of the windows' lengths, see `random_lengths`; 0 cuts all at `bptt`.
+        bptt_deviation: standard deviation of the windows' lengths, see `random_bptt_lengths`; 0 cuts all at `bptt`.
         bptt_longest: bound on them, in tokens; 0: none.
         accumulate: parts of the columns, trained on one after the other before a step is taken.
         activation_penalty, temporal_penalty: factors alpha and beta of the penalties on activations and their changes.
@@ -97,7 +97,7 @@ class LanguageModelling:
                 "--data DIR, or folder in [data]."
             )
         whole = read_folder(self.folder, unit=self.unit, known=self.known) if self.folder else builtin_text()
-        return beginning(whole, self.share)
+        return first_fraction(whole, self.share)
 
     def network(self, seed: int) -> LanguageModel:
         """A new language model for this text."""
@@ -140,20 +140,20 @@ class LanguageModelling:
     def _lengths(self, epoch: int, seed: int) -> Tensor:
         """The random lengths of an epoch's windows."""
         generator = torch.Generator().manual_seed(seed * 1_000_033 + epoch)
-        tokens, deviation = self._column_length("train", self.batch) - 1, self.bptt_deviation
-        return random_lengths(tokens, self.bptt, generator=generator, deviation=deviation, longest=self.bptt_longest)
+        tokens, std = self._column_length("train", self.batch) - 1, self.bptt_deviation
+        return random_bptt_lengths(tokens, self.bptt, generator=generator, std=std, max_length=self.bptt_longest)
 
     def _column_length(self, split: str, batch: int) -> int:
         tokens = len(getattr(self.corpus(), split))
         try:
-            return column_length(tokens, batch)
+            return batched_length(tokens, batch)
         except ValueError as error:
             setting = {"train": "[training] batch", "valid": "[data] eval_batch", "test": "[data] test_batch"}[split]
             raise ValueError(f"The {split} text is too short. {error} The batch size is {setting}.") from None
 
     def _columns(self, split: str, batch: int) -> Tensor:
         self._column_length(split, batch)
-        return columns(getattr(self.corpus(), split), batch)
+        return batchify(getattr(self.corpus(), split), batch)
 
     def _probe(self) -> Tensor:
         text = self._columns("valid", self.probe_batch)
@@ -169,9 +169,9 @@ class LanguageModelling:
         stream = self._columns("train", self.batch)
         cut: Iterator[tuple[Tensor, Tensor, float]]
         if self.bptt_deviation:
-            cut = random_windows(stream, self.bptt, self._lengths(epoch, seed))
+            cut = random_bptt_windows(stream, self.bptt, self._lengths(epoch, seed))
         else:
-            cut = ((inputs, targets, 1.0) for inputs, targets in windows(stream, self.bptt))
+            cut = ((inputs, targets, 1.0) for inputs, targets in bptt_windows(stream, self.bptt))
         for inputs, targets, factor in cut:
             parts = zip(inputs.chunk(self.accumulate, 1), targets.chunk(self.accumulate, 1), strict=True)
             yield Step(tuple(parts), factor)
@@ -212,7 +212,7 @@ class LanguageModelling:
         """Return the loss of columns (N, B), read in windows of a length in tokens."""
         stream = stream.to(next(network.parameters()).device)
         total, count, carry = torch.zeros((), dtype=torch.float64, device=stream.device), 0, None
-        for inputs, targets in windows(stream, length):
+        for inputs, targets in bptt_windows(stream, length):
             loss, carry = self.loss(network, (inputs, targets), carry)
             total += loss.double() * targets.numel()  # not a float: that makes a GPU wait
             count += targets.numel()

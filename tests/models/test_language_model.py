@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 from hyperpruning.models.stack import CELLS, GATES
 
 
@@ -28,7 +28,7 @@ def test_windows_with_a_carried_state_equal_the_whole_text(cell):
     tokens = torch.randint(7, (12, 3))
     whole, _ = model(tokens)
     first, state = model(tokens[:5])
-    second, _ = model(tokens[5:], detached(state))
+    second, _ = model(tokens[5:], repackage_hidden(state))
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=0, atol=1e-12)
 
 
@@ -68,7 +68,7 @@ def test_every_kind_carries_its_state_and_drops_only_while_it_trains(kind):
     whole, _ = model.eval()(tokens)
     assert whole.shape == (12, 3, 9)
     first, state = model(tokens[:5])
-    second, _ = model(tokens[5:], detached(state))
+    second, _ = model(tokens[5:], repackage_hidden(state))
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=0, atol=1e-12)
     assert model.hidden(tokens)[0].shape == (12, 3, model.rnn.widths[-1])
 

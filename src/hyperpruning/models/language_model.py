@@ -205,6 +205,6 @@ def _decoder(sizes: Mapping[str, Any], hidden: int, vocabulary: int, dropout: fl
     return MixtureOfSoftmaxes(hidden, sizes["embedding"], vocabulary, experts=sizes["experts"], dropout=dropout)
 
 
-def detached(state: Any) -> Any:
+def repackage_hidden(state: Any) -> Any:
     """The same state, cut from the graph: truncated BPTT carries values, not gradients."""
     return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()

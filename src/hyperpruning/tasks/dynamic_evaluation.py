@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hyperpruning.data.batches import batchify, bptt_windows
-from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 
 
 @dataclass(frozen=True)
@@ -169,4 +169,4 @@ def _window(
         logits, state = network(inputs, carry)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         gradients = torch.autograd.grad(loss, list(network.parameters()))
-    return loss.detach(), gradients, detached(state)
+    return loss.detach(), gradients, repackage_hidden(state)

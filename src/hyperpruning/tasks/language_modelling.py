@@ -15,7 +15,7 @@ from torch.nn import functional
 from hyperpruning.data.batches import batched_length, batchify, bptt_windows, random_bptt_lengths, random_bptt_windows
 from hyperpruning.data.corpus import Corpus, DataError, Unit, builtin_text, first_fraction, read_folder
 from hyperpruning.kernels import out_of_memory
-from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
 from hyperpruning.training.config import check_values
 from hyperpruning.training.task import Step
@@ -188,7 +188,7 @@ class LanguageModelling:
             loss = loss + self.activation_penalty * activation_penalty(dropped)
         if network.training and self.temporal_penalty:
             loss = loss + self.temporal_penalty * temporal_penalty(hidden)
-        return loss, detached(state)
+        return loss, repackage_hidden(state)
 
     def evaluate(self, network: nn.Module, split: str) -> float:
         """Mean cross-entropy in nats over every token of the split but the first of each column.

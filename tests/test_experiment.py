@@ -88,7 +88,7 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
         assert part in str(caught.value), part
 
 
-VARIATIONAL = {"embedding": 0.1, "input": 0.2, "between": 0.2, "output": 0.2}
+VARIATIONAL = {"embedding": 0.1, "input": 0.2, "hidden": 0.2, "output": 0.2}
 NETWORKS = {
     "rhn": {"cell": "rhn", "layers": 1, "depth": 3, "dropout": VARIATIONAL | {"state": 0.2}},
     "uncoupled_rhn": {"cell": "uncoupled_rhn", "layers": 2, "depth": 2, "tied": True},

@@ -46,7 +46,7 @@ def test_tied_weights_are_one_parameter():
         LanguageModel(9, hidden=5, embedding=6, tied=True)
 
 
-VARIATIONAL = {"embedding": 0.1, "input": 0.4, "between": 0.2, "output": 0.4}
+VARIATIONAL = {"embedding": 0.1, "input": 0.4, "hidden": 0.2, "output": 0.4}
 KINDS = {
     "rhn": {"cell": "rhn", "hidden": 5, "layers": 2, "depth": 3, "dropout": VARIATIONAL | {"state": 0.25}},
     "uncoupled": {"cell": "uncoupled_rhn", "hidden": [5, 6], "depth": 2, "dropout": 0.2},

@@ -24,7 +24,7 @@ class Dropouts:
     Attributes:
         embedding: of whole words.
         input: of what the lowest layer reads.
-        between: of what each layer reads of the one below.
+        hidden: of what each layer reads of the one below.
         state: of a recurrent highway layer's state, as its gates read it.
         weight: of single recurrent weights of an LSTM (DropConnect).
         output: of what the decoder reads.
@@ -33,7 +33,7 @@ class Dropouts:
 
     embedding: float = 0.0
     input: float = 0.0
-    between: float = 0.0
+    hidden: float = 0.0
     state: float = 0.0
     weight: float = 0.0
     output: float = 0.0
@@ -156,7 +156,7 @@ def _dropouts(dropout: float | Mapping[str, float]) -> Dropouts:
         if unknown := sorted(set(dropout) - set(known)):
             raise ValueError(f"A dropout is one of {', '.join(known)}, and {unknown[0]!r} is not: choose one of them.")
         return Dropouts(**dropout)
-    return Dropouts(input=dropout, between=dropout, output=dropout)
+    return Dropouts(input=dropout, hidden=dropout, output=dropout)
 
 
 def _check(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts) -> None:
@@ -188,15 +188,15 @@ def _recurrent(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts) 
     """Return torch's module where it can do all that is asked for, and else single layers."""
     cell, locked = sizes["cell"], isinstance(sizes["dropout"], Mapping)
     if cell in CELLS and not locked and isinstance(sizes["hidden"], int):
-        dropout = drop.between if len(widths) > 1 else 0.0
+        dropout = drop.hidden if len(widths) > 1 else 0.0
         return CELLS[cell](sizes["embedding"], sizes["hidden"], len(widths), dropout=dropout)
     layer: Callable[[int, int], nn.Module] = LAYERS[cell]
     if cell not in CELLS:
         layer = partial(LAYERS[cell], depth=sizes["depth"], dropout=drop.state)
     elif drop.weight:
         layer = partial(WeightDropLSTM, weight_drop=drop.weight)
-    between = locked_dropout if locked else functional.dropout
-    return Stack(chain(layer, sizes["embedding"], widths), dropout=drop.between, between=between)
+    function = locked_dropout if locked else functional.dropout
+    return Stack(chain(layer, sizes["embedding"], widths), dropout=drop.hidden, dropout_function=function)
 
 
 def _decoder(sizes: Mapping[str, Any], hidden: int, vocabulary: int, dropout: float) -> nn.Linear:

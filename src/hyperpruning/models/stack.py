@@ -43,14 +43,14 @@ class Stack(nn.ModuleList):
         layers: from the bottom up, all of one cell; each is called as one-layer modules of torch are, and has a
             `hidden_size`.
         dropout: probability between the layers.
-        between: the kind of that dropout, `functional.dropout` or `locked_dropout`.
+        dropout_function: the kind of that dropout, `functional.dropout` or `locked_dropout`.
     """
 
     def __init__(
-        self, layers: Iterable[nn.Module], *, dropout: float = 0.0, between: Dropout = functional.dropout
+        self, layers: Iterable[nn.Module], *, dropout: float = 0.0, dropout_function: Dropout = functional.dropout
     ) -> None:
         super().__init__(layers)
-        self.dropout, self.between = dropout, between
+        self.dropout, self.dropout_function = dropout, dropout_function
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ class Stack(nn.ModuleList):
         ends = []
         for number, (layer, start) in enumerate(zip(self, starts, strict=True)):
             if number:
-                input = self.between(input, self.dropout, self.training)
+                input = self.dropout_function(input, self.dropout, self.training)
             start = tuple(part.contiguous() for part in start)
             input, end = layer(input, start if pair else start[0])
             ends.append(end if pair else (end,))

@@ -1,4 +1,4 @@
-"""Columns and windows read every token once, in order."""
+"""Batches and BPTT windows contain every token once, in order."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from hyperpruning.data.batches import batchify, bptt_windows, random_bptt_length
 def test_windows_predict_each_next_token_once(length, batch, bptt):
     tokens = torch.arange(length)
     if length // batch < 2:
-        with pytest.raises(ValueError, match="two tokens"):
+        with pytest.raises(ValueError, match="at least two tokens, got"):
             batchify(tokens, batch)
         return
     stream = batchify(tokens, batch)
@@ -20,7 +20,7 @@ def test_windows_predict_each_next_token_once(length, batch, bptt):
     assert len(found) == -(-(len(stream) - 1) // bptt)
     assert torch.cat([inputs for inputs, _ in found]).equal(stream[:-1])
     assert torch.cat([targets for _, targets in found]).equal(stream[1:])
-    assert all(targets.equal(inputs + 1) for inputs, targets in found)  # the token after, of the same column
+    assert all(targets.equal(inputs + 1) for inputs, targets in found)  # the next token of the same column
 
 
 def random_cut(stream, bptt, seed, **options):
@@ -39,7 +39,7 @@ def test_random_windows_predict_each_next_token_once(length, bptt, seed):
     assert [len(inputs) for inputs, _, _ in random_cut(stream, bptt, seed)] == [len(inputs) for inputs, _, _ in found]
 
 
-def test_random_lengths_are_normal_around_the_window_and_sometimes_half_of_it():
+def test_random_lengths_are_normal_around_bptt_or_half_of_it():
     stream = torch.zeros(200_000, 1)
     *found, _ = random_cut(stream, 70, 0)
     lengths = torch.tensor([float(len(inputs)) for inputs, _, _ in found])
@@ -47,7 +47,7 @@ def test_random_lengths_are_normal_around_the_window_and_sometimes_half_of_it():
     halves = lengths < 52  # 3.4 standard deviations from both
     assert abs(float(halves.double().mean()) - 0.05) < 0.013  # 3.2 standard deviations of 3000 draws
     for chosen, base in ((~halves, 70), (halves, 35)):
-        assert abs(float(lengths[chosen].mean()) - (base - 0.5)) < 1.5  # int() takes half a token off
+        assert abs(float(lengths[chosen].mean()) - (base - 0.5)) < 1.5  # int() subtracts half a token on average
         assert abs(float(lengths[chosen].std()) - 5) < 1.2
     *capped, _ = random_cut(stream, 70, 0, max_length=72)
     assert max(len(inputs) for inputs, _, _ in capped) == 72

@@ -20,7 +20,7 @@ def test_the_loss_is_cross_entropy_and_while_training_penalties(text, alpha, bet
     torch.manual_seed(0)
     loss, _ = task.loss(network, batch, None)
     torch.manual_seed(0)
-    hidden, _ = network.hidden(batch[0])
+    hidden, _ = network.hidden_states(batch[0])
     dropped = network.output_dropout(hidden)
     logits = network.decoder(dropped)
     expected = functional.cross_entropy(logits.flatten(0, 1), batch[1].flatten())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperpruning.kernels import fused
+from hyperpruning.kernels import run_fused_rnn
 
 
 def sigmoid_slope(x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Weights:
         state = tuple(part[None].contiguous() for part in start)  # cuDNN takes no other
         weights = [self.w_ih, self.w_hh, self.b_ih, self.b_hh]
         traced = torch.is_grad_enabled()
-        outputs: Tensor = fused(loop, inputs, state if len(state) > 1 else state[0], weights, train=traced)[0]
+        outputs: Tensor = run_fused_rnn(loop, inputs, state if len(state) > 1 else state[0], weights, train=traced)[0]
         return outputs
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.blocks import Rule, growth
 from hyperpruning.lyapunov.networks import driven
 
@@ -124,7 +124,7 @@ class Spectrum:
             )
 
 
-@float32_products()
+@float32_precision()
 def lyapunov_spectrum(
     network: Any,
     inputs: Tensor,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hyperpruning.kernels import float32_products, out_of_memory
+from hyperpruning.kernels import float32_precision, out_of_memory
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import to_config
@@ -178,7 +178,7 @@ def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConf
 def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
     training.network.load_state_dict(training.best)
     training.network.eval()
-    with float32_products(), torch.no_grad():
+    with float32_precision(), torch.no_grad():
         test = training.task.evaluate(training.network, "test")
     best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
     return {

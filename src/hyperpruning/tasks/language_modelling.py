@@ -181,7 +181,7 @@ class LanguageModelling:
         assert isinstance(network, LanguageModel)
         # not waited for, which is safe towards a GPU: CUDA has read a batch when the call returns
         inputs, targets = (part.to(network.encoder.weight.device, non_blocking=True) for part in batch)
-        hidden, state = network.hidden(inputs, carry)
+        hidden, state = network.hidden_states(inputs, carry)
         dropped = network.output_dropout(hidden)
         loss = functional.cross_entropy(network.decoder(dropped).flatten(0, 1), targets.flatten())
         if network.training and self.activation_penalty:

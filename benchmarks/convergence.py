@@ -95,10 +95,10 @@ def draw(dense: Spectrum, sparse: dict[float, Spectrum], figure: Path) -> None:
     """Draw exponents and distances against the length of the window."""
     _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     steps = range(1, dense.steps + 1)
-    left.semilogx(steps, dense.history()[:, ::9], linewidth=0.8)
+    left.semilogx(steps, dense.convergence()[:, ::9], linewidth=0.8)
     left.set(title="every ninth exponent of the dense network", ylabel="nats per step")
     for sparsity, spectrum in sparse.items():
-        gaps = zip(spectrum.history(), dense.history(), strict=True)
+        gaps = zip(spectrum.convergence(), dense.convergence(), strict=True)
         right.semilogx(steps, [float(spectrum_distance(*gap)) for gap in gaps], label=f"sparsity {sparsity}")
     right.set(title="L2 distance to the dense network, same window")
     right.legend(frameon=False, loc=(0.55, 0.55))

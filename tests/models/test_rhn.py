@@ -100,7 +100,7 @@ def test_a_stack_of_them_has_a_spectrum_in_evaluation_mode():
     torch.manual_seed(0)
     layers = [RHNLayer(3, 5, depth=2, dropout=0.3), RHNLayer(5, 4, depth=3)]
     stack, inputs = Stack(layers).double(), torch.randn(30, 2, 3).double()
-    with pytest.raises(ValueError, match=r"call network\.eval"):
+    with pytest.raises(ValueError, match=r"Call network\.eval"):
         lyapunov_spectrum(stack, inputs)
     stack.eval()
     spectrum = lyapunov_spectrum(stack, inputs, warmup=0)

@@ -24,7 +24,7 @@ same to the bit on a CPU; on a GPU it may differ a little from its first epochs 
 Different from the published runs: no threshold among the drops (global magnitude drops exactly what it aims at, and
 `update = "published_threshold"` is no point of this space: it ignores the scope of the drop, so that three spellings
 would be one method, and misses the budget); SET without its sign error; exact budgets; suggestions in generations of
-six; spectra in nats, measured at four stretches; mask updates in the middle of an epoch; test losses of one unbroken
+six; spectra in nats, measured at four segments; mask updates in the middle of an epoch; test losses of one unbroken
 text; an embedding that starts normal, and a decoder that starts as torch has it. The plan is that of the preset
 stacked-lstm-ptb.
 """

@@ -32,8 +32,8 @@ import torch
 from measuring import best, table
 from torch import Tensor, nn
 
-from hyperpruning.lyapunov.blocks import trajectory
-from hyperpruning.lyapunov.networks import driven
+from hyperpruning.lyapunov.blocks import trajectory_chunks
+from hyperpruning.lyapunov.networks import driven_map
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.models.rhn import RHNLayer
 
@@ -105,9 +105,9 @@ def row(size: int, published: Published | None, threads: int) -> dict[str, float
 def with_rounded_jacobians(network: nn.LSTM, inputs: Tensor) -> Tensor:
     """Return the exponents (B, K) of Jacobians that are computed in float32, and then multiplied in float64 by QR."""
     found = []
-    stack = driven(network, inputs, None, None)
-    for layer, path in zip(stack.layers, next(trajectory(stack)), strict=True):
-        jacobians = layer.assembled(layer.slopes(*(part.flatten(0, 1) for part in path)), network.hidden_size)
+    stack = driven_map(network, inputs, None, None)
+    for layer, path in zip(stack.layers, next(trajectory_chunks(stack)), strict=True):
+        jacobians = layer.jacobian(layer.jacobian_terms(*(part.flatten(0, 1) for part in path)), network.hidden_size)
         q, growth = torch.eye(network.hidden_size).double(), 0
         for step, jacobian in enumerate(jacobians.unflatten(0, (-1, BATCH)).double()):
             q, r = torch.linalg.qr(jacobian @ q)

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from hyperpruning import api
 from hyperpruning.cli import app
 from hyperpruning.cli_errors import guarded
-from hyperpruning.data.corpus import KNOWN, SPLITS
-from hyperpruning.data.download import ADDRESSES
+from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS
+from hyperpruning.data.download import URLS
 from hyperpruning.search.ledger import LEDGER
 from small import small, write_text
 
@@ -158,14 +158,14 @@ def test_fetch_says_the_licence_and_what_came(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     for split in SPLITS:
         (tmp_path / "there" / f"{split}.txt").write_text("a b\n")
-    monkeypatch.setitem(KNOWN, "ptb", dict.fromkeys((*SPLITS, "vocabulary"), (3, None)))
+    monkeypatch.setitem(PUBLISHED_CORPORA, "ptb", dict.fromkeys((*SPLITS, "vocabulary"), (3, None)))
     place = (tmp_path / "there").as_uri() + "/{split}.txt"
-    monkeypatch.setitem(ADDRESSES, "ptb", (place,))
+    monkeypatch.setitem(URLS, "ptb", (place,))
     code, said = run("fetch", "ptb", tmp_path / "ptb")
     assert code == 0, said
     assert "licensed by the Linguistic Data Consortium" in said
     assert "holds ptb, as published: 3 + 3 + 3 tokens, 3 words." in said
-    monkeypatch.setitem(ADDRESSES, "ptb", ("http://127.0.0.1:9/",))
+    monkeypatch.setitem(URLS, "ptb", ("http://127.0.0.1:9/",))
     code, said = run("fetch", "ptb", tmp_path / "offline")
     assert code == 2
     assert "http://127.0.0.1:9/: " in said
@@ -197,9 +197,9 @@ def spoiled(text: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("missing folder", "Data is a folder that exists"),
+        ("missing folder", "The data folder must exist"),
         ("missing split", "no valid split"),
-        ("empty split", "is empty"),
+        ("empty split", "must not be empty"),
         ("not UTF-8", "must be UTF-8"),
     ],
 )

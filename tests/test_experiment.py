@@ -82,13 +82,13 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
         "'magnitud' is not: did you mean 'magnitude'?",
         "space.drop_fraction.low = 2",
         "pruning.sparsity = 1.0 cannot be used: input should be less than 1",
-        "64 is not 3: make them equal",
+        "got embedding=64 and width 3. Make them equal",
         "did you mean 'l2'?",
     ):
         assert part in str(caught.value), part
 
 
-VARIATIONAL = {"embedding": 0.1, "input": 0.2, "between": 0.2, "output": 0.2}
+VARIATIONAL = {"embedding": 0.1, "input": 0.2, "hidden": 0.2, "output": 0.2}
 NETWORKS = {
     "rhn": {"cell": "rhn", "layers": 1, "depth": 3, "dropout": VARIATIONAL | {"state": 0.2}},
     "uncoupled_rhn": {"cell": "uncoupled_rhn", "layers": 2, "depth": 2, "tied": True},
@@ -139,9 +139,9 @@ def test_every_kind_of_network_is_searched_resumed_and_delivered(text, tmp_path,
         ({"hidden": [8, 1.5]}, "[8, 1.5] is not"),
         ({"dropout": {"input": 1.0}}, "model.dropout must be a probability from 0 to below 1"),
         ({"dense_dropout": True}, "model.dense_dropout must be a probability"),
-        ({"dropout": {"inputs": 0.1}}, "model cannot be built: A dropout is one of embedding, input,"),
-        ({"dense_dropout": {"state": 0.1}}, "model cannot be built: A depth and a dropout"),
-        ({"hidden": [4, 4, 4], "layers": 2}, "layers is 2 where hidden is [4, 4, 4]: leave layers out"),
+        ({"dropout": {"inputs": 0.1}}, "model cannot be built: A dropout must be one of embedding, input,"),
+        ({"dense_dropout": {"state": 0.1}}, "model cannot be built: depth must be 1 and dropout 'state' 0"),
+        ({"hidden": [4, 4, 4], "layers": 2}, "got layers=2 and hidden=[4, 4, 4]. Leave layers out"),
         ({"cell": "rhm"}, "did you mean 'rhn'?"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from hyperpruning.cli import app
-from hyperpruning.data.corpus import KNOWN
+from hyperpruning.data.corpus import PUBLISHED_CORPORA
 from hyperpruning.experiment import ExperimentError, preset, presets, read_preset
 from hyperpruning.models.language_model import LanguageModel
 
@@ -36,7 +36,7 @@ def test_a_preset_is_an_experiment_that_can_be_planned(name, tmp_path):
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
 def test_it_has_the_published_number_of_parameters(name, count, tmp_path):
     experiment = read_preset(name, tmp_path)
-    known = KNOWN[experiment.data.known]
+    known = PUBLISHED_CORPORA[experiment.data.known]
     with torch.device("meta"):
         network = LanguageModel(known["vocabulary"][0], **experiment.model.sizes)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
@@ -67,7 +67,7 @@ def test_a_preset_is_written_down_with_its_comments_and_searched(tmp_path, text)
     assert written == preset("rhn-ptb", text)
     assert "[selfish]" in written
     for words, sentence in (
-        (["search", "--preset", "rhn-ptb-small", "--data", text], "ptb has 929,589 tokens in train, and"),
+        (["search", "--preset", "rhn-ptb-small", "--data", text], "ptb must have 929,589 tokens in train, got"),
         (["search", "--preset", "rhn-ptb-small"], "'rhn-ptb-small' was given no folder with it: give --data DIR"),
         (["search", tmp_path / "mine.toml", "--preset", "rhn-ptb"], "are both given: give one"),
         (["init", tmp_path / "more.toml", "--preset", "lstm"], "A preset is one of awd-lstm-mos-wt2"),

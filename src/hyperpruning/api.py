@@ -12,7 +12,7 @@ from typing import Any, Literal
 from hyperpruning.data.corpus import builtin_text
 from hyperpruning.deploy.model_file import describe_model, load_model, save_model
 from hyperpruning.experiment import EXPERIMENT, Experiment, located, read_experiment
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.report.page import write_report
@@ -122,7 +122,7 @@ def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvalua
     return replace(PUBLISHED.get(str(corpus), PTB), fraction=statistics)
 
 
-@float32_products()
+@float32_precision()
 def evaluate_model(
     model: Path,
     *,

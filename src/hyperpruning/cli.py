@@ -207,7 +207,7 @@ def spectrum(
         order = [value for value in found.sorted().tolist() if math.isfinite(value)] or [-math.inf]
         out.print(
             f"{path}: {len(found.exponents)} exponents of {state}, largest {order[0]:.4f}, "
-            f"mean {sum(order) / len(order):.4f}, smallest {order[-1]:.4f}; {found.infinite} of them -inf; "
+            f"mean {sum(order) / len(order):.4f}, smallest {order[-1]:.4f}; {found.n_minus_inf} of them -inf; "
             f"standard error {float(found.standard_error().square().mean().sqrt()):.4f} (root mean square)",
             soft_wrap=True,
         )

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hyperpruning.kernels import fused
+from hyperpruning.kernels import run_fused_rnn
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import GRANULARITIES
@@ -56,7 +56,7 @@ class Recurrent(nn.Module):
         parameters = {name: getattr(self.lstm, name) for name in names} | {"weight_hh_l0": dropped}
         flat = [parameters[name] for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
         state = self.embedding.weight.new_zeros(2, 1, tokens.shape[1], 8)
-        found = fused(torch.lstm, self.embedding(tokens), tuple(state), flat, train=True)
+        found = run_fused_rnn(torch.lstm, self.embedding(tokens), tuple(state), flat, train=True)
         return self.decoder(found[0])
 
     def batch(self, source):

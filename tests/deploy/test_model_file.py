@@ -107,7 +107,7 @@ def test_a_shrunk_language_model_has_the_same_logits_and_goes_there_and_back(tmp
     assert again.sizes == sizes
 
 
-NAMED = {"embedding": 0.1, "input": 0.4, "between": 0.2, "output": 0.4}
+NAMED = {"embedding": 0.1, "input": 0.4, "hidden": 0.2, "output": 0.4}
 KINDS = {
     "rhn": {"cell": "rhn", "depth": 3, "dropout": NAMED | {"state": 0.2}},
     "uncoupled": {"cell": "uncoupled_rhn", "depth": 2, "tied": True},

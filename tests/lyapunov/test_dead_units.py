@@ -5,7 +5,7 @@ import torch
 from brute_force import scaled
 from torch import nn
 
-from hyperpruning.lyapunov.growth import independent, living
+from hyperpruning.lyapunov.growth import independent_columns, live_units
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 
 DEAD = [1, 4, 5]
@@ -42,7 +42,7 @@ def test_unread_units(cell, dtype):
         kill(network, unit, rows=False)
     spectrum = lyapunov_spectrum(network, inputs, dtype=dtype)
     assert torch.isneginf(spectrum.exponents).nonzero().flatten().tolist() == DEAD
-    assert spectrum.infinite == 3
+    assert spectrum.n_minus_inf == 3
     expected = lyapunov_spectrum(without(network, DEAD), inputs).exponents
     alive = spectrum.exponents[~torch.isneginf(spectrum.exponents)]
     torch.testing.assert_close(alive, expected, atol=1e-10 if dtype == torch.float64 else 1e-4, rtol=0)
@@ -67,7 +67,7 @@ def test_whole_state_of_units_that_read_nothing():
     for unit in DEAD:
         kill(network, unit, rows=True)
     spectrum = lyapunov_spectrum(network, inputs, state="full")
-    assert spectrum.infinite == 3
+    assert spectrum.n_minus_inf == 3
     assert spectrum.exponents[torch.isfinite(spectrum.exponents)].min() > -8  # nothing near ln eps = -36
     forget = torch.sigmoid(inputs @ network.weight_ih_l0[8:16].T + network.bias_ih_l0[8:16] + network.bias_hh_l0[8:16])
     for unit in DEAD:
@@ -82,7 +82,7 @@ def test_rank_lost_without_a_dead_unit():
         network.weight_hh_l0[:2] = 0
         network.weight_hh_l0[:2, 2] = 1
     spectrum = lyapunov_spectrum(network, inputs)
-    assert spectrum.infinite == 1
+    assert spectrum.n_minus_inf == 1
     assert spectrum.exponents[torch.isfinite(spectrum.exponents)].min() > -8  # nothing near ln eps = -16
 
 
@@ -90,7 +90,7 @@ def test_death_spreads_along_a_chain():
     # 0 -> 1 -> 2, and 3 reads itself: unit 2 is read by nobody, then 1 neither, then 0 neither
     support = torch.zeros(4, 4, dtype=torch.bool)
     support[1, 0] = support[2, 1] = support[3, 3] = True
-    assert living(support).tolist() == [3]
+    assert live_units(support).tolist() == [3]
 
 
 def test_a_layer_without_recurrence_is_all_dead():
@@ -98,7 +98,7 @@ def test_a_layer_without_recurrence_is_all_dead():
     with torch.no_grad():
         network.weight_hh_l0.zero_()
     spectrum = lyapunov_spectrum(network, torch.randn(20, 2, 3))
-    assert spectrum.infinite == 5
+    assert spectrum.n_minus_inf == 5
     assert bool(torch.isfinite(spectrum.exponents[5:]).all())
 
 
@@ -117,14 +117,14 @@ def test_a_gru_carries_its_units():
     for unit in DEAD[:2]:
         kill(network, unit, rows=False)
         kill(network, unit, rows=True)
-    assert lyapunov_spectrum(network, torch.randn(20, 2, 3)).infinite == 0
+    assert lyapunov_spectrum(network, torch.randn(20, 2, 3)).n_minus_inf == 0
 
 
 def test_relu_units_that_are_off_give_minus_infinity_and_no_nan():
     torch.manual_seed(0)
     network, inputs = nn.RNN(3, 6, nonlinearity="relu"), torch.randn(20, 2, 3)
     spectrum = lyapunov_spectrum(network, inputs)
-    assert spectrum.infinite > 0
+    assert spectrum.n_minus_inf > 0
     assert not bool(spectrum.exponents.isnan().any())
 
 
@@ -160,9 +160,9 @@ def test_a_unit_that_wakes_up_late_is_alive():
         return torch.tanh(torch.where(x > 0, state @ weights.T, state @ asleep.T))
 
     awake = lyapunov_spectrum(step, inputs[60:], start=start, warmup=6)
-    assert awake.infinite == 0
-    assert lyapunov_spectrum(step, inputs[:66], start=start).infinite == 1
-    assert lyapunov_spectrum(step, inputs, start=start, warmup=66).infinite == 0
+    assert awake.n_minus_inf == 0
+    assert lyapunov_spectrum(step, inputs[:66], start=start).n_minus_inf == 1
+    assert lyapunov_spectrum(step, inputs, start=start, warmup=66).n_minus_inf == 0
 
 
 def test_lost_rank_is_placed_where_it_is_lost():
@@ -187,7 +187,7 @@ def test_rank_that_only_products_lose():
     weights = torch.zeros(5, 5, dtype=torch.float64)
     weights[2, :2], weights[3:, 2], weights[:2, 3:] = torch.randn(2), torch.randn(2), torch.randn(2, 2)
     assert torch.linalg.matrix_rank(weights @ weights) < torch.linalg.matrix_rank(weights)
-    found = independent(weights)
+    found = independent_columns(weights)
     product = torch.linalg.matrix_power(weights, 5)
     assert len(found) == torch.linalg.matrix_rank(product)
     assert torch.linalg.matrix_rank(product[:, found]) == len(found)

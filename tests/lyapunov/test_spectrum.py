@@ -179,23 +179,23 @@ def test_batch_first_module_takes_its_own_layout():
 def test_long_sequence_in_chunks(monkeypatch):
     network, inputs = network_and_inputs("lstm", 2)
     at_once = lyapunov_spectrum(network, inputs)
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.CHUNK_BYTES", 1)
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.PIECE", 5)
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SHARED_SIZE", 0)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.JACOBIAN_BYTES", 1)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.CHUNK_STEPS", 5)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SMALL_BLOCK", 0)
     monkeypatch.setattr("hyperpruning.lyapunov.growth.PANEL", 2)
     torch.testing.assert_close(lyapunov_spectrum(network, inputs).growth, at_once.growth, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("stretches", [1, 3, 50])
-def test_growth_of_every_stretch(stretches):
+@pytest.mark.parametrize("segments", [1, 3, 50])
+def test_growth_of_every_stretch(segments):
     network, inputs = network_and_inputs("lstm", 1)
     start = random_start(network)
     jacobians = module_jacobians(network, inputs, start, "h")
-    spectrum = lyapunov_spectrum(network, inputs, start=start, warmup=4, stretches=stretches)
-    assert spectrum.lengths == {1: (10,), 3: (3, 3, 4), 50: (1,) * 10}[stretches]
+    spectrum = lyapunov_spectrum(network, inputs, start=start, warmup=4, segments=segments)
+    assert spectrum.lengths == {1: (10,), 3: (3, 3, 4), 50: (1,) * 10}[segments]
     for part, end in enumerate(np.cumsum(spectrum.lengths)):  # the plain definition, over the steps up to each end
         expected = exponents(jacobians[: 4 + end], 4)
-        np.testing.assert_allclose(spectrum.history()[part], expected.mean(0), atol=1e-10, rtol=0)
+        np.testing.assert_allclose(spectrum.convergence()[part], expected.mean(0), atol=1e-10, rtol=0)
 
 
 def test_spectrum_tells_what_it_is(tmp_path):
@@ -203,9 +203,9 @@ def test_spectrum_tells_what_it_is(tmp_path):
     spectrum = lyapunov_spectrum(network, inputs, warmup=4)
     assert spectrum.steps == 10
     assert spectrum.exponents.shape == (12,)
-    assert spectrum.infinite == 0
+    assert spectrum.n_minus_inf == 0
     assert spectrum.exponents.dtype == torch.float64
-    torch.testing.assert_close(spectrum.history()[-1], spectrum.exponents)
+    torch.testing.assert_close(spectrum.convergence()[-1], spectrum.exponents)
     assert bool((spectrum.sorted().diff() <= 0).all())
 
     spectrum.save(tmp_path / "dense.npz")
@@ -217,7 +217,7 @@ def test_spectrum_tells_what_it_is(tmp_path):
 
 def test_another_file_is_refused(tmp_path):
     np.savez(tmp_path / "old.npz", growth=np.zeros((3, 1, 2)), sizes=np.array([2]))
-    with pytest.raises(ValueError, match="no lengths, warmup, state, convention"):
+    with pytest.raises(ValueError, match="got no lengths, warmup, state, convention"):
         Spectrum.load(tmp_path / "old.npz")
 
 
@@ -226,22 +226,22 @@ def test_standard_error_is_that_of_independent_steps():
     size, steps = 6, 4000
     torch.manual_seed(0)
     jacobians = torch.randn(steps + 10, size, size, dtype=torch.float64) / size**0.5
-    spectrum = linear_spectrum(jacobians, warmup=10, stretches=40)
+    spectrum = linear_spectrum(jacobians, warmup=10, segments=40)
     expected = np.sqrt(polygamma(1, (size - np.arange(size)) / 2) / (4 * steps))
-    # estimated from 40 stretches, it has a relative error of 1 / sqrt(80) = 0.11; four of them
+    # estimated from 40 segments, it has a relative error of 1 / sqrt(80) = 0.11; four of them
     np.testing.assert_allclose(spectrum.standard_error(), expected, rtol=0.45)
 
 
 def test_standard_error_over_sequences_and_of_minus_infinity():
     torch.manual_seed(0)
     network, inputs = nn.RNN(3, 5, nonlinearity="relu"), torch.randn(20, 3, 3)
-    spectrum = lyapunov_spectrum(network, inputs, stretches=1)
+    spectrum = lyapunov_spectrum(network, inputs, segments=1)
     errors = spectrum.standard_error()
     assert bool((errors[torch.isneginf(spectrum.exponents)] == 0).all())
     alive = torch.isfinite(spectrum.exponents)
     torch.testing.assert_close(errors[alive], spectrum.per_sequence.std(0)[alive] / 3**0.5)
-    with pytest.raises(ValueError, match="two sequences or stretches"):
-        lyapunov_spectrum(network, inputs[:, :1], stretches=1).standard_error()
+    with pytest.raises(ValueError, match="at least two sequences or segments"):
+        lyapunov_spectrum(network, inputs[:, :1], segments=1).standard_error()
 
 
 @pytest.mark.parametrize("gates", [2, 3])
@@ -306,7 +306,7 @@ def test_a_network_that_describes_itself():
 def test_threads_and_single_sequences_change_nothing(threads, monkeypatch):
     network, inputs = network_and_inputs("lstm", 2)
     expected = lyapunov_spectrum(network, inputs).growth
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SHARED_SIZE", 0)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SMALL_BLOCK", 0)
     torch.set_num_threads(threads)
     torch.testing.assert_close(lyapunov_spectrum(network, inputs).growth, expected, atol=1e-12, rtol=0)
     assert torch.get_num_threads() == threads

@@ -5,7 +5,7 @@ import torch
 
 from hyperpruning.models.language_model import LanguageModel
 
-AWD_DROPOUT = {"embedding": 0.1, "input": 0.4, "between": 0.25, "weight": 0.5, "output": 0.4}
+AWD_DROPOUT = {"embedding": 0.1, "input": 0.4, "hidden": 0.25, "weight": 0.5, "output": 0.4}
 PTB, WIKITEXT2 = 10_000, 33_278
 PUBLISHED = {
     # Zaremba et al. 2014, large; Liu et al. 2021

@@ -20,7 +20,7 @@ def test_the_loss_is_cross_entropy_and_while_training_penalties(text, alpha, bet
     torch.manual_seed(0)
     loss, _ = task.loss(network, batch, None)
     torch.manual_seed(0)
-    hidden, _ = network.hidden(batch[0])
+    hidden, _ = network.hidden_states(batch[0])
     dropped = network.output_dropout(hidden)
     logits = network.decoder(dropped)
     expected = functional.cross_entropy(logits.flatten(0, 1), batch[1].flatten())
@@ -37,7 +37,7 @@ def test_the_loss_is_cross_entropy_and_while_training_penalties(text, alpha, bet
     [
         {"dropout": 0.1},
         {"cell": "rhn", "layers": 1, "depth": 2, "dropout": {"embedding": 0.1, "state": 0.1, "output": 0.1}},
-        {"experts": 2, "tied": True, "dropout": {"weight": 0.5, "latent": 0.1, "between": 0.1}},
+        {"experts": 2, "tied": True, "dropout": {"weight": 0.5, "latent": 0.1, "hidden": 0.1}},
     ],
 )
 def test_everything_is_computed_on_the_device_of_the_network(text, sizes):

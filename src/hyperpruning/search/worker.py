@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hyperpruning.kernels import float32_products, out_of_memory
+from hyperpruning.kernels import float32_precision, out_of_memory
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.search.history import DENSE, Candidate, FinalResult
@@ -191,7 +191,7 @@ def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConf
 def _final(job: Job, training: Training, records: list[EpochRecord]) -> FinalResult:
     training.network.load_state_dict(training.best)
     training.network.eval()
-    with float32_products(), torch.no_grad():
+    with float32_precision(), torch.no_grad():
         test, test_metric = loss_and_metric(training.task.evaluate(training.network, "test"))
     best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
     return FinalResult(

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hyperpruning.data.batches import columns, windows
-from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.data.batches import batchify, bptt_windows
+from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def gradient_scale(network: LanguageModel, train: Tensor, settings: DynamicEvalu
         ValueError: the network is in training mode, or the text too short.
     """
     _check(network)
-    stream = columns(train, settings.batch).to(network.encoder.weight.device)
+    stream = batchify(train, settings.batch).to(network.encoder.weight.device)
     count = math.ceil((len(stream) - 1) / settings.bptt)
     read = math.ceil(settings.fraction * count)
     sums = {name: torch.zeros_like(weight) for name, weight in network.named_parameters()}
     carry = None
-    for inputs, targets in islice(windows(stream, settings.bptt), read):
+    for inputs, targets in islice(bptt_windows(stream, settings.bptt), read):
         _, gradients, carry = _window(network, inputs, targets, carry)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             total.addcmul_(gradient, gradient)
@@ -118,12 +118,12 @@ def dynamic_loss(
     """
     _check(network)
     weights = list(network.parameters())
-    stream = columns(text, 1).to(weights[0].device)
+    stream = batchify(text, 1).to(weights[0].device)
     trained = [weight.detach().clone() for weight in weights]
     rules = _rules(trained, [scale[name] for name, _ in network.named_parameters()], settings)
     total, carry = torch.zeros((), dtype=torch.float64, device=stream.device), None
     try:
-        for inputs, targets in windows(stream, settings.bptt):
+        for inputs, targets in bptt_windows(stream, settings.bptt):
             loss, gradients, carry = _window(network, inputs, targets, carry)
             total += loss.double() * len(targets)
             with torch.no_grad():
@@ -163,4 +163,4 @@ def _window(
         logits, state = network(inputs, carry)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         gradients = torch.autograd.grad(loss, list(network.parameters()))
-    return loss.detach(), gradients, detached(state)
+    return loss.detach(), gradients, repackage_hidden(state)

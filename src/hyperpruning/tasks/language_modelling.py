@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyperpruning.data.batches import column_length, columns, random_lengths, random_windows, windows
-from hyperpruning.data.corpus import KNOWN, Corpus, DataError, Unit, beginning, builtin_text, read_folder
+from hyperpruning.data.batches import batched_length, batchify, bptt_windows, random_bptt_lengths, random_bptt_windows
+from hyperpruning.data.corpus import (
+    PUBLISHED_CORPORA,
+    Corpus,
+    DataError,
+    Unit,
+    builtin_text,
+    first_fraction,
+    read_folder,
+)
 from hyperpruning.kernels import out_of_memory
-from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
 from hyperpruning.models.stack import LAYERS
 from hyperpruning.settings import check_settings, documented, setting
@@ -44,7 +52,7 @@ class LanguageModelling:
     )
     unit: Unit = setting("character", 'a token is a "word" or a "character"', section="data", choices=get_args(Unit))
     known: Literal["ptb", "wikitext-2"] | None = setting(
-        None, "check the files against this published corpus", section="data", choices=tuple(KNOWN)
+        None, "check the files against this published corpus", section="data", choices=tuple(PUBLISHED_CORPORA)
     )
     fraction: float = setting(
         1.0, "read this fraction of each split, from its start; below 1 for trials", section="data", gt=0, le=1
@@ -121,7 +129,7 @@ class LanguageModelling:
         if self.folder is None and (self.known or self.unit == "word"):
             raise DataError("Word-level data needs a text folder, got none. Pass --data DIR, or set folder in [data].")
         whole = read_folder(self.folder, unit=self.unit, known=self.known) if self.folder else builtin_text()
-        return beginning(whole, self.fraction)
+        return first_fraction(whole, self.fraction)
 
     def network(self, seed: int) -> LanguageModel:
         """A new language model for this text."""
@@ -164,20 +172,20 @@ class LanguageModelling:
     def _lengths(self, epoch: int, seed: int) -> Tensor:
         """The random lengths of an epoch's windows."""
         generator = torch.Generator().manual_seed(seed * 1_000_033 + epoch)
-        tokens, deviation = self._column_length("train", self.batch) - 1, self.bptt_deviation
-        return random_lengths(tokens, self.bptt, generator=generator, deviation=deviation, longest=self.bptt_longest)
+        tokens, std = self._column_length("train", self.batch) - 1, self.bptt_deviation
+        return random_bptt_lengths(tokens, self.bptt, generator=generator, std=std, max_length=self.bptt_longest)
 
     def _column_length(self, split: str, batch: int) -> int:
         tokens = len(getattr(self.corpus(), split))
         try:
-            return column_length(tokens, batch)
+            return batched_length(tokens, batch)
         except ValueError as error:
             setting = {"train": "[training] batch", "valid": "[data] eval_batch", "test": "[data] test_batch"}[split]
             raise ValueError(f"The {split} text is too short. {error} The batch size is {setting}.") from None
 
     def _columns(self, split: str, batch: int) -> Tensor:
         self._column_length(split, batch)
-        return columns(getattr(self.corpus(), split), batch)
+        return batchify(getattr(self.corpus(), split), batch)
 
     def _probe(self) -> Tensor:
         text = self._columns("valid", self.probe_batch)
@@ -193,9 +201,9 @@ class LanguageModelling:
         stream = self._columns("train", self.batch)
         cut: Iterator[tuple[Tensor, Tensor, float]]
         if self.bptt_deviation:
-            cut = random_windows(stream, self.bptt, self._lengths(epoch, seed))
+            cut = random_bptt_windows(stream, self.bptt, self._lengths(epoch, seed))
         else:
-            cut = ((inputs, targets, 1.0) for inputs, targets in windows(stream, self.bptt))
+            cut = ((inputs, targets, 1.0) for inputs, targets in bptt_windows(stream, self.bptt))
         for inputs, targets, factor in cut:
             parts = zip(
                 inputs.chunk(self.gradient_accumulation, 1), targets.chunk(self.gradient_accumulation, 1), strict=True
@@ -207,14 +215,14 @@ class LanguageModelling:
         assert isinstance(network, LanguageModel)
         # not waited for, which is safe towards a GPU: CUDA has read a batch when the call returns
         inputs, targets = (part.to(network.encoder.weight.device, non_blocking=True) for part in batch)
-        hidden, state = network.hidden(inputs, carry)
+        hidden, state = network.hidden_states(inputs, carry)
         dropped = network.output_dropout(hidden)
         loss = functional.cross_entropy(network.decoder(dropped).flatten(0, 1), targets.flatten())
         if network.training and self.activation_penalty:
             loss = loss + self.activation_penalty * activation_penalty(dropped)
         if network.training and self.temporal_penalty:
             loss = loss + self.temporal_penalty * temporal_penalty(hidden)
-        return loss, detached(state)
+        return loss, repackage_hidden(state)
 
     def evaluate(self, network: nn.Module, split: str) -> float:
         """Mean cross-entropy in nats over every token of the split but the first of each column.
@@ -238,7 +246,7 @@ class LanguageModelling:
         """Return the loss of columns (N, B), read in windows of a length in tokens."""
         stream = stream.to(next(network.parameters()).device)
         total, count, carry = torch.zeros((), dtype=torch.float64, device=stream.device), 0, None
-        for inputs, targets in windows(stream, length):
+        for inputs, targets in bptt_windows(stream, length):
             loss, carry = self.loss(network, (inputs, targets), carry)
             total += loss.double() * targets.numel()  # not a float: that makes a GPU wait
             count += targets.numel()

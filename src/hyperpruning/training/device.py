@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_precision
 from hyperpruning.training.config import TrainConfig
 
 
@@ -47,7 +47,7 @@ def matmul_precision(config: TrainConfig) -> AbstractContextManager[None]:
     """Within the block (the training alone) float32 products on CUDA are in TF32 if that or bf16 is asked for."""
     if device_of(config.device).type != "cuda":
         return nullcontext()
-    return float32_products(tf32=config.precision != "float32")
+    return float32_precision(tf32=config.precision != "float32")
 
 
 def forward_precision(config: TrainConfig) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_precision
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
@@ -57,7 +57,7 @@ class Training:
     def evaluated(self) -> Iterator[nn.Module]:
         """The network as it would be exported now: averaged weights, masked, evaluation mode, float32."""
         pruned = nullcontext() if self.sparsifier is None else self.sparsifier.hardened()
-        with self.optimizer.averaged(), pruned, float32_products(), torch.no_grad():
+        with self.optimizer.averaged(), pruned, float32_precision(), torch.no_grad():
             self.network.eval()
             try:
                 yield self.network

@@ -234,7 +234,7 @@ def test_the_same_seed_gives_the_same_masks(name):
         list(run.train(range(16)))
     first, second, other = (run.sparsifier.masks for run in runs)
     assert all(torch.equal(first[tensor], second[tensor]) for tensor in first)
-    random = METHODS[name].topology is COMPONENTS["topology"]["random"]
+    random = METHODS[name].mask_init is COMPONENTS["mask_init"]["random"]
     drawn = (random and METHODS[name].density_start < 1) or (random and not METHODS[name].scheduled)
     assert drawn <= any(not torch.equal(first[tensor], other[tensor]) for tensor in first)
 
@@ -262,7 +262,7 @@ SHRINKING = {
     "drop_fraction": st.just(0),
     "grow_scope": st.just("tensor"),
     "redistribute": st.just("none"),
-    "topology": st.just("random"),
+    "mask_init": st.just("random"),
     "density": st.sampled_from([name for name in COMPONENTS["density"] if name != "constant"]),
 }
 KINDS = {  # what is drawn otherwise than from all choices
@@ -271,7 +271,11 @@ KINDS = {  # what is drawn otherwise than from all choices
     "shrinking": SHRINKING | {"rewind": st.sampled_from([None, 0, 3])},
     "shrinking_and_growing": {"density": SHRINKING["density"], "density_start": st.floats(0.3, 0.9)},
     "fading": SHRINKING
-    | {"density": st.just("constant"), "topology": st.sampled_from(["magnitude", "snip"]), "fade": st.floats(0.1, 0.9)},
+    | {
+        "density": st.just("constant"),
+        "mask_init": st.sampled_from(["magnitude", "snip"]),
+        "fade": st.floats(0.1, 0.9),
+    },
     "static": SHRINKING | {"density": st.just("constant"), "drop": st.just("none")},
 }
 
@@ -320,7 +324,7 @@ def check_composition(spelling, model, sparsity):
 def test_fading_weights_leave_every_group_its_share():
     """Fading weights return; with 2:4 they return within their group (found by the compositions)."""
     method = from_config(
-        {"granularity": "two_of_four", "topology": "random", "drop": "magnitude", "grow": "none"}
+        {"granularity": "two_of_four", "mask_init": "random", "drop": "magnitude", "grow": "none"}
         | {"drop_fraction": 0, "fade": 0.5}
     )
     run = Run(method, optimizer="momentum", steps=52, interval=1)

@@ -177,9 +177,9 @@ def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tm
     ("model", "space", "says"),
     [
         ({}, {"granularity": ("column",)}, "units that change tensors must cost the same"),
-        ({"cell": "rhn"}, {"topology": ("jacobian",)}, "this network has a Stack: take another topology"),
-        ({"dropout": {"weight": 0.1}}, {"topology": ("jacobian",)}, "this network has a Stack"),
-        ({}, {"topology": ("jacobian",), "topology_scope": ("tensor", "global")}, "knows recurrent weights alone"),
+        ({"cell": "rhn"}, {"mask_init": ("jacobian",)}, "this network has a Stack: take another mask_init"),
+        ({"dropout": {"weight": 0.1}}, {"mask_init": ("jacobian",)}, "this network has a Stack"),
+        ({}, {"mask_init": ("jacobian",), "mask_init_scope": ("tensor", "global")}, "knows recurrent weights alone"),
         ({"cell": "rnn"}, {"drop_scope": ("tensor", "gate")}, "no tensor has any; .* or another scope"),
         ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "no tensor has any"),
         ({}, {"redistribute": ("momentum",)}, "the optimizer of a training keeps none: take grow"),

@@ -11,7 +11,7 @@ from torch import nn
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import GRANULARITIES, Granularity
 from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS, growth_quotas
-from hyperpruning.sparsity.regrowth import REGROWN
+from hyperpruning.sparsity.regrowth_inits import REGROWTH_INITS
 from hyperpruning.sparsity.scopes import DROP_SCOPES
 from hyperpruning.sparsity.scores import DROPS, GROWTHS, gradient, lamp, magnitude_gradient
 from hyperpruning.sparsity.updates import exchange, grow
@@ -267,8 +267,8 @@ def test_quotas_always_fit(rows, floor, ceiling):
 def test_what_a_new_weight_begins_with():
     one = view([[2.0, -4.0, 7.0, 0.0]])
     left, new = torch.tensor([[True, True, False, False]]), torch.tensor([[False, False, True, True]])
-    assert REGROWN["zero"](one, left, new) == 0
-    assert REGROWN["keep"](one, left, new) is None
-    drawn = REGROWN["random"](one, left, new)
+    assert REGROWTH_INITS["zero"](one, left, new) == 0
+    assert REGROWTH_INITS["keep"](one, left, new) is None
+    drawn = REGROWTH_INITS["random"](one, left, new)
     assert drawn.abs().max() <= 3
     assert len(drawn.unique()) == 4

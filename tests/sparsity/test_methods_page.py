@@ -23,8 +23,8 @@ PARTS = """
 ## The parts
 
 An update keeps the largest scores (drop, within its scope), shares what it exchanges out among the tensors
-(redistribute), grows the largest scores (grow, within its scope), and begins the new weights (regrown). How many, is
-counted elsewhere and exactly: sampling is without replacement, shares are whole numbers by largest remainder, and of
+(redistribute), grows the largest scores (grow, within its scope), and begins the new weights (regrowth_init). How many,
+is counted elsewhere and exactly: sampling is without replacement, shares are whole numbers by largest remainder, and of
 equal weights the first in memory stays.
 
 | part | choices |
@@ -84,7 +84,7 @@ def line(name):
 
 def page():
     usual = to_config(Method())
-    default = ", ".join(f"{part} {usual[part]}" for part in ("allocation", "topology", "drop", "drop_scope", "grow"))
+    default = ", ".join(f"{part} {usual[part]}" for part in ("allocation", "mask_init", "drop", "drop_scope", "grow"))
     default += f", redistribute {usual['redistribute']}, drop_fraction {usual['drop_fraction']}, decay {usual['decay']}"
     choices = "".join(f"| {part} | {', '.join(named)} |\n" for part, named in COMPONENTS.items() if part != "update")
     head, tail = HEAD.format(default=default), TAIL.format(published=", ".join(f"`{name}`" for name in PUBLISHED))

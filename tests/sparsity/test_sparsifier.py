@@ -397,10 +397,10 @@ def test_rows_are_pruned_with_an_exact_budget_that_says_what_is_reached():
     assert sparsifier.masks["weight"].all(1).sum() == 5
 
 
-@pytest.mark.parametrize("regrown", ["zero", "keep", "random"])
-def test_what_is_dropped_and_regrown_begins_as_said(regrown):
+@pytest.mark.parametrize("regrowth_init", ["zero", "keep", "random"])
+def test_what_is_dropped_and_regrown_begins_as_said(regrowth_init):
     model = nn.Linear(4, 1, bias=False)
-    method = from_config({"grow": "gradient", "regrown": regrown, "interval": 1})
+    method = from_config({"grow": "gradient", "regrowth_init": regrowth_init, "interval": 1})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
     sparsifier = Sparsifier(model, optimizer, method, sparsity=0.5)
     sparsifier.masks["weight"].copy_(torch.tensor([[1, 1, 0, 0]]))
@@ -412,8 +412,8 @@ def test_what_is_dropped_and_regrown_begins_as_said(regrown):
     sparsifier.step()
     assert sparsifier.masks["weight"].tolist() == [[True, True, False, False]]
     value, momentum = float(model.weight.detach()[0, 1]), float(optimizer.state[model.weight]["momentum_buffer"][0, 1])
-    assert momentum == (9 if regrown == "keep" else 0)
-    assert {"zero": value == 0, "keep": value == 1, "random": 0 < abs(value) <= 4}[regrown]
+    assert momentum == (9 if regrowth_init == "keep" else 0)
+    assert {"zero": value == 0, "keep": value == 1, "random": 0 < abs(value) <= 4}[regrowth_init]
 
 
 class WeightDrop(nn.Module):

@@ -73,7 +73,7 @@ def test_fading_weights_are_left_out_of_an_evaluation(text):
 
 
 @pytest.mark.parametrize("method", ["snip", "grasp", "jacobian"])
-def test_topologies_are_calibrated_on_the_task_and_repeatably(text, method):
+def test_mask_inits_are_calibrated_on_the_task_and_repeatably(text, method):
     before = torch.random.get_rng_state()
     one, two = (begin(text, method).sparsifier for _ in range(2))
     assert torch.random.get_rng_state().equal(before)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 from hyperpruning.sparsity import (
     allocations,
-    mask_init,
+    mask_inits,
     redistributions,
-    regrowth,
+    regrowth_inits,
     schedules,
     scopes,
     scores,
@@ -90,13 +90,13 @@ NAMED: dict[str, Named] = {
         "when a denser beginning can be paid for",
     ),
     "selfish-rnn": Named(
-        Method(regrown=regrowth.keep),
+        Method(regrowth_init=regrowth_inits.keep),
         "Liu et al. 2021 (Selfish-RNN), as its code runs: gates compete within the stacked matrix; it updates once an "
         "epoch and averages with SNT-ASGD",
         "as the recurrent standard",
     ),
     "selfish-rnn-gates": Named(
-        Method(grow_scope=scopes.gate, regrown=regrowth.keep),
+        Method(grow_scope=scopes.gate, regrowth_init=regrowth_inits.keep),
         "Liu et al. 2021 (Selfish-RNN), growth in equal parts for the gates",
         "when a gate must not starve; needs row_groups",
     ),
@@ -121,22 +121,22 @@ NAMED: dict[str, Named] = {
         "as an upper baseline, when many trainings can be paid for",
     ),
     "iss-p": Named(
-        Method(topology=mask_init.magnitude, grow=None, drop_fraction=0.0, interval=10, stop=0.5, fade=0.95),
+        Method(mask_init=mask_inits.magnitude, grow=None, drop_fraction=0.0, interval=10, stop=0.5, fade=0.95),
         "Wang et al. 2023 (ISS-P); pruned weights fade until half-time, ranked anew every 10 steps",
         "when hard cuts hurt; until half-time the network is dense",
     ),
     "snip": Named(
-        replace(_STATIC, topology=mask_init.snip, topology_scope=scopes.together),
+        replace(_STATIC, mask_init=mask_inits.snip, mask_init_scope=scopes.together),
         "Lee et al. 2019 (SNIP)",
         "for a mask before training; calibrate with many batches, or rare words lose their embedding",
     ),
     "grasp": Named(
-        replace(_STATIC, topology=mask_init.grasp, topology_scope=scopes.together),
+        replace(_STATIC, mask_init=mask_inits.grasp, mask_init_scope=scopes.together),
         "Wang et al. 2020 (GraSP)",
         "likewise, at very high sparsities",
     ),
     "jacobian": Named(
-        replace(_STATIC, topology=mask_init.jacobian),
+        replace(_STATIC, mask_init=mask_inits.jacobian),
         "Zhang & Stadie 2020",
         "for a mask of the recurrent matrices before training",
     ),

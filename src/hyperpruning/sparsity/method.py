@@ -7,18 +7,18 @@ from typing import Any
 
 from hyperpruning.sparsity import (
     allocations,
-    mask_init,
+    mask_inits,
     redistributions,
-    regrowth,
+    regrowth_inits,
     schedules,
     scopes,
     scores,
 )
 from hyperpruning.sparsity.allocations import Allocation
-from hyperpruning.sparsity.mask_init import Topology
+from hyperpruning.sparsity.mask_inits import MaskInit
 from hyperpruning.sparsity.parameter import SINGLE, WHOLE, Granularity
 from hyperpruning.sparsity.redistributions import Redistribute
-from hyperpruning.sparsity.regrowth import Regrown
+from hyperpruning.sparsity.regrowth_inits import RegrowthInit
 from hyperpruning.sparsity.schedules import Decay, Density
 from hyperpruning.sparsity.scopes import Scope
 from hyperpruning.sparsity.scores import Score
@@ -28,12 +28,12 @@ from hyperpruning.sparsity.scores import Score
 class Method:
     """A pruning method: functions and numbers; `Sparsifier` carries it out.
 
-    The masks begin as `topology` chooses. An update drops down to the density of the moment and `drop_fraction` of the
+    The masks begin as `mask_init` chooses. An update drops down to the density of the moment and `drop_fraction` of the
     active weights further, shares these out among the tensors, and grows as many. Times are fractions of the training.
 
     Attributes:
         allocation: weights of each tensor at the start, and while the density falls.
-        topology, topology_scope: which weights begin, and whether tensors compete for them.
+        mask_init, mask_init_scope: which weights begin, and whether tensors compete for them.
         granularity: what is pruned together.
         density, density_start, density_from, density_until: the schedule from the density at the start, in (0, 1] but
             never below the asked one, to the asked one, and the times between which it falls. A constant schedule has
@@ -45,7 +45,7 @@ class Method:
         floor, ceiling: density limits of a tensor under redistribution, and at a global start; 0 <= floor < ceiling
             <= 1. A tensor that starts beyond one may stay there.
         grow, grow_scope: where new weights appear, among which; None for a method that only takes away.
-        regrown: what a new weight begins with.
+        regrowth_init: what a new weight begins with.
         interval: optimizer steps between updates.
         stop: time after which the mask stays; in (0, 1].
         rewind: optimizer step whose weights are restored after each update (iterative pruning); None never.
@@ -57,8 +57,8 @@ class Method:
     """
 
     allocation: Allocation = allocations.uniform
-    topology: Topology = mask_init.random
-    topology_scope: Scope = scopes.tensor
+    mask_init: MaskInit = mask_inits.random
+    mask_init_scope: Scope = scopes.tensor
     granularity: Granularity = SINGLE
     density: Density = schedules.fixed
     density_start: float = 1.0
@@ -73,7 +73,7 @@ class Method:
     ceiling: float = 0.98
     grow: Score | None = scores.random
     grow_scope: Scope = scopes.tensor
-    regrown: Regrown = regrowth.zero
+    regrowth_init: RegrowthInit = regrowth_inits.zero
     interval: int = 100
     stop: float = 1.0
     rewind: int | None = None
@@ -98,7 +98,7 @@ class Method:
     @property
     def exchanges_tensors(self) -> bool:
         """Whether weights can move from one tensor to another."""
-        scopes_used = (self.topology_scope, self.drop_scope, self.grow_scope)
+        scopes_used = (self.mask_init_scope, self.drop_scope, self.grow_scope)
         return scopes.together in scopes_used or self.redistribute is not redistributions.none
 
 
@@ -162,8 +162,8 @@ def _stages(method: Method) -> Iterator[str]:
 def _schedule(method: Method) -> Iterator[str]:
     """A falling density ends before the updates do, and what it makes idle is not chosen."""
     if not method.scheduled:
-        if method.topology_scope is scopes.together and method.allocation is not allocations.uniform:
-            yield "a global topology settles the tensors' shares itself; give allocation 'uniform'"
+        if method.mask_init_scope is scopes.together and method.allocation is not allocations.uniform:
+            yield "a global mask_init_scope settles the tensors' shares itself; give allocation 'uniform'"
         return
     if not 0 <= method.density_from < method.density_until <= method.stop:
         yield (
@@ -171,8 +171,8 @@ def _schedule(method: Method) -> Iterator[str]:
             f"not {method.density_from}, {method.density_until} and {method.stop}; change one of them"
         )
     if method.density_start == 1:
-        if method.topology is not mask_init.random or method.topology_scope is not scopes.tensor:
-            yield "a dense start leaves a topology nothing to choose; give topology 'random' or a lower density_start"
+        if method.mask_init is not mask_inits.random or method.mask_init_scope is not scopes.tensor:
+            yield "a dense start leaves a mask_init nothing to choose; give mask_init 'random' or a lower density_start"
         if method.drop_scope is scopes.together and method.allocation is not allocations.uniform:
             yield "after a dense start a global drop settles the tensors' shares; give allocation 'uniform'"
     if method.granularity.of:
@@ -186,7 +186,7 @@ def _units(method: Method) -> Iterator[str]:
         yield f"a granularity needs sizes from 0 (all) on and 0 < keep <= of, and {unit} has others; change them"
     if unit.of and (unit.rows, unit.columns) != (1, 1):
         yield f"{unit.keep}:{unit.of} is a rule for single weights; give rows and columns 1"
-    chosen = (method.topology_scope, method.drop_scope, method.grow_scope)
+    chosen = (method.mask_init_scope, method.drop_scope, method.grow_scope)
     if unit.of and (set(chosen) != {scopes.tensor} or method.redistribute is not redistributions.none):
         yield f"{unit.keep}:{unit.of} holds in every group; give the scope 'tensor' throughout and redistribute 'none'"
     if unit.of and method.allocation is not allocations.uniform:

@@ -91,4 +91,4 @@ def choose(
 
 DROP_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate": gate, "sign": sign}
 GROW_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate_equal": gate}
-TOPOLOGY_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together}
+MASK_INIT_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together}

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from hyperpruning.sparsity import memory, scores
 from hyperpruning.sparsity.budget import Budget
 from hyperpruning.sparsity.costs import Cost, weights
-from hyperpruning.sparsity.mask_init import Calibration
+from hyperpruning.sparsity.mask_inits import Calibration
 from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import View, optimizer_state
@@ -65,7 +65,7 @@ class Sparsifier:
         cost: (name, parameter) -> what a weight of it costs, default 1 in matrices and 0 (not pruned) in vectors; see
             `multiply_adds`. Sparsity and budget are then of the cost.
         row_groups: equal groups of rows of a parameter, by name: 4 for the stacked gates of an LSTM; default 1.
-        calibration: gives the scalar that the topologies of `topologies.py` differentiate.
+        calibration: gives the scalar that the functions of `mask_inits.py` differentiate.
         seed: of the masks and of random growth.
 
     Attributes:
@@ -254,7 +254,7 @@ class Sparsifier:
         rule = exchange if method.update is None else method.update
         remembered = dict(self._memory)
         kept, grown = rule(method, views, targets, self.plan.fraction(self._step), remembered, self._generator)
-        begun = {name: method.regrown(view, kept[name], grown[name]) for name, view in views.items()}
+        begun = {name: method.regrowth_init(view, kept[name], grown[name]) for name, view in views.items()}
 
         self._memory = remembered
         masks = {name: kept[name] | grown[name] for name in kept}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity.mask_init import Calibration, Scores
+from hyperpruning.sparsity.mask_inits import Calibration, Scores
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import View
 from hyperpruning.sparsity.redistributions import growth_quotas
@@ -28,13 +28,13 @@ UpdateRule = Callable[
 def beginning(
     method: Method, views: Mapping[str, View], counts: Mapping[str, int], calibration: Calibration | None
 ) -> Masks:
-    """Choose the masks to begin with: `counts` units of each tensor, or as many in all where the topology is global."""
-    found = method.topology(views, calibration)
+    """Choose the masks to begin with: `counts` units of each tensor, or as many in all if the scope is global."""
+    found = method.mask_init(views, calibration)
     scores = {name: None if one is None else views[name].pooled(one) for name, one in found.items()}
     if method.granularity.of:
         return _filled(method, views, scores, {name: torch.zeros_like(view.mask) for name, view in views.items()})
     everything = {name: torch.ones_like(view.chosen(view.mask)) for name, view in views.items()}
-    if method.topology_scope is together and len(views) > 1:
+    if method.mask_init_scope is together and len(views) > 1:
         counts = _global_counts(method, views, counts, scores, everything)
     chosen: Masks = {}
     for name, view in views.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity import mask_init, redistributions, scopes, scores
+from hyperpruning.sparsity import mask_inits, redistributions, scopes, scores
 from hyperpruning.sparsity.budget import Budget
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
 from hyperpruning.sparsity.method import Method
@@ -84,11 +84,11 @@ def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: fl
     def refuse(method: Method) -> None:
         check_recipe(method, config, steps)
         calibration(task, network, method, seed=config.seed)
-        compete = method.topology_scope is scopes.together
-        if compete and method.topology is mask_init.jacobian and not recurrent().issuperset(pruned.values()):
+        compete = method.mask_init_scope is scopes.together
+        if compete and method.mask_init is mask_inits.jacobian and not recurrent().issuperset(pruned.values()):
             raise ValueError(
-                "The topology 'jacobian' knows recurrent weights alone, and with a global topology_scope all compete: "
-                "take topology_scope 'tensor', or prune the recurrent ones alone (scope)."
+                "The mask_init 'jacobian' knows recurrent weights alone, and with a global scope all compete: "
+                "take mask_init_scope 'tensor', or prune the recurrent ones alone (scope)."
             )
         budget = Budget(method, pruned, costs, sparsity, sum(steps))
         budget.check_gates({name: groups.get(name, 1) for name in pruned})

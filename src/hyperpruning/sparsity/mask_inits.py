@@ -1,9 +1,9 @@
 """Which weights a network begins with.
 
-A topology is a function `(views, calibration) -> scores`: all prunable parameters by name, and back a tensor of each
-one's shape, of which the largest begin; None has no preference, and the choice is drawn at random. A calibration is a
-function of no arguments that gives a scalar to differentiate: the loss of a batch (or the sum over several) for `snip`
-and `grasp`, a `jacobian_norm` for `jacobian`. To add one, write the function and its line in TOPOLOGIES.
+A mask initialisation is a function `(views, calibration) -> scores`: all prunable parameters by name, and back a
+tensor of each one's shape, of which the largest begin; None has no preference, and the choice is drawn at random. A
+calibration is a function of no arguments that gives a scalar to differentiate: the loss of a batch (or the sum over several) for `snip`
+and `grasp`, a `jacobian_norm` for `jacobian`. To add one, write the function and its line in MASK_INITS.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from hyperpruning.sparsity.selection import Sizes
 
 Calibration = Callable[[], Tensor]
 Scores = dict[str, Tensor | Sizes | None]
-Topology = Callable[[Mapping[str, View], Calibration | None], Scores]
+MaskInit = Callable[[Mapping[str, View], Calibration | None], Scores]
 
 
 def random(views: Mapping[str, View], calibration: Calibration | None) -> Scores:
@@ -89,11 +89,11 @@ def jacobian_norm(step: Callable[[Tensor, Tensor], Tensor], state: Tensor, input
     return total
 
 
-def _called(calibration: Calibration | None, topology: str, what: str) -> Tensor:
+def _called(calibration: Calibration | None, mask_init: str, what: str) -> Tensor:
     """Ask for the scalar to differentiate."""
     if calibration is None:
         raise ValueError(
-            f"the topology {topology!r} needs data, and there is none; give the Sparsifier calibration=, "
+            f"the mask_init {mask_init!r} needs data, and there is none; give the Sparsifier calibration=, "
             f"a function that returns {what}"
         )
     with torch.enable_grad():
@@ -117,12 +117,12 @@ def _informed(found: Mapping[str, Tensor]) -> Scores:
     for name, values in found.items():
         if not values.isfinite().all():
             raise FloatingPointError(
-                f"a topology needs finite scores, and one of {name!r} is not; check the calibration and the weights"
+                f"a mask_init needs finite scores, and one of {name!r} is not; check the calibration and the weights"
             )
     return {name: values if values.any() else None for name, values in found.items()}
 
 
-TOPOLOGIES: dict[str, Topology] = {
+MASK_INITS: dict[str, MaskInit] = {
     "random": random,
     "magnitude": magnitude,
     "lamp": lamp,

@@ -3,7 +3,7 @@
 A start is a function `(view, kept, grown) -> values`: one parameter before the update, the bool masks of what the drop
 left and of what is new, and back a number or a tensor of its shape, read where `grown` is true; the optimizer's state
 begins at zero there. None leaves both as they are: zero, but for a weight that was dropped and regrown at once.
-To add one, write the function and its line in REGROWN.
+To add one, write the function and its line in REGROWTH_INITS.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperpruning.sparsity.parameter import View
 
-Regrown = Callable[[View, Tensor, Tensor], Tensor | float | None]
+RegrowthInit = Callable[[View, Tensor, Tensor], Tensor | float | None]
 
 
 def zero(view: View, kept: Tensor, grown: Tensor) -> float:
@@ -33,4 +33,4 @@ def random(view: View, kept: Tensor, grown: Tensor) -> Tensor:
     return (2 * drawn - 1) * size
 
 
-REGROWN: dict[str, Regrown] = {"zero": zero, "keep": keep, "random": random}
+REGROWTH_INITS: dict[str, RegrowthInit] = {"zero": zero, "keep": keep, "random": random}

@@ -2,8 +2,8 @@
 
 A mask initialisation is a function `(views, calibration) -> scores`: all prunable parameters by name, and back a
 tensor of each one's shape, of which the largest begin; None has no preference, and the choice is drawn at random. A
-calibration is a function of no arguments that gives a scalar to differentiate: the loss of a batch (or the sum over several) for `snip`
-and `grasp`, a `jacobian_norm` for `jacobian`. To add one, write the function and its line in MASK_INITS.
+calibration is a function of no arguments that gives a scalar to differentiate: the loss of a batch (or the sum over several)
+for `snip` and `grasp`, a `jacobian_norm` for `jacobian`. To add one, write the function and its line in MASK_INITS.
 """
 
 from collections.abc import Callable, Mapping, Sequence

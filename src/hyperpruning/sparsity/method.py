@@ -99,7 +99,7 @@ class Method:
     def exchanges_tensors(self) -> bool:
         """Whether weights can move from one tensor to another."""
         scopes_used = (self.mask_init_scope, self.drop_scope, self.grow_scope)
-        return scopes.together in scopes_used or self.redistribute is not redistributions.none
+        return scopes.global_ in scopes_used or self.redistribute is not redistributions.none
 
 
 def _numbers(method: Method) -> Iterator[str]:
@@ -147,7 +147,7 @@ def _stages(method: Method) -> Iterator[str]:
         yield "a drop without growth needs a falling density; give a density schedule, a growth, or drop None"
     if method.grow is not None and not 0 < fraction < 1:
         yield f"drop_fraction must lie strictly between 0 and 1, not {fraction}; 0.3 is usual"
-    if shared and method.grow_scope is scopes.together:
+    if shared and method.grow_scope is scopes.global_:
         yield "a global growth settles the tensors' shares itself; give redistribute 'none' or a grow_scope of tensors"
     if method.grow is not None and method.fade:
         yield f"fading weights return by themselves; give grow None with fade {method.fade}, or fade 0"
@@ -162,7 +162,7 @@ def _stages(method: Method) -> Iterator[str]:
 def _schedule(method: Method) -> Iterator[str]:
     """A falling density ends before the updates do, and what it makes idle is not chosen."""
     if not method.scheduled:
-        if method.mask_init_scope is scopes.together and method.allocation is not allocations.uniform:
+        if method.mask_init_scope is scopes.global_ and method.allocation is not allocations.uniform:
             yield "a global mask_init_scope settles the tensors' shares itself; give allocation 'uniform'"
         return
     if not 0 <= method.density_from < method.density_until <= method.stop:
@@ -173,7 +173,7 @@ def _schedule(method: Method) -> Iterator[str]:
     if method.density_start == 1:
         if method.mask_init is not mask_inits.random or method.mask_init_scope is not scopes.tensor:
             yield "a dense start leaves a mask_init nothing to choose; give mask_init 'random' or a lower density_start"
-        if method.drop_scope is scopes.together and method.allocation is not allocations.uniform:
+        if method.drop_scope is scopes.global_ and method.allocation is not allocations.uniform:
             yield "after a dense start a global drop settles the tensors' shares; give allocation 'uniform'"
     if method.granularity.of:
         yield f"{method.granularity.keep}:{method.granularity.of} has one density; give a constant density"

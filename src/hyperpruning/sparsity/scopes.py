@@ -24,7 +24,7 @@ def tensor(views: Mapping[str, View]) -> list[list[Pool]]:
     return [[[(name, slice(0, view.units), None)]] for name, view in views.items()]
 
 
-def together(views: Mapping[str, View]) -> list[list[Pool]]:
+def global_(views: Mapping[str, View]) -> list[list[Pool]]:
     """Let all weights of the network compete ("global")."""
     return [[[(name, slice(0, view.units), None) for name, view in views.items()]]]
 
@@ -89,6 +89,6 @@ def choose(
     return dict(zip(names, largest(values, allowed, count), strict=True))
 
 
-DROP_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate": gate, "sign": sign}
-GROW_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate_equal": gate}
-MASK_INIT_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together}
+DROP_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_, "gate": gate, "sign": sign}
+GROW_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_, "gate_equal": gate}
+MASK_INIT_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_}

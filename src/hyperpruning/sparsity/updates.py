@@ -15,7 +15,7 @@ from hyperpruning.sparsity.mask_inits import Calibration, Scores
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import View
 from hyperpruning.sparsity.redistributions import growth_quotas
-from hyperpruning.sparsity.scopes import Pool, choose, together
+from hyperpruning.sparsity.scopes import Pool, choose, global_
 from hyperpruning.sparsity.scores import Score
 from hyperpruning.sparsity.selection import apportion, counted, largest_of_each, positive
 
@@ -34,7 +34,7 @@ def beginning(
     if method.granularity.of:
         return _filled(method, views, scores, {name: torch.zeros_like(view.mask) for name, view in views.items()})
     everything = {name: torch.ones_like(view.chosen(view.mask)) for name, view in views.items()}
-    if method.mask_init_scope is together and len(views) > 1:
+    if method.mask_init_scope is global_ and len(views) > 1:
         counts = _global_counts(method, views, counts, scores, everything)
     chosen: Masks = {}
     for name, view in views.items():
@@ -50,7 +50,7 @@ def _global_counts(
     everything: Masks,
 ) -> dict[str, int]:
     """Count what a global choice takes of each tensor, within the density limits, so that no tensor dies of it."""
-    ((pool,),) = together(views)
+    ((pool,),) = global_(views)
     found = choose(pool, scores, everything, sum(counts.values()), next(iter(views.values())).generator)
     share = {name: counted(chosen) for name, chosen in found.items()}
     lower = {name: min(counts[name], math.ceil(method.floor * view.units)) for name, view in views.items()}

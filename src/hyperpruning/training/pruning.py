@@ -84,7 +84,7 @@ def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: fl
     def refuse(method: Method) -> None:
         check_recipe(method, config, steps)
         calibration(task, network, method, seed=config.seed)
-        compete = method.mask_init_scope is scopes.together
+        compete = method.mask_init_scope is scopes.global_
         if compete and method.mask_init is mask_inits.jacobian and not recurrent().issuperset(pruned.values()):
             raise ValueError(
                 "The mask_init 'jacobian' knows recurrent weights alone, and with a global scope all compete: "

@@ -12,7 +12,7 @@ from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.calibration import stacked_norm
-from pruned import view
+from pruned import prunable_parameter
 
 
 class Tanh(nn.Module):
@@ -27,12 +27,12 @@ class Tanh(nn.Module):
     def loss(self):
         return (self.two(self.one(self.inputs).tanh()) - self.targets).square().mean()
 
-    def views(self):
+    def prunable_parameters(self):
         found = {}
         for name in ("one", "two"):
             weight = getattr(self, name).weight
-            found[name] = view(weight.detach(), torch.ones_like(weight), name=name)
-            object.__setattr__(found[name], "parameter", weight)
+            found[name] = prunable_parameter(weight.detach(), torch.ones_like(weight), name=name)
+            object.__setattr__(found[name], "tensor", weight)
         return found
 
 
@@ -85,8 +85,8 @@ def test_the_jacobian_mask_init_is_the_slope_of_the_norm(kind):
     torch.manual_seed(0)
     layer, inputs = kind(3, 4, num_layers=2).double(), torch.randn(7, 2, 3).double()
     weight = layer.weight_hh_l1
-    shown = {"w": view(weight.detach(), torch.ones_like(weight))}
-    object.__setattr__(shown["w"], "parameter", weight)
+    shown = {"w": prunable_parameter(weight.detach(), torch.ones_like(weight))}
+    object.__setattr__(shown["w"], "tensor", weight)
     found = MASK_INITS["jacobian"](shown, lambda: stacked_norm(layer, inputs))["w"]
 
     def norm():

@@ -89,8 +89,8 @@ def test_a_wrong_spelling_is_refused_with_the_reason(spelling, message):
 
 
 def test_a_function_without_a_name_cannot_be_spelled():
-    def mine(view):
-        return magnitude(view)
+    def mine(parameter):
+        return magnitude(parameter)
 
     with pytest.raises(ValueError, match="add it as a drop"):
         to_config(Method(drop=mine))

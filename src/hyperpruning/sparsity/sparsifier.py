@@ -17,7 +17,7 @@ from hyperpruning.sparsity.costs import Cost, weights
 from hyperpruning.sparsity.mask_inits import Calibration
 from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.parameter import View, optimizer_state
+from hyperpruning.sparsity.parameter import PrunableParameter, optimizer_state
 from hyperpruning.sparsity.selection import counted
 from hyperpruning.sparsity.updates import beginning, exchange
 
@@ -123,7 +123,7 @@ class Sparsifier:
         self._memory: dict[str, Tensor] = {}
         self._masking = Masking(model, named, method.fade)
         self.masks, self.ever = self._masking.masks, self._masking.ever
-        self._masking.set(beginning(method, self._views(), self.plan.units(0), calibration))
+        self._masking.set(beginning(method, self._prunable_parameters(), self.plan.units(0), calibration))
         if method.rewind == 0:
             memory.remember(self._memory, self.model)
         self.apply()
@@ -250,11 +250,13 @@ class Sparsifier:
         if method.grow is None and not method.fade and targets == self.plan.in_units(before):
             return None  # the density has not fallen since
         self._check_finite()
-        views = self._views()
+        parameters = self._prunable_parameters()
         rule = exchange if method.update is None else method.update
         remembered = dict(self._memory)
-        kept, grown = rule(method, views, targets, self.plan.fraction(self._step), remembered, self._generator)
-        begun = {name: method.regrowth_init(view, kept[name], grown[name]) for name, view in views.items()}
+        kept, grown = rule(method, parameters, targets, self.plan.fraction(self._step), remembered, self._generator)
+        begun = {
+            name: method.regrowth_init(parameter, kept[name], grown[name]) for name, parameter in parameters.items()
+        }
 
         self._memory = remembered
         masks = {name: kept[name] | grown[name] for name in kept}
@@ -276,10 +278,10 @@ class Sparsifier:
         dropped = {name: before[name] - active[name] + new[name] for name in before}
         return Update(self._step, dropped, new, active, self.ever_active)
 
-    def _views(self) -> dict[str, View]:
+    def _prunable_parameters(self) -> dict[str, PrunableParameter]:
         """Show the parameters to the parts of the method."""
         return {
-            name: View(
+            name: PrunableParameter(
                 name,
                 parameter,
                 self.masks[name],

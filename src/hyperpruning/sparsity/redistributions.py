@@ -1,8 +1,8 @@
 """Redistributions: how many of the new weights each tensor gets.
 
-A redistribution is a function `(parameters, kept, lost) -> shares`. `parameters` are the prunable parameters, `kept` the
-bool masks after the drop, `lost` the number of units that each tensor dropped and that growth replaces; all by parameter
-name. It returns a non-negative share for each tensor, in any unit of measure.
+A redistribution is a function `(parameters, kept, lost) -> shares`. `parameters` are the prunable parameters, `kept`
+the bool masks after the drop, `lost` the number of units that each tensor dropped and that growth replaces; all by
+parameter name. It returns a non-negative share for each tensor, in any unit of measure.
 
 To add one, write the function and add a line to REDISTRIBUTIONS.
 """

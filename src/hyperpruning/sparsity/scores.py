@@ -1,7 +1,7 @@
 """Scores: which weights are kept in a drop, and which are grown.
 
-A score is a function `(parameter) -> scores` of one `PrunableParameter`. It returns a tensor of the parameter's shape
-(or a flat `Sizes`, which stands for |x|); the weights with the largest scores are kept or grown. None instead means that
+A score is a function `(parameter) -> scores` of one `PrunableParameter`. It returns a tensor of the parameter's shape,
+or a flat `Sizes`, which stands for |x|; the weights with the largest scores are kept or grown. None instead means that
 the choice is drawn at random. Of equal scores the first is chosen. In growth, a score of zero gives no information: if
 there are too few scores above zero, the rest is drawn at random.
 

@@ -46,7 +46,7 @@ its product, a convolution its positions.
 that are not at their final density by its first rung.
 
 **Soft shrinkage.** Until it stops, `iss-p` is a dense network whose pruned weights shrink; evaluations use the pruned
-copy (`sparsifier.hardened()`), and only afterwards weights and optimizer state outside the masks are zero.
+copy (`sparsifier.masked()`), and only afterwards weights and optimizer state outside the masks are zero.
 
 **Whole units** of an LSTM, GRU, RNN or RHN, with everything that goes with them in all tensors (Intrinsic Sparse
 Structures, Wen et al. 2018), are pruned by `structured/units.py` and `unit_choices.py`, and cut away: what is left is a

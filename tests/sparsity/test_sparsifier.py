@@ -246,7 +246,7 @@ def test_a_parameter_that_was_replaced_is_noticed():
 
 def test_a_falling_density_needs_an_end():
     for name in ("gmp", "iss-p"):
-        with pytest.raises(ValueError, match="end at a time; give total_steps"):
+        with pytest.raises(ValueError, match="total_steps must be at least 2 when the density falls .*, got None"):
             Sparsifier(two_layers(), None, METHODS[name], sparsity=0.5)
 
 
@@ -299,15 +299,15 @@ def test_imp_can_rewind_to_a_later_step():
     assert model[0].weight.equal(early * sparsifier.masks["0.weight"])
 
 
-def test_pruned_weights_fade_until_half_time_and_may_return():
+def test_soft_shrinkage_lasts_until_half_time_and_pruned_weights_may_return():
     model = two_layers()
-    method = dataclasses.replace(METHODS["iss-p"], fade=0.5)
+    method = dataclasses.replace(METHODS["iss-p"], soft_shrinkage=0.5)
     sparsifier = Sparsifier(model, None, method, sparsity=0.6, total_steps=12, interval=2)
     mask, before = sparsifier.masks["0.weight"].clone(), model[0].weight.detach().clone()
     assert before.count_nonzero() == 600
     sparsifier.step()
     torch.testing.assert_close(model[0].weight.detach(), torch.where(mask, before, before / 2))
-    with sparsifier.hardened():
+    with sparsifier.masked():
         assert torch.equal(model[0].weight != 0, mask)
     assert model[0].weight.count_nonzero() == 600
     with torch.no_grad():

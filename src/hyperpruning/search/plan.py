@@ -104,10 +104,10 @@ def check(plan: Plan) -> None:
     refuse = refusal(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
     for method in _methods(plan):
         refuse(method)
-        settled = plan.train.epochs_in(method.settles)
-        if settled > plan.rungs[0]:
+        final_from = plan.train.epochs_in(method.final_density_at)
+        if final_from > plan.rungs[0]:
             raise ValueError(
-                f"Candidates are compared at one density, and one of them has it from epoch {settled} on, after the "
+                f"Candidates are compared at one density, and one of them has it from epoch {final_from} on, after the "
                 f"first rung at {plan.rungs[0]}: raise rungs, or leave out methods whose density falls."
             )
 

@@ -121,9 +121,11 @@ NAMED: dict[str, Named] = {
         "as an upper baseline, when many trainings can be paid for",
     ),
     "iss-p": Named(
-        Method(mask_init=mask_inits.magnitude, grow=None, drop_fraction=0.0, interval=10, stop=0.5, fade=0.95),
-        "Wang et al. 2023 (ISS-P); pruned weights fade until half-time, ranked anew every 10 steps",
-        "when hard cuts hurt; until half-time the network is dense",
+        Method(
+            mask_init=mask_inits.magnitude, grow=None, drop_fraction=0.0, interval=10, stop=0.5, soft_shrinkage=0.95
+        ),
+        "Wang et al. 2023 (ISS-P); soft shrinkage until half of the training, with a new ranking every 10 steps",
+        "if setting weights to zero at once hurts; the network is dense until half of the training",
     ),
     "snip": Named(
         replace(_STATIC, mask_init=mask_inits.snip, mask_init_scope=scopes.global_),

@@ -121,7 +121,7 @@ class Sparsifier:
         self._step = 0
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same masks on every device
         self._memory: dict[str, Tensor] = {}
-        self._masking = Masking(model, named, method.fade)
+        self._masking = Masking(model, named, method.soft_shrinkage)
         self.masks, self.ever = self._masking.masks, self._masking.ever
         self._masking.set(beginning(method, self._prunable_parameters(), self.plan.units(0), calibration))
         if method.rewind == 0:
@@ -134,7 +134,7 @@ class Sparsifier:
         return self.plan.price({name: counted(mask) for name, mask in self.masks.items()})
 
     @property
-    def settled(self) -> bool:
+    def at_final_density(self) -> bool:
         """Whether the density has arrived where the method's schedule ends."""
         return not self.method.scheduled or self.budget == self.plan.target
 
@@ -170,7 +170,7 @@ class Sparsifier:
         self._step += 1
         if self.method.grow is scores.gradient_average:
             memory.average(self._memory, self.parameters)
-        self._masking.apply(self.optimizer, fading=self.fading)
+        self._masking.apply(self.optimizer, soft_shrinking=self.soft_shrinking)
         if self._step == self.method.rewind:
             memory.remember(self._memory, self.model)
         due = self.method.drop is not None and self.plan.due(self._step, self.when)
@@ -179,13 +179,13 @@ class Sparsifier:
     def apply(self) -> None:
         """Zero, outside the masks, the weights and every optimizer state of their shape (momenta, averages, counts).
 
-        While the method fades weights, only `step` changes them, and the optimizer's state is left alone.
+        During soft shrinkage only `step` changes the weights, and the optimizer's state stays as it is.
 
         Raises:
             RuntimeError: a parameter of the model is not the one that the Sparsifier was made with.
         """
-        if not self.fading:
-            self._masking.apply(self.optimizer, fading=False)
+        if not self.soft_shrinking:
+            self._masking.apply(self.optimizer, soft_shrinking=False)
 
     def restore(self, masks: Mapping[str, Tensor]) -> None:
         """Put masks back as they were at some time (a copy of `masks`); what is outside them becomes zero."""
@@ -193,13 +193,13 @@ class Sparsifier:
         self.apply()
 
     @property
-    def fading(self) -> bool:
-        """Whether pruned weights are still shrinking (see `Method.fade`)."""
-        return self.plan.fades(self._step)
+    def soft_shrinking(self) -> bool:
+        """Whether pruned weights are multiplied by `Method.soft_shrinkage` instead of set to zero."""
+        return self.plan.soft_shrinking(self._step)
 
-    def hardened(self) -> AbstractContextManager[None]:
-        """Within the block fading weights are zero: evaluate here. Without fading nothing happens."""
-        return self._masking.hardened() if self.fading else nullcontext()
+    def masked(self) -> AbstractContextManager[None]:
+        """Within the block, pruned weights are zero also during soft shrinkage: evaluate the network here."""
+        return self._masking.masked() if self.soft_shrinking else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Copy out masks, step and random state: tensors and plain types, which torch.load(weights_only=True) reads."""
@@ -247,7 +247,7 @@ class Sparsifier:
         method = self.method
         before = {name: counted(mask) for name, mask in self.masks.items()}
         targets = self.plan.targets(self._step, before)
-        if method.grow is None and not method.fade and targets == self.plan.in_units(before):
+        if method.grow is None and not method.soft_shrinkage and targets == self.plan.in_units(before):
             return None  # the density has not fallen since
         self._check_finite()
         parameters = self._prunable_parameters()

@@ -83,7 +83,7 @@ def exchange(
     generator: Generator,
 ) -> tuple[Masks, Masks]:
     """Drop down to the targets and `fraction` of them further, and grow as many as that fraction."""
-    if method.fade and method.granularity.of:  # every weight may return, and every group keeps its best
+    if method.soft_shrinkage and method.granularity.of:  # every weight may return, and every group keeps its best
         none = {name: torch.zeros_like(p.mask) for name, p in parameters.items()}
         return _filled(method, parameters, _pooled(method.drop, parameters), none), none
     survivors, lost = _drop(method, parameters, targets, fraction, generator)
@@ -112,7 +112,7 @@ def _drop(
     assert method.drop is not None
     active = {name: p.chosen(p.mask) for name, p in parameters.items()}
     # under soft shrinkage every weight is alive, and may return
-    eligible = {name: torch.ones_like(units) for name, units in active.items()} if method.fade else active
+    eligible = {name: torch.ones_like(units) for name, units in active.items()} if method.soft_shrinkage else active
     scores = _pooled(method.drop, parameters)
     survivors: Masks = {}
     lost: dict[str, int] = {}

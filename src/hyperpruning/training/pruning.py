@@ -130,16 +130,16 @@ def update_steps(steps: int, updates: int) -> set[int]:
 
 
 def check_recipe(method: Method, config: TrainConfig, steps: Sequence[int]) -> None:
-    """Refuse averages of weights that are still fading, a finetuning before weights are as sparse as asked, a momentum.
+    """Refuse averages of weights under soft shrinkage, a finetuning before weights are as sparse as asked, a momentum.
 
     Args:
         method: of pruning.
         config: of the training.
         steps: of each epoch.
     """
-    if method.fade and config.average_from < method.stop:
+    if method.soft_shrinkage and config.average_from < method.stop:
         raise ValueError(
-            f"Averages begin when no weight fades any more, and average_from is {config.average_from:g} where fading "
+            f"Averages begin after soft shrinkage, and average_from is {config.average_from:g} where soft shrinkage "
             f"stops at {method.stop:g} of the training: raise average_from, or stop earlier."
         )
     if method.redistribute is redistributions.momentum and method.grow is not scores.gradient_average:
@@ -147,8 +147,9 @@ def check_recipe(method: Method, config: TrainConfig, steps: Sequence[int]) -> N
             "A redistribution by momentum needs one, and the optimizer of a training keeps none: take grow "
             "'gradient_average', or another redistribution."
         )
-    if method.settles * sum(steps) > sum(steps[: config.finetune_after]):
+    if method.final_density_at * sum(steps) > sum(steps[: config.finetune_after]):
         raise ValueError(
             f"Finetuning begins with weights as sparse as asked, and finetune_from is {config.finetune_from:g} where "
-            f"the method has its density at {method.settles:g} of the steps: raise finetune_from, or settle earlier."
+            f"the method has its density at {method.final_density_at:g} of the steps: raise finetune_from, or lower "
+            "the method's density_until or stop."
         )

@@ -84,7 +84,7 @@ SPACE = hp.SearchSpace(
         "allocation": ("uniform", "er"),
         "drop_scope": ("tensor", "sign", "global"),  # by magnitude; "sign" is SET's
         "redistribute": ("none", "nonzeros", "magnitude"),
-        "regrown": ("keep",),  # what is dropped and regrown at once
+        "regrowth_init": ("keep",),  # what is dropped and regrown at once
         "drop_fraction": hp.FloatRange(0.4, 0.9, 0.1),
     }
 )

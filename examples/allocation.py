@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import hyperpruning as hp
 from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.sparsity import allocations, mask_init, spdy
+from hyperpruning.sparsity import allocations, mask_inits, spdy
 
 TEXT = "the quick brown fox jumps over the lazy dog and the slow cat naps under the warm sun. " * 40
 LETTERS = sorted(set(TEXT))
@@ -38,7 +38,7 @@ def trained():
 def pruned_loss(model, allocation, sparsity):
     """The loss of a copy that keeps the largest weights of each tensor, as many as the allocation says."""
     pruned = copy.deepcopy(model)
-    method = hp.Method(allocation=allocation, topology=mask_init.magnitude, drop=None, grow=None, drop_fraction=0)
+    method = hp.Method(allocation=allocation, mask_init=mask_inits.magnitude, drop=None, grow=None, drop_fraction=0)
     hp.Sparsifier(pruned, None, method, sparsity=sparsity)
     return sum(map(float, loss_of(pruned, 2, seed=1))) / 2
 

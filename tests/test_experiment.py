@@ -38,12 +38,12 @@ def test_the_space_is_made_from_the_components_of_a_method(text):
     space = small(text).plan().space
     assert list(space.dimensions) == ["allocation", "drop_scope", "redistribute", "grow", "drop_fraction"]
     assert space.size() == 2 * 3 * 3 * 2 * 6
-    wider = {"allocation": ("erk",), "grow": ("random",), "regrown": ("zero", "keep")}
+    wider = {"allocation": ("erk",), "grow": ("random",), "regrowth_init": ("zero", "keep")}
     assert list(small(text, space=wider).plan().space.dimensions) == [
         "allocation",
         "drop_scope",
         "redistribute",
-        "regrown",
+        "regrowth_init",
         "drop_fraction",
     ]
     assert {"method", *COMPONENTS} <= set(tomllib.loads(Experiment().to_toml())["space"])

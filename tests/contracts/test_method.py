@@ -174,7 +174,7 @@ def check(run, before, update):
         tensors = [parameter.detach(), *(v for v in state[parameter].values() if v.shape == parameter.shape)]
         for values in tensors:
             assert values.isfinite().all()
-            assert sparsifier.fading or not values[~mask].any()
+            assert sparsifier.soft_shrinking or not values[~mask].any()
         assert not (mask & ~sparsifier.ever[name]).any()
         rows, columns = method.granularity.unit(mask.shape)
         if rows * columns > 1:
@@ -202,7 +202,7 @@ def check_many_updates(run, steps):
     return changes
 
 
-# averages begin when no weight fades any more, and training refuses another order
+# averaging starts after soft shrinkage; training refuses another order
 PAIRS = [
     (name, optimizer) for name in METHODS for optimizer in OPTIMIZERS if (name, optimizer) != ("iss-p", "snt_asgd")
 ]
@@ -213,7 +213,7 @@ def test_invariants_hold_with_every_optimizer(name, optimizer):
     method = METHODS[name]
     sparsity = 0.8 if method.granularity in (GRANULARITIES["weight"], GRANULARITIES["row"]) else 0.4  # few large units
     changes = check_many_updates(Run(method, optimizer=optimizer, sparsity=sparsity, steps=24), 23)
-    assert (changes > 0) == (method.drop is not None) or method.fade
+    assert (changes > 0) == (method.drop is not None) or method.soft_shrinkage
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -234,7 +234,7 @@ def test_the_same_seed_gives_the_same_masks(name):
         list(run.train(range(16)))
     first, second, other = (run.sparsifier.masks for run in runs)
     assert all(torch.equal(first[tensor], second[tensor]) for tensor in first)
-    random = METHODS[name].topology is COMPONENTS["topology"]["random"]
+    random = METHODS[name].mask_init is COMPONENTS["mask_init"]["random"]
     drawn = (random and METHODS[name].density_start < 1) or (random and not METHODS[name].scheduled)
     assert drawn <= any(not torch.equal(first[tensor], other[tensor]) for tensor in first)
 
@@ -262,7 +262,7 @@ SHRINKING = {
     "drop_fraction": st.just(0),
     "grow_scope": st.just("tensor"),
     "redistribute": st.just("none"),
-    "topology": st.just("random"),
+    "mask_init": st.just("random"),
     "density": st.sampled_from([name for name in COMPONENTS["density"] if name != "constant"]),
 }
 KINDS = {  # what is drawn otherwise than from all choices
@@ -270,8 +270,12 @@ KINDS = {  # what is drawn otherwise than from all choices
     "freely": {"granularity": st.just("weight"), "density": st.just("constant")},
     "shrinking": SHRINKING | {"rewind": st.sampled_from([None, 0, 3])},
     "shrinking_and_growing": {"density": SHRINKING["density"], "density_start": st.floats(0.3, 0.9)},
-    "fading": SHRINKING
-    | {"density": st.just("constant"), "topology": st.sampled_from(["magnitude", "snip"]), "fade": st.floats(0.1, 0.9)},
+    "soft_shrinkage": SHRINKING
+    | {
+        "density": st.just("constant"),
+        "mask_init": st.sampled_from(["magnitude", "snip"]),
+        "soft_shrinkage": st.floats(0.1, 0.9),
+    },
     "static": SHRINKING | {"density": st.just("constant"), "drop": st.just("none")},
 }
 
@@ -317,11 +321,11 @@ def check_composition(spelling, model, sparsity):
     check_many_updates(run, 200)
 
 
-def test_fading_weights_leave_every_group_its_share():
-    """Fading weights return; with 2:4 they return within their group (found by the compositions)."""
+def test_soft_shrinkage_leaves_every_group_its_share():
+    """Softly shrunk weights may return; with 2:4 they return within their group (found by the compositions)."""
     method = from_config(
-        {"granularity": "two_of_four", "topology": "random", "drop": "magnitude", "grow": "none"}
-        | {"drop_fraction": 0, "fade": 0.5}
+        {"granularity": "two_of_four", "mask_init": "random", "drop": "magnitude", "grow": "none"}
+        | {"drop_fraction": 0, "soft_shrinkage": 0.5}
     )
     run = Run(method, optimizer="momentum", steps=52, interval=1)
     check_many_updates(run, 50)

@@ -179,9 +179,13 @@ def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tm
     ("model", "space", "says"),
     [
         ({}, {"granularity": ("column",)}, "units that change tensors must cost the same"),
-        ({"cell": "rhn"}, {"topology": ("jacobian",)}, "nn.RNN., got a Stack. Use another one"),
-        ({"dropout": {"weight": 0.1}}, {"topology": ("jacobian",)}, "got a Stack"),
-        ({}, {"topology": ("jacobian",), "topology_scope": ("tensor", "global")}, "must prune recurrent weights only"),
+        ({"cell": "rhn"}, {"mask_init": ("jacobian",)}, "nn.RNN., got a Stack. Use another one"),
+        ({"dropout": {"weight": 0.1}}, {"mask_init": ("jacobian",)}, "got a Stack"),
+        (
+            {},
+            {"mask_init": ("jacobian",), "mask_init_scope": ("tensor", "global")},
+            "must prune recurrent weights only",
+        ),
         ({"cell": "rnn"}, {"drop_scope": ("tensor", "gate")}, "no tensor has any; .* or another scope"),
         ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "no tensor has any"),
         ({}, {"redistribute": ("momentum",)}, "the optimizer of the training keeps no momentum"),

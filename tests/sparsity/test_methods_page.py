@@ -23,8 +23,8 @@ PARTS = """
 ## The parts
 
 An update keeps the largest scores (drop, within its scope), shares what it exchanges out among the tensors
-(redistribute), grows the largest scores (grow, within its scope), and begins the new weights (regrown). How many, is
-counted elsewhere and exactly: sampling is without replacement, shares are whole numbers by largest remainder, and of
+(redistribute), grows the largest scores (grow, within its scope), and begins the new weights (regrowth_init). How many,
+is counted elsewhere and exactly: sampling is without replacement, shares are whole numbers by largest remainder, and of
 equal weights the first in memory stays.
 
 | part | choices |
@@ -46,7 +46,7 @@ its product, a convolution its positions.
 that are not at their final density by its first rung.
 
 **Soft shrinkage.** Until it stops, `iss-p` is a dense network whose pruned weights shrink; evaluations use the pruned
-copy (`sparsifier.hardened()`), and only afterwards weights and optimizer state outside the masks are zero.
+copy (`sparsifier.masked()`), and only afterwards weights and optimizer state outside the masks are zero.
 
 **Whole units** of an LSTM, GRU, RNN or RHN, with everything that goes with them in all tensors (Intrinsic Sparse
 Structures, Wen et al. 2018), are pruned by `structured/units.py` and `unit_choices.py`, and cut away: what is left is a
@@ -84,7 +84,7 @@ def line(name):
 
 def page():
     usual = to_config(Method())
-    default = ", ".join(f"{part} {usual[part]}" for part in ("allocation", "topology", "drop", "drop_scope", "grow"))
+    default = ", ".join(f"{part} {usual[part]}" for part in ("allocation", "mask_init", "drop", "drop_scope", "grow"))
     default += f", redistribute {usual['redistribute']}, drop_fraction {usual['drop_fraction']}, decay {usual['decay']}"
     choices = "".join(f"| {part} | {', '.join(named)} |\n" for part, named in COMPONENTS.items() if part != "update")
     head, tail = HEAD.format(default=default), TAIL.format(published=", ".join(f"`{name}`" for name in PUBLISHED))

@@ -60,7 +60,7 @@ def test_what_is_delivered_has_the_asked_density_however_it_fell(text, method):
     assert training.best_loss in [record.valid_loss for record in records if record.active == records[-1].active]
 
 
-def test_fading_weights_are_left_out_of_an_evaluation(text):
+def test_soft_shrinking_weights_are_left_out_of_an_evaluation(text):
     training = begin(text, "iss-p")
     list(epochs(training, 1))
     pruned = ~training.sparsifier.masks["encoder.weight"]
@@ -75,7 +75,7 @@ def test_fading_weights_are_left_out_of_an_evaluation(text):
 
 
 @pytest.mark.parametrize("method", ["snip", "grasp", "jacobian"])
-def test_topologies_are_calibrated_on_the_task_and_repeatably(text, method):
+def test_mask_inits_are_calibrated_on_the_task_and_repeatably(text, method):
     before = torch.random.get_rng_state()
     one, two = (begin(text, method).sparsifier for _ in range(2))
     assert torch.random.get_rng_state().equal(before)

@@ -120,7 +120,7 @@ def test_averaging_begins_by_the_non_monotone_trigger(text):
     assert [averaging for _, averaging in began] == [epoch > first for epoch, _ in began]
 
 
-def test_averaging_waits_until_nothing_fades(text):
+def test_averaging_waits_until_soft_shrinkage_ends(text):
     training = begin(text, "iss-p", epochs=8, average_from=1.0, non_monotone=1, lr=80.0)
     for record in epochs(training):
         if training.optimizer.averaging:

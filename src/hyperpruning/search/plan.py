@@ -135,7 +135,7 @@ def validate(plan: Plan) -> None:
     refuse = refusal(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
     for method in _methods(plan):
         refuse(method)
-        until = plan.train.epochs_in(method.settles)
+        until = plan.train.epochs_in(method.final_density_at)
         if until > plan.rungs[0]:
             raise ValueError(
                 "Candidates are compared at one density, so every density schedule must end before the first rung, "

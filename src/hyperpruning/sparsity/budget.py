@@ -47,8 +47,11 @@ class Budget:
             raise ValueError(f"sparsity must lie in [0, 1), not {sparsity}; it is the fraction of weights left out")
         if total_steps is not None and total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, not {total_steps}; leave it out for the default")
-        if (method.scheduled or method.fade) and (total_steps or 0) < 2:
-            raise ValueError("a falling density or fading weights end at a time; give total_steps, of at least 2")
+        if (method.scheduled or method.soft_shrinkage) and (total_steps or 0) < 2:
+            raise ValueError(
+                "total_steps must be at least 2 when the density falls or soft_shrinkage is above 0, "
+                f"got {total_steps}."
+            )
         self.unit = {name: self._unit(name, shape) for name, shape in self.shapes.items()}
         self.whole = self.price({name: shape.numel() for name, shape in self.shapes.items()})
         self._density = 1 - sparsity
@@ -94,9 +97,9 @@ class Budget:
             return self.method.drop_fraction
         return self.method.drop_fraction * self.method.decay(step, self.method.stop * self.total_steps)
 
-    def fades(self, step: int) -> bool:
-        """Tell whether pruned weights are still fading."""
-        return self.method.fade > 0 and step <= self.method.stop * (self.total_steps or 0)
+    def soft_shrinking(self, step: int) -> bool:
+        """Tell whether pruned weights are still multiplied by the soft-shrinkage factor."""
+        return self.method.soft_shrinkage > 0 and step <= self.method.stop * (self.total_steps or 0)
 
     def check_gates(self, row_groups: Mapping[str, int]) -> None:
         """Refuse a scope of gates where there are none, or where they do not hold whole units."""
@@ -173,7 +176,7 @@ class Budget:
                 "units that cost differently change no tensor, and allocation 'uniform_except' gives a tensor more "
                 "again once the dense one does not fit a falling density; give allocation 'uniform', or one density"
             )
-        if self.method.exchanges_tensors and len(set(prices.values())) > 1:
+        if self.method.moves_weights_between_tensors and len(set(prices.values())) > 1:
             raise ValueError(
                 "units that change tensors must cost the same, or no budget could hold, and theirs cost "
                 f"{', '.join(f'{price} in {name!r}' for name, price in prices.items())}; give redistribute 'none' and "

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 from hyperpruning.sparsity import (
     allocations,
-    mask_init,
+    mask_inits,
     redistributions,
-    regrowth,
+    regrowth_inits,
     schedules,
     scopes,
     scores,
@@ -45,7 +45,7 @@ NAMED: dict[str, Named] = {
     ),
     "dsr": Named(
         Method(
-            drop_scope=scopes.together,
+            drop_scope=scopes.global_,
             redistribute=redistributions.nonzeros,
             drop_fraction=0.1,
             decay=schedules.constant,
@@ -83,60 +83,62 @@ NAMED: dict[str, Named] = {
             density=schedules.cubic,
             density_start=0.5,
             density_until=0.7,
-            drop_scope=scopes.together,
+            drop_scope=scopes.global_,
             grow=scores.gradient,
         ),
         "Liu et al. 2021 (GraNet), sparse to sparse from density 0.5",
         "when a denser beginning can be paid for",
     ),
     "selfish-rnn": Named(
-        Method(regrown=regrowth.keep),
+        Method(regrowth_init=regrowth_inits.keep),
         "Liu et al. 2021 (Selfish-RNN), as its code runs: gates compete within the stacked matrix; it updates once an "
         "epoch and averages with SNT-ASGD",
         "as the recurrent standard",
     ),
     "selfish-rnn-gates": Named(
-        Method(grow_scope=scopes.gate, regrown=regrowth.keep),
+        Method(grow_scope=scopes.gate, regrowth_init=regrowth_inits.keep),
         "Liu et al. 2021 (Selfish-RNN), growth in equal parts for the gates",
         "when a gate must not starve; needs row_groups",
     ),
     "magnitude": Named(_ONE_SHOT, "one-shot pruning by size in each tensor", "as the simplest dense-to-sparse method"),
     "magnitude-global": Named(
-        replace(_ONE_SHOT, drop_scope=scopes.together),
+        replace(_ONE_SHOT, drop_scope=scopes.global_),
         "one-shot pruning by size in the whole network",
         "where tensors have one scale; otherwise 'lamp'",
     ),
     "lamp": Named(
-        replace(_ONE_SHOT, drop=scores.lamp, drop_scope=scopes.together),
+        replace(_ONE_SHOT, drop=scores.lamp, drop_scope=scopes.global_),
         "Lee et al. 2021 (LAMP), in one shot",
         "as the global one-shot method that is blind to scale",
     ),
     "gmp": Named(_GMP, "Zhu & Gupta 2017 (GMP)", "as the strong dense-to-sparse standard"),
     "gmp-global": Named(
-        replace(_GMP, drop_scope=scopes.together), "Zhu & Gupta 2017, ranked globally", "likewise, with free densities"
+        replace(_GMP, drop_scope=scopes.global_), "Zhu & Gupta 2017, ranked globally", "likewise, with free densities"
     ),
     "imp": Named(
-        replace(_GMP, density=schedules.geometric, drop_scope=scopes.together, interval=5000, rewind=0),
+        replace(_GMP, density=schedules.geometric, drop_scope=scopes.global_, interval=5000, rewind=0),
         "Frankle & Carbin 2019 (lottery tickets); the intervals are the rounds, and the learning rate is the caller's",
         "as an upper baseline, when many trainings can be paid for",
     ),
     "iss-p": Named(
-        Method(topology=mask_init.magnitude, grow=None, drop_fraction=0.0, interval=10, stop=0.5, fade=0.95),
-        "Wang et al. 2023 (ISS-P); pruned weights fade until half-time, ranked anew every 10 steps",
-        "when hard cuts hurt; until half-time the network is dense",
+        Method(
+            mask_init=mask_inits.magnitude, grow=None, drop_fraction=0.0, interval=10, stop=0.5, soft_shrinkage=0.95
+        ),
+        "Wang et al. 2023 (ISS-P); soft shrinkage until half of the training, with a new ranking every 10 steps",
+        "if setting weights to zero at once hurts; the network is dense until half of the training",
     ),
     "snip": Named(
-        replace(_STATIC, topology=mask_init.snip, topology_scope=scopes.together),
+        replace(_STATIC, mask_init=mask_inits.snip, mask_init_scope=scopes.global_),
         "Lee et al. 2019 (SNIP)",
         "for a mask before training; calibrate with many batches, or rare words lose their embedding",
     ),
     "grasp": Named(
-        replace(_STATIC, topology=mask_init.grasp, topology_scope=scopes.together),
+        replace(_STATIC, mask_init=mask_inits.grasp, mask_init_scope=scopes.global_),
         "Wang et al. 2020 (GraSP)",
         "likewise, at very high sparsities",
     ),
     "jacobian": Named(
-        replace(_STATIC, topology=mask_init.jacobian),
+        replace(_STATIC, mask_init=mask_inits.jacobian),
         "Zhang & Stadie 2020",
         "for a mask of the recurrent matrices before training",
     ),

@@ -20,17 +20,17 @@ class Masking:
     Args:
         model: that holds the parameters.
         parameters: to be masked, by name.
-        fade: what fading weights are multiplied by.
+        soft_shrinkage: the factor on pruned weights while `soft_shrinking`.
 
     Attributes:
         masks: bool tensors by parameter name; changed in place, by `set`.
         ever: the same for what has been active so far.
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], fade: float) -> None:
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], soft_shrinkage: float) -> None:
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
         self.ever = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
-        self._fade = fade
+        self._soft_shrinkage = soft_shrinkage
         self._factors: dict[tuple[str, torch.dtype, bool], Tensor] = {}
         split = {name: name.rpartition(".") for name in parameters}
         self._owned = [
@@ -38,8 +38,8 @@ class Masking:
         ]
 
     @torch.no_grad()
-    def apply(self, optimizer: Optimizer | None, *, fading: bool) -> None:
-        """Multiply the weights, and unless they are fading the optimizer's state of their shape, by the masks.
+    def apply(self, optimizer: Optimizer | None, *, soft_shrinking: bool) -> None:
+        """Multiply the weights by the masks, and the optimizer state of their shape except during soft shrinkage.
 
         Raises:
             RuntimeError: a parameter of the model is another one now.
@@ -53,20 +53,20 @@ class Masking:
                     "one now; make the Sparsifier after whatever replaces parameters"
                 )
             masked = [parameter.data]
-            if not fading and optimizer is not None and parameter in optimizer.state:
+            if not soft_shrinking and optimizer is not None and parameter in optimizer.state:
                 states = optimizer.state[parameter].values()
                 masked += [s for s in states if isinstance(s, Tensor) and s.shape == parameter.shape]
-            whole = [self._factor(name, value.dtype, fading) for value in masked]
+            whole = [self._factor(name, value.dtype, soft_shrinking) for value in masked]
             for value, factor in _in_turn(masked, whole):
                 values.append(value)
                 factors.append(factor)
         torch._foreach_mul_(values, factors)
 
     @contextmanager
-    def hardened(self) -> Iterator[None]:
+    def masked(self) -> Iterator[None]:
         """Within the block everything outside the masks is zero; afterwards it is as it was."""
         kept = {parameter: parameter.detach().clone() for _, parameter, _, _ in self._owned}
-        self.apply(None, fading=False)
+        self.apply(None, soft_shrinking=False)
         try:
             yield
         finally:
@@ -78,18 +78,18 @@ class Masking:
         for name, mask in self.masks.items():
             mask.copy_(masks[name])
             self.ever[name] |= mask
-        for (name, _, fading), factor in self._factors.items():
-            self._fill(factor, name, fading)
+        for (name, _, soft_shrinking), factor in self._factors.items():
+            self._fill(factor, name, soft_shrinking)
 
-    def _factor(self, name: str, dtype: torch.dtype, fading: bool) -> Tensor:
-        key = name, dtype, fading
+    def _factor(self, name: str, dtype: torch.dtype, soft_shrinking: bool) -> Tensor:
+        key = name, dtype, soft_shrinking
         if key not in self._factors:
-            self._factors[key] = self._fill(torch.empty_like(self.masks[name], dtype=dtype), name, fading)
+            self._factors[key] = self._fill(torch.empty_like(self.masks[name], dtype=dtype), name, soft_shrinking)
         return self._factors[key]
 
-    def _fill(self, factor: Tensor, name: str, fading: bool) -> Tensor:
+    def _fill(self, factor: Tensor, name: str, soft_shrinking: bool) -> Tensor:
         factor.copy_(self.masks[name])
-        return factor.clamp_(min=self._fade) if fading else factor
+        return factor.clamp_(min=self._soft_shrinkage) if soft_shrinking else factor
 
 
 def _in_turn(values: list[Tensor], factors: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,12 +59,12 @@ GRANULARITIES: dict[str, Granularity] = {
 
 
 @dataclass(frozen=True)
-class View:
+class PrunableParameter:
     """A prunable parameter at an update.
 
     Attributes:
         name: of the parameter.
-        parameter: with its `.grad`; nothing changes it.
+        tensor: the nn.Parameter with its `.grad`; nothing changes it.
         mask: bool, of its shape: what is active.
         ever: bool, of its shape: what has been active.
         unit: rows and columns of what is pruned together.
@@ -74,7 +75,7 @@ class View:
     """
 
     name: str
-    parameter: nn.Parameter
+    tensor: nn.Parameter
     mask: Tensor
     ever: Tensor
     unit: tuple[int, int]
@@ -86,7 +87,7 @@ class View:
     @property
     def weight(self) -> Tensor:
         """The values."""
-        return self.parameter.detach()
+        return self.tensor.detach()
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -95,12 +96,12 @@ class View:
         Raises:
             ValueError: there is none.
         """
-        if self.parameter.grad is None:
+        if self.tensor.grad is None:
             raise ValueError(
                 f"an update by gradient needs the gradients of the last batch, and {self.name!r} has none; "
                 "call step() after optimizer.step() and before optimizer.zero_grad(), or leave that parameter dense"
             )
-        return self.parameter.grad.to_dense()
+        return self.tensor.grad.to_dense()
 
     @cached_property
     def momentum(self) -> Tensor:
@@ -144,10 +145,13 @@ class View:
         return blocks.expand(-1, rows, -1, columns).reshape(self.mask.shape)
 
     def _blocks(self, values: Tensor) -> Tensor:
-        """View a tensor of the parameter's shape as (block rows, rows, block columns, columns)."""
+        """PrunableParameter a tensor of the parameter's shape as (block rows, rows, block columns, columns)."""
         rows, columns = self.unit
         matrix = values.reshape(len(values), -1)
         return matrix.view(len(matrix) // rows, rows, matrix.shape[1] // columns, columns)
+
+
+PrunableParameters = Mapping[str, PrunableParameter]  # by parameter name
 
 
 def optimizer_state(optimizer: Optimizer | None, parameter: nn.Parameter) -> dict[str, Tensor]:

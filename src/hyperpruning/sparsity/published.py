@@ -16,19 +16,19 @@ from torch import Generator, Tensor
 
 from hyperpruning.sparsity import redistributions
 from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.parameter import View
+from hyperpruning.sparsity.parameter import PrunableParameters
 from hyperpruning.sparsity.updates import Masks, UpdateRule
 
 START = 0.001  # of the global threshold
 TOLERANCE = 0.02
 
-# (views, fraction, memory) -> what stays
-Death = Callable[[Mapping[str, View], float, dict[str, Tensor]], Masks]
+# (parameters, fraction, memory) -> what stays
+Death = Callable[[PrunableParameters, float, dict[str, Tensor]], Masks]
 
 
 def update(
     method: Method,
-    views: Mapping[str, View],
+    parameters: PrunableParameters,
     targets: Mapping[str, int],
     fraction: float,
     memory: dict[str, Tensor],
@@ -37,10 +37,12 @@ def update(
     death: Death,
 ) -> tuple[Masks, Masks]:
     """Drop as one of the published modes does, and grow with a probability for each empty position."""
-    planned = sum(math.ceil(fraction * int(view.mask.count_nonzero())) for view in views.values())
-    shares = _shares(method, views)
-    kept = death(views, fraction, memory)
-    removed = {name: int(view.mask.count_nonzero() - kept[name].count_nonzero()) for name, view in views.items()}
+    planned = sum(math.ceil(fraction * int(parameter.mask.count_nonzero())) for parameter in parameters.values())
+    shares = _shares(method, parameters)
+    kept = death(parameters, fraction, memory)
+    removed = {
+        name: int(parameter.mask.count_nonzero() - kept[name].count_nonzero()) for name, parameter in parameters.items()
+    }
     scale = 1.0
     if death is threshold:  # the controller's plans are scaled to what it did, its threshold to what it should have
         scale = sum(removed.values()) / planned if planned else 0.0
@@ -60,22 +62,24 @@ def bernoulli(empty: Tensor, count: int, generator: Generator) -> Tensor:
     return empty & (drawn < count / max(1, int(empty.count_nonzero())))
 
 
-def magnitude(views: Mapping[str, View], fraction: float, memory: dict[str, Tensor]) -> Masks:
+def magnitude(parameters: PrunableParameters, fraction: float, memory: dict[str, Tensor]) -> Masks:
     """Drop every weight of a tensor up to the size of the last one to go: ties go beyond the quota."""
     kept = {}
-    for name, view in views.items():
-        sizes, quota = view.weight.abs(), math.ceil(fraction * int(view.mask.count_nonzero()))
-        rank = view.mask.numel() - int(view.mask.count_nonzero()) + quota
-        kept[name] = view.mask & (sizes > sizes.flatten().kthvalue(rank).values) if quota else view.mask.clone()
+    for name, parameter in parameters.items():
+        sizes, quota = parameter.weight.abs(), math.ceil(fraction * int(parameter.mask.count_nonzero()))
+        rank = parameter.mask.numel() - int(parameter.mask.count_nonzero()) + quota
+        kept[name] = (
+            parameter.mask & (sizes > sizes.flatten().kthvalue(rank).values) if quota else parameter.mask.clone()
+        )
     return kept
 
 
-def signed(views: Mapping[str, View], fraction: float, memory: dict[str, Tensor]) -> Masks:
+def signed(parameters: PrunableParameters, fraction: float, memory: dict[str, Tensor]) -> Masks:
     """Drop half the quota of the smallest positive weights, and half of the most negative: the sign error."""
     kept = {}
-    for name, view in views.items():
-        half = math.ceil(math.ceil(fraction * int(view.mask.count_nonzero())) / 2)
-        weight, kept[name] = view.weight, view.mask.clone()
+    for name, parameter in parameters.items():
+        half = math.ceil(math.ceil(fraction * int(parameter.mask.count_nonzero())) / 2)
+        weight, kept[name] = parameter.weight, parameter.mask.clone()
         for side in (weight > 0, weight < 0):
             values = weight[side]
             if half and len(values):  # where one sign is missing the published code crashes
@@ -83,20 +87,22 @@ def signed(views: Mapping[str, View], fraction: float, memory: dict[str, Tensor]
     return kept
 
 
-def threshold(views: Mapping[str, View], fraction: float, memory: dict[str, Tensor]) -> Masks:
+def threshold(parameters: PrunableParameters, fraction: float, memory: dict[str, Tensor]) -> Masks:
     """Drop |w| <= H with one H for all, doubled or halved after an update that missed the plan."""
     level = memory.setdefault("threshold", torch.tensor(START, dtype=torch.float64))
-    return {name: view.mask & (view.weight.abs() > float(level)) for name, view in views.items()}
+    return {name: p.mask & (p.weight.abs() > float(level)) for name, p in parameters.items()}
 
 
-def global_threshold(views: Mapping[str, View], fraction: float, memory: dict[str, Tensor]) -> Masks:
+def global_threshold(parameters: PrunableParameters, fraction: float, memory: dict[str, Tensor]) -> Masks:
     """Look for the H that drops the plan within 2 %, with steps that shrink from update to update."""
     level = memory.setdefault("threshold", torch.tensor(START, dtype=torch.float64))
     step = memory.setdefault("increment", torch.tensor(0.2, dtype=torch.float64))
-    active = sum(int(view.mask.count_nonzero()) for view in views.values())
+    active = sum(int(p.mask.count_nonzero()) for p in parameters.values())
     plan, before = math.ceil(fraction * active), 0
     while True:
-        kept = {name: view.mask & (view.weight.abs() > float(level)) for name, view in views.items()}
+        kept = {
+            name: parameter.mask & (parameter.weight.abs() > float(level)) for name, parameter in parameters.items()
+        }
         removed = active - sum(int(mask.count_nonzero()) for mask in kept.values())
         if removed == before or (1 - TOLERANCE) * plan <= removed <= (1 + TOLERANCE) * plan:
             return kept
@@ -105,12 +111,12 @@ def global_threshold(views: Mapping[str, View], fraction: float, memory: dict[st
         step *= 0.99
 
 
-def _shares(method: Method, views: Mapping[str, View]) -> dict[str, float]:
+def _shares(method: Method, parameters: PrunableParameters) -> dict[str, float]:
     """Share the plan as redistribution says before the drop; without one by tensors, not by weights."""
     if method.redistribute is redistributions.none:
-        return dict.fromkeys(views, 1 / len(views))
-    masks = {name: view.mask for name, view in views.items()}
-    shares = method.redistribute(views, masks, dict.fromkeys(views, 0))
+        return dict.fromkeys(parameters, 1 / len(parameters))
+    masks = {name: p.mask for name, p in parameters.items()}
+    shares = method.redistribute(parameters, masks, dict.fromkeys(parameters, 0))
     return {name: share / max(sum(shares.values()), 1e-4) for name, share in shares.items()}
 
 

@@ -1,8 +1,10 @@
-"""How the weights that are exchanged are shared out among the tensors.
+"""Redistributions: how many of the new weights each tensor gets.
 
-A redistribution is a function `(views, kept, lost) -> shares`: the prunable parameters (see `View`), the bool masks of
-what the drop left and the number that each tensor is to get back, by name, and back a non-negative share for each, in
-any unit. To add one, write the function and its line in REDISTRIBUTIONS.
+A redistribution is a function `(parameters, kept, lost) -> shares`. `parameters` are the prunable parameters, `kept`
+the bool masks after the drop, `lost` the number of units that each tensor dropped and that growth replaces; all by
+parameter name. It returns a non-negative share for each tensor, in any unit of measure.
+
+To add one, write the function and add a line to REDISTRIBUTIONS.
 """
 
 import math
@@ -10,47 +12,48 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hyperpruning.sparsity.parameter import View
+from hyperpruning.sparsity.parameter import PrunableParameters
 from hyperpruning.sparsity.selection import apportion, counted
 
-Redistribute = Callable[[Mapping[str, View], Mapping[str, Tensor], Mapping[str, int]], dict[str, float]]
+Redistribute = Callable[[PrunableParameters, Mapping[str, Tensor], Mapping[str, int]], dict[str, float]]
 
 
-def none(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+def none(parameters: PrunableParameters, kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Give each tensor back what it lost, also where the drop was global. Source: RigL, Evci et al. 2020."""
     return {name: float(count) for name, count in lost.items()}
 
 
-def nonzeros(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+def nonzeros(parameters: PrunableParameters, kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Share by the number of survivors. Source: DSR, Mostafa & Wang 2019."""
     return {name: float(mask.count_nonzero()) for name, mask in kept.items()}
 
 
-def size(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+def size(parameters: PrunableParameters, kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Share by the size of the tensors, towards equal densities."""
     return {name: float(mask.numel()) for name, mask in kept.items()}
 
 
-def magnitude(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+def magnitude(parameters: PrunableParameters, kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Share by the mean |w| of the survivors; a tensor without any has no share.
 
     Source: SNFS, Dettmers & Zettlemoyer 2019, with the weight in the place of the momentum.
     """
-    return {name: _mean(view.weight, kept[name]) for name, view in views.items()}
+    return {name: _mean(parameter.weight, kept[name]) for name, parameter in parameters.items()}
 
 
-def gradient(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+def gradient(parameters: PrunableParameters, kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Share by the mean |dL/dw| of the survivors."""
-    return {name: _mean(view.gradient, kept[name]) for name, view in views.items()}
+    return {name: _mean(parameter.gradient, kept[name]) for name, parameter in parameters.items()}
 
 
-def momentum(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
+def momentum(parameters: PrunableParameters, kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
     """Share by the mean |momentum| of the survivors: the running mean of the gradient where the method keeps one.
 
     Otherwise it is the optimizer's. Source: SNFS, Dettmers & Zettlemoyer 2019.
     """
     return {
-        name: _mean(view.momentum if view.average is None else view.average, kept[name]) for name, view in views.items()
+        name: _mean(parameter.momentum if parameter.average is None else parameter.average, kept[name])
+        for name, parameter in parameters.items()
     }
 
 

@@ -1,9 +1,12 @@
-"""Among which weights a choice is made: the pools whose entries compete.
+"""Scopes: which weights are ranked against each other when weights are dropped or grown.
 
-A scope is a function `(views) -> families`. A family is a list of pools that together cover some whole tensors, and a
-pool is a list of parts: a parameter's name, which of its units (flat), and a bool tensor over these, or None for all.
-A family's number is split between its pools, and each pool chooses its own best. To add a scope, write the function
-and its line in DROP_SCOPES (pools share in proportion to what they hold) or GROW_SCOPES (in equal parts).
+A scope is a function `(parameters) -> partitions`. A partition splits some whole tensors into ranking groups. A ranking
+group is a list of parts, each of which is a parameter's name, a slice of its flat units, and a bool tensor over that
+slice (None for all of it). The number of weights of a partition is split between its ranking groups, and within a group
+the weights with the largest scores are chosen.
+
+To add one, write the function and add a line to DROP_SCOPES (groups share a number in proportion to their active
+weights) or GROW_SCOPES (groups get equal parts).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,42 +14,42 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity.parameter import View
+from hyperpruning.sparsity.parameter import PrunableParameters
 from hyperpruning.sparsity.selection import Sizes, largest, sample
 
 Part = tuple[str, slice, Tensor | None]
 Pool = list[Part]
-Scope = Callable[[Mapping[str, View]], list[list[Pool]]]
+Scope = Callable[[PrunableParameters], list[list[Pool]]]
 
 
-def tensor(views: Mapping[str, View]) -> list[list[Pool]]:
+def tensor(parameters: PrunableParameters) -> list[list[Pool]]:
     """Let the weights of each tensor compete: all gates of a recurrent matrix together."""
-    return [[[(name, slice(0, view.units), None)]] for name, view in views.items()]
+    return [[[(name, slice(0, parameter.units), None)]] for name, parameter in parameters.items()]
 
 
-def together(views: Mapping[str, View]) -> list[list[Pool]]:
+def global_(parameters: PrunableParameters) -> list[list[Pool]]:
     """Let all weights of the network compete ("global")."""
-    return [[[(name, slice(0, view.units), None) for name, view in views.items()]]]
+    return [[[(name, slice(0, parameter.units), None) for name, parameter in parameters.items()]]]
 
 
-def gate(views: Mapping[str, View]) -> list[list[Pool]]:
+def gate(parameters: PrunableParameters) -> list[list[Pool]]:
     """Let the weights of each gate compete: of each of the equal groups of rows that the Sparsifier was told of."""
     families: list[list[Pool]] = []
-    for name, view in views.items():
-        size = view.units // view.gates
-        families.append([[(name, slice(i * size, (i + 1) * size), None)] for i in range(view.gates)])
+    for name, parameter in parameters.items():
+        size = parameter.units // parameter.gates
+        families.append([[(name, slice(i * size, (i + 1) * size), None)] for i in range(parameter.gates)])
     return families
 
 
-def sign(views: Mapping[str, View]) -> list[list[Pool]]:
+def sign(parameters: PrunableParameters) -> list[list[Pool]]:
     """Let the positive weights of each tensor compete, and the negative; a zero counts as positive.
 
     Source: SET, Mocanu et al. 2018. (The recurrent codes published since drop the most negative weights instead.)
     """
     families: list[list[Pool]] = []
-    for name, view in views.items():
-        positive = view.weight.reshape(-1) >= 0
-        families.append([[(name, slice(0, view.units), side)] for side in (positive, ~positive)])
+    for name, parameter in parameters.items():
+        positive = parameter.weight.reshape(-1) >= 0
+        families.append([[(name, slice(0, parameter.units), side)] for side in (positive, ~positive)])
     return families
 
 
@@ -89,6 +92,6 @@ def choose(
     return dict(zip(names, largest(values, allowed, count), strict=True))
 
 
-DROP_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate": gate, "sign": sign}
-GROW_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate_equal": gate}
-TOPOLOGY_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together}
+DROP_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_, "gate": gate, "sign": sign}
+GROW_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_, "gate_equal": gate}
+MASK_INIT_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_}

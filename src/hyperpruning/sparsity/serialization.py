@@ -7,21 +7,21 @@ from typing import Any
 
 from hyperpruning.sparsity.allocations import ALLOCATIONS
 from hyperpruning.sparsity.catalogue import METHODS
-from hyperpruning.sparsity.mask_init import TOPOLOGIES
+from hyperpruning.sparsity.mask_inits import MASK_INITS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import GRANULARITIES
 from hyperpruning.sparsity.published import PUBLISHED
 from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS
-from hyperpruning.sparsity.regrowth import REGROWN
+from hyperpruning.sparsity.regrowth_inits import REGROWTH_INITS
 from hyperpruning.sparsity.schedules import DECAYS, DENSITIES
-from hyperpruning.sparsity.scopes import DROP_SCOPES, GROW_SCOPES, TOPOLOGY_SCOPES
+from hyperpruning.sparsity.scopes import DROP_SCOPES, GROW_SCOPES, MASK_INIT_SCOPES
 from hyperpruning.sparsity.scores import DROPS, GROWTHS
 
 # Each part of a method that is not a number, with its choices by name: the search space is made from this table.
 COMPONENTS: dict[str, Mapping[str, Any]] = {
     "allocation": ALLOCATIONS,
-    "topology": TOPOLOGIES,
-    "topology_scope": TOPOLOGY_SCOPES,
+    "mask_init": MASK_INITS,
+    "mask_init_scope": MASK_INIT_SCOPES,
     "granularity": GRANULARITIES,
     "density": DENSITIES,
     "drop": {"none": None} | DROPS,
@@ -30,7 +30,7 @@ COMPONENTS: dict[str, Mapping[str, Any]] = {
     "redistribute": REDISTRIBUTIONS,
     "grow": {"none": None} | GROWTHS,
     "grow_scope": GROW_SCOPES,
-    "regrown": REGROWN,
+    "regrowth_init": REGROWTH_INITS,
     "update": {"exact": None} | PUBLISHED,
 }
 

@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 from hyperpruning.sparsity import memory, scores
 from hyperpruning.sparsity.budget import Budget
 from hyperpruning.sparsity.costs import Cost, weights
-from hyperpruning.sparsity.mask_init import Calibration
+from hyperpruning.sparsity.mask_inits import Calibration
 from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.parameter import View, optimizer_state
+from hyperpruning.sparsity.parameter import PrunableParameter, optimizer_state
 from hyperpruning.sparsity.selection import counted
 from hyperpruning.sparsity.updates import beginning, exchange
 
@@ -65,7 +65,7 @@ class Sparsifier:
         cost: (name, parameter) -> what a weight of it costs, default 1 in matrices and 0 (not pruned) in vectors; see
             `multiply_adds`. Sparsity and budget are then of the cost.
         row_groups: equal groups of rows of a parameter, by name: 4 for the stacked gates of an LSTM; default 1.
-        calibration: gives the scalar that the topologies of `topologies.py` differentiate.
+        calibration: gives the scalar that the functions of `mask_inits.py` differentiate.
         seed: of the masks and of random growth.
 
     Attributes:
@@ -121,9 +121,9 @@ class Sparsifier:
         self._step = 0
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same masks on every device
         self._memory: dict[str, Tensor] = {}
-        self._masking = Masking(model, named, method.fade)
+        self._masking = Masking(model, named, method.soft_shrinkage)
         self.masks, self.ever = self._masking.masks, self._masking.ever
-        self._masking.set(beginning(method, self._views(), self.plan.units(0), calibration))
+        self._masking.set(beginning(method, self._prunable_parameters(), self.plan.units(0), calibration))
         if method.rewind == 0:
             memory.remember(self._memory, self.model)
         self.apply()
@@ -134,7 +134,7 @@ class Sparsifier:
         return self.plan.price({name: counted(mask) for name, mask in self.masks.items()})
 
     @property
-    def settled(self) -> bool:
+    def at_final_density(self) -> bool:
         """Whether the density has arrived where the method's schedule ends."""
         return not self.method.scheduled or self.budget == self.plan.target
 
@@ -170,7 +170,7 @@ class Sparsifier:
         self._step += 1
         if self.method.grow is scores.gradient_average:
             memory.average(self._memory, self.parameters)
-        self._masking.apply(self.optimizer, fading=self.fading)
+        self._masking.apply(self.optimizer, soft_shrinking=self.soft_shrinking)
         if self._step == self.method.rewind:
             memory.remember(self._memory, self.model)
         due = self.method.drop is not None and self.plan.due(self._step, self.when)
@@ -179,13 +179,13 @@ class Sparsifier:
     def apply(self) -> None:
         """Zero, outside the masks, the weights and every optimizer state of their shape (momenta, averages, counts).
 
-        While the method fades weights, only `step` changes them, and the optimizer's state is left alone.
+        During soft shrinkage only `step` changes the weights, and the optimizer's state stays as it is.
 
         Raises:
             RuntimeError: a parameter of the model is not the one that the Sparsifier was made with.
         """
-        if not self.fading:
-            self._masking.apply(self.optimizer, fading=False)
+        if not self.soft_shrinking:
+            self._masking.apply(self.optimizer, soft_shrinking=False)
 
     def restore(self, masks: Mapping[str, Tensor]) -> None:
         """Put masks back as they were at some time (a copy of `masks`); what is outside them becomes zero."""
@@ -193,13 +193,13 @@ class Sparsifier:
         self.apply()
 
     @property
-    def fading(self) -> bool:
-        """Whether pruned weights are still shrinking (see `Method.fade`)."""
-        return self.plan.fades(self._step)
+    def soft_shrinking(self) -> bool:
+        """Whether pruned weights are multiplied by `Method.soft_shrinkage` instead of set to zero."""
+        return self.plan.soft_shrinking(self._step)
 
-    def hardened(self) -> AbstractContextManager[None]:
-        """Within the block fading weights are zero: evaluate here. Without fading nothing happens."""
-        return self._masking.hardened() if self.fading else nullcontext()
+    def masked(self) -> AbstractContextManager[None]:
+        """Within the block, pruned weights are zero also during soft shrinkage: evaluate the network here."""
+        return self._masking.masked() if self.soft_shrinking else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Copy out masks, step and random state: tensors and plain types, which torch.load(weights_only=True) reads."""
@@ -247,14 +247,16 @@ class Sparsifier:
         method = self.method
         before = {name: counted(mask) for name, mask in self.masks.items()}
         targets = self.plan.targets(self._step, before)
-        if method.grow is None and not method.fade and targets == self.plan.in_units(before):
+        if method.grow is None and not method.soft_shrinkage and targets == self.plan.in_units(before):
             return None  # the density has not fallen since
         self._check_finite()
-        views = self._views()
+        parameters = self._prunable_parameters()
         rule = exchange if method.update is None else method.update
         remembered = dict(self._memory)
-        kept, grown = rule(method, views, targets, self.plan.fraction(self._step), remembered, self._generator)
-        begun = {name: method.regrown(view, kept[name], grown[name]) for name, view in views.items()}
+        kept, grown = rule(method, parameters, targets, self.plan.fraction(self._step), remembered, self._generator)
+        begun = {
+            name: method.regrowth_init(parameter, kept[name], grown[name]) for name, parameter in parameters.items()
+        }
 
         self._memory = remembered
         masks = {name: kept[name] | grown[name] for name in kept}
@@ -276,10 +278,10 @@ class Sparsifier:
         dropped = {name: before[name] - active[name] + new[name] for name in before}
         return Update(self._step, dropped, new, active, self.ever_active)
 
-    def _views(self) -> dict[str, View]:
+    def _prunable_parameters(self) -> dict[str, PrunableParameter]:
         """Show the parameters to the parts of the method."""
         return {
-            name: View(
+            name: PrunableParameter(
                 name,
                 parameter,
                 self.masks[name],

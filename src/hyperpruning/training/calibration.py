@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperpruning.sparsity.mask_init import Calibration, jacobian, jacobian_norm
+from hyperpruning.sparsity.mask_inits import Calibration, jacobian, jacobian_norm
 from hyperpruning.sparsity.method import Method
 from hyperpruning.training.device import seeded
 from hyperpruning.training.task import Task, as_step
@@ -41,7 +41,7 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
                     found.append(one / len(step.parts))
         return torch.stack(found).sum()
 
-    if method.topology is not jacobian:
+    if method.mask_init is not jacobian:
         return loss
     recurrent, probe = task.recurrence(network)
     if not isinstance(recurrent, nn.RNNBase):

@@ -56,7 +56,7 @@ class Training:
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
         """The network as it would be exported now: averaged weights, masked, evaluation mode, float32."""
-        pruned = nullcontext() if self.sparsifier is None else self.sparsifier.hardened()
+        pruned = nullcontext() if self.sparsifier is None else self.sparsifier.masked()
         with self.optimizer.averaged(), pruned, float32_precision(), torch.no_grad():
             self.network.eval()
             try:
@@ -73,12 +73,11 @@ class Training:
                     f"The validation loss must be finite, got {valid} after epoch {self.epoch}. "
                     f"Lower the learning rate ({self.config.lr:g})."
                 )
-            settled = (
-                self.sparsifier is None or self.sparsifier.settled
-            )  # a network that is denser than asked is never exported
-            if self.epoch > 0 and settled:
+            # a network that is denser than asked is never exported
+            at_final_density = self.sparsifier is None or self.sparsifier.at_final_density
+            if self.epoch > 0 and at_final_density:
                 self.valid_losses.append(valid)
-            if self.epoch > 0 and settled and valid < self.best_loss:
+            if self.epoch > 0 and at_final_density and valid < self.best_loss:
                 self.best_loss = valid
                 state = network.state_dict(keep_vars=True)  # in which tied weights are one tensor, copied once
                 copies = {value: value.detach().to("cpu", copy=True) for value in set(state.values())}
@@ -170,7 +169,7 @@ def _learning_rate(config: TrainConfig, epoch: int) -> float:
 def _averages(training: Training) -> bool:
     """Whether averaging starts with the next epoch, if it has not; never during soft shrinkage."""
     config, losses = training.config, training.valid_losses
-    if training.sparsifier is not None and training.sparsifier.fading:
+    if training.sparsifier is not None and training.sparsifier.soft_shrinking:
         return False
     triggered = config.non_monotone and losses and non_monotone(losses, config.non_monotone)
     return bool(triggered) or training.epoch >= config.epochs_in(config.average_from)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity import mask_init, redistributions, scopes, scores
+from hyperpruning.sparsity import mask_inits, redistributions, scopes, scores
 from hyperpruning.sparsity.budget import Budget
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
 from hyperpruning.sparsity.method import Method
@@ -84,8 +84,8 @@ def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: fl
     def refuse(method: Method) -> None:
         check_training(method, config, steps)
         calibration(task, network, method, seed=config.seed)
-        compete = method.topology_scope is scopes.together
-        if compete and method.topology is mask_init.jacobian and not recurrent().issuperset(pruned.values()):
+        compete = method.mask_init_scope is scopes.global_
+        if compete and method.mask_init is mask_inits.jacobian and not recurrent().issuperset(pruned.values()):
             raise ValueError(
                 "Mask initialisation 'jacobian' with a global scope must prune recurrent weights only, got others too. "
                 "Use the scope 'tensor', or set scope = \"recurrent\" in [pruning]."
@@ -137,7 +137,7 @@ def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) ->
         config: of the training.
         steps: of each epoch.
     """
-    if method.fade and config.average_from < method.stop:
+    if method.soft_shrinkage and config.average_from < method.stop:
         raise ValueError(
             f"average_from must be at least the method's stop = {method.stop:g} with soft shrinkage, got "
             f"{config.average_from:g}. Raise average_from, or lower stop."
@@ -147,8 +147,8 @@ def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) ->
             "redistribute 'momentum' needs grow 'gradient_average' here, since the optimizer of the training keeps no "
             "momentum. Change one of them."
         )
-    if method.settles * sum(steps) > sum(steps[: config.finetune_after]):
+    if method.final_density_at * sum(steps) > sum(steps[: config.finetune_after]):
         raise ValueError(
             f"finetune_from must not be before the method reaches its final density, got {config.finetune_from:g} with "
-            f"the final density at {method.settles:g} of the steps. Raise finetune_from, or end the schedule earlier."
+            f"the final density at {method.final_density_at:g} of the steps. Raise finetune_from."
         )

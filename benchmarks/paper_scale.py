@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from paper_table import cost_in_words, left_in_words, records, results
-from slicing import PART, PARTS, Budget, OutOfTimeError, needed, pack, timed, unpack
+from slicing import PART, PARTS, Budget, OneByOne, OutOfTimeError, needed, pack, unpack
 
 import hyperpruning as hp
 from hyperpruning.search.criteria import CRITERIA
@@ -167,7 +167,7 @@ def run(asked: hp.Plan, options: argparse.Namespace, clock: Callable[[], float])
 
     finished = False
     try:
-        search(asked, scratch, on_fact=timed(budget, tell), lock=False)
+        search(asked, scratch, executor=OneByOne(budget, tell), lock=False)
         finished = True
     except OutOfTimeError:
         pass

@@ -12,13 +12,16 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 from hyperpruning.files import write_atomic
-from hyperpruning.search.history import DENSE, Epoch, Fact, History
+from hyperpruning.search.history import DENSE, History
 from hyperpruning.search.ledger import LEDGER, compare
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.schedulers import survivors
+from hyperpruning.search.worker import Job, JobResult, run_job
 from hyperpruning.training.record import EpochRecord
 
 PART, PARTS = 16 * 2**20, 8  # what carries the state: bytes in a file, files
@@ -62,20 +65,42 @@ class Budget:
             raise OutOfTimeError
 
 
-def timed(budget: Budget, tell: Callable[[str, EpochRecord, float], None]) -> Callable[[Fact], None]:
-    """An `on_fact` of a search that stops it after an epoch, when the time is over.
+class OneByOne(Executor):
+    """Does a job when its result is asked for, and stops after an epoch when the time is over.
+
+    Unlike an `on_fact` it also sees epochs that are in the ledger but are trained again for want of a checkpoint.
 
     Args:
         budget: of the slice.
-        tell: is called with the name of a network, each of its new records, and the seconds that it took.
+        tell: is called with the name of a network, each record that it trains, and the seconds that it took.
     """
 
-    def on_fact(fact: Fact) -> None:
-        if isinstance(fact, Epoch):
-            tell(fact.network, fact.record, budget.spent(min(1, fact.record.epoch)))
-            budget.check()
+    def __init__(self, budget: Budget, tell: Callable[[str, EpochRecord, float], None]) -> None:
+        self.budget, self.tell = budget, tell
 
-    return on_fact
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Remember the job."""
+        assert fn is run_job
+        return _Deferred(self, *args)
+
+
+class _Deferred(Future[JobResult]):
+    def __init__(self, executor: OneByOne, job: Job) -> None:
+        super().__init__()
+        self.executor, self.job = executor, job
+
+    def result(self, timeout: float | None = None) -> JobResult:
+        """Train; what it raises goes through the search, which records nothing of an unfinished job."""
+        self.executor.budget.check()
+        self.before = checkpoint(self.job.folder)[0]
+        return run_job(self.job, on_epoch=self._after)
+
+    def _after(self, record: EpochRecord) -> None:
+        if record.epoch <= self.before:  # not trained but read
+            return
+        self.executor.tell(self.job.name, record, self.executor.budget.spent(min(1, record.epoch)))
+        if record.epoch < self.job.until:  # else the job is done: first into the ledger with it
+            self.executor.budget.check()
 
 
 def needed(plan: Plan, history: History) -> list[str]:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +47,7 @@ from hyperpruning.search.plan import candidate_name, validate
 from hyperpruning.search.worker import job_for, seconds_per_epoch
 from hyperpruning.tasks.language_modelling import LanguageModelling
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
@@ -61,14 +62,29 @@ CORES = 1 if torch.cuda.is_available() else os.cpu_count() or 1  # a GPU may not
 TWO = min(2, CORES)
 
 
-@app.command()
+def _show_version(shown: bool) -> None:
+    if shown:
+        out.print(f"hyperprune {version('hyperpruning')}")
+        raise typer.Exit
+
+
+@app.callback()
+def hyperprune_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Find the best way to prune a recurrent network, without training every candidate to the end."""
+
+
+@app.command(epilog="Example: hyperprune demo --out runs/demo --workers 2")
 @guarded
 def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
     _search(demo_experiment(), folder, workers)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune search --data my_text --sparsity 0.8 --out runs/mine")
 @guarded
 def search(
     experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
@@ -91,7 +107,7 @@ def search(
         _search(chosen, folder, workers)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune init experiment.toml --data my_text")
 @guarded
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiment.toml"),
@@ -108,7 +124,7 @@ def init(
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune resume runs/mine")
 @guarded
 def resume(folder: Run, workers: Workers = CORES) -> None:
     """Continue a search that was interrupted."""
@@ -121,14 +137,14 @@ def resume(folder: Run, workers: Workers = CORES) -> None:
     _search(read_experiment(folder / EXPERIMENT), folder, workers)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune status runs/mine")
 @guarded
 def status(folder: Run, workers: Workers = CORES) -> None:
     """Show how far a search is, also while it runs."""
     out.print(progress.status_table(progress.status(folder), workers=workers))
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune report runs/mine")
 @guarded
 def report(folder: Run) -> None:
     """Write the report of a search, finished or not, and print its tables."""
@@ -137,7 +153,7 @@ def report(folder: Run) -> None:
     out.print(f"Report: {page}", soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune fetch ptb data/ptb")
 @guarded
 def fetch(
     corpus: Annotated[str, typer.Argument(help='"ptb" (licensed by the LDC) or "wikitext-2" (CC BY-SA).')],
@@ -154,7 +170,7 @@ def fetch(
     )
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune evaluate runs/mine --split test")
 @guarded
 def evaluate(
     model: Model,
@@ -184,7 +200,7 @@ def evaluate(
     out.print(found.protocol, soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune spectrum runs/mine/winner.safetensors --against runs/mine/dense.safetensors")
 @guarded
 def spectrum(
     model: Model,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpruning.sparsity import selection
-from hyperpruning.sparsity.selection import apportion, counted, largest, largest_of_each, sample, within
+from hyperpruning.sparsity.selection import apportion, count_true, largest, largest_in_each_group, sample, within
 
 
 def generator(seed=0):
@@ -131,13 +131,13 @@ def test_a_misleading_sample_costs_time_only(wave, monkeypatch):
 def test_many_are_counted_like_few(size):
     mask = torch.rand(size + 3, generator=generator(size)) < 0.9
     for part in (mask, mask[3:], ~mask, torch.ones_like(mask)):  # also where memory is not aligned
-        assert counted(part) == int(part.sum())
+        assert count_true(part) == int(part.sum())
 
 
 def test_largest_of_each_chooses_in_every_group():
     scores = torch.tensor([4.0, 3, 2, 1, 5, 5, 5, 5])
     eligible = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1]).bool()
-    assert largest_of_each(scores, eligible, torch.tensor([1, 3])).int().tolist() == [0, 1, 0, 0, 1, 1, 1, 0]
+    assert largest_in_each_group(scores, eligible, torch.tensor([1, 3])).int().tolist() == [0, 1, 0, 0, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("size", [0, 1, 10, 65_536, 65_537, 200_000])

@@ -120,7 +120,7 @@ def _shares(method: Method, parameters: PrunableParameters) -> dict[str, float]:
     return {name: share / max(sum(shares.values()), 1e-4) for name, share in shares.items()}
 
 
-PUBLISHED: dict[str, UpdateRule] = {
+PUBLISHED_UPDATES: dict[str, UpdateRule] = {
     "published_magnitude": partial(update, death=magnitude),
     "published_set": partial(update, death=signed),
     "published_threshold": partial(update, death=threshold),

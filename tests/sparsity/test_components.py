@@ -213,7 +213,7 @@ def test_n_of_m_holds_in_every_group_through_an_update():
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="must divide into 4 x 4 blocks, got 6 x 8"):
         GRANULARITIES["block_4x4"].block_shape(torch.Size((6, 8)))
-    with pytest.raises(ValueError, match="groups of 4 in a row, and 8 x 6 does not"):
+    with pytest.raises(ValueError, match="groups of 4 weights in a row, got 8 x 6"):
         GRANULARITIES["two_of_four"].block_shape(torch.Size((8, 6)))
 
 

@@ -16,7 +16,7 @@ def prunable_parameter(weight, mask=None, *, gradient=None, name="w", **others):
     if gradient is not None:
         parameter.grad = torch.as_tensor(gradient, dtype=torch.float32)
     mask = parameter.detach() != 0 if mask is None else torch.as_tensor(mask, dtype=torch.bool)
-    usual = {"ever": mask.clone(), "unit": (1, 1), "gates": 1, "optimizer": {}, "average": None}
+    usual = {"ever_active": mask.clone(), "block_shape": (1, 1), "row_groups": 1, "optimizer": {}, "average": None}
     return PrunableParameter(name=name, tensor=parameter, mask=mask, generator=generator(), **(usual | others))
 
 

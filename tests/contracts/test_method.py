@@ -127,7 +127,7 @@ class Run:
 
     def wanted(self, step):
         """The density that the schedule asks for, by its definition."""
-        method, end, steps = self.sparsifier.method, 1 - self.asked, self.sparsifier.plan.total_steps
+        method, end, steps = self.sparsifier.method, 1 - self.asked, self.sparsifier.weight_budget.total_steps
         begin, until = method.density_from * steps, method.density_until * steps
         progress = min(1.0, max(0.0, (step - begin) / (until - begin)))
         return method.density(progress, max(end, method.density_start), end)
@@ -163,11 +163,11 @@ def check(run, before, update):
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     if update is not None:
         run.density = run.wanted(update.step)
-    unit = max(math.prod(view) for view in sparsifier.plan.unit.values())
+    unit = max(math.prod(shape) for shape in sparsifier.weight_budget.block_shapes.values())
     if unit == 1:
-        assert sum(counts.values()) == round(run.density * run.size) == sparsifier.budget
+        assert sum(counts.values()) == round(run.density * run.size) == sparsifier.active_cost
     elif not method.scheduled:
-        assert sum(counts.values()) == sparsifier.plan.target
+        assert sum(counts.values()) == sparsifier.weight_budget.target_cost
     assert abs(sum(counts.values()) - run.density * run.size) < unit * len(masks)
     for name, mask in masks.items():
         parameter = sparsifier.parameters[name]
@@ -175,8 +175,8 @@ def check(run, before, update):
         for values in tensors:
             assert values.isfinite().all()
             assert sparsifier.soft_shrinking or not values[~mask].any()
-        assert not (mask & ~sparsifier.ever[name]).any()
-        rows, columns = method.granularity.unit(mask.shape)
+        assert not (mask & ~sparsifier.ever_active_masks[name]).any()
+        rows, columns = method.granularity.block_shape(mask.shape)
         if rows * columns > 1:
             blocks = mask.flatten(1).unfold(0, rows, rows).unfold(1, columns, columns).flatten(2)
             assert (blocks.all(2) | ~blocks.any(2)).all()
@@ -187,7 +187,7 @@ def check(run, before, update):
     else:
         assert update.active == counts
         assert counts == {name: before[name] - update.dropped[name] + update.grown[name] for name in before}
-        assert update.ever_active == sum(int(ever.sum()) for ever in sparsifier.ever.values()) / run.size
+        assert update.ever_active == sum(int(ever.sum()) for ever in sparsifier.ever_active_masks.values()) / run.size
         assert 0 <= update.churn <= 1
     return counts
 

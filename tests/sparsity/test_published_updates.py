@@ -8,7 +8,7 @@ from hyperpruning.sparsity.serialization import COMPONENTS, from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from pruned import generator, prunable_parameter
 
-PUBLISHED = {name: rule for name, rule in COMPONENTS["update"].items() if rule is not None}
+PUBLISHED_UPDATES = {name: rule for name, rule in COMPONENTS["update"].items() if rule is not None}
 METHOD = from_config({})
 
 
@@ -19,7 +19,7 @@ def weights(seed=0):
 
 def update(name, shown, fraction=0.5, memory=None):
     targets = {key: int(one.mask.sum()) for key, one in shown.items()}
-    return PUBLISHED[name](METHOD, shown, targets, fraction, {} if memory is None else memory, generator(7))
+    return PUBLISHED_UPDATES[name](METHOD, shown, targets, fraction, {} if memory is None else memory, generator(7))
 
 
 def test_set_drops_the_most_negative_weights():
@@ -70,7 +70,7 @@ def test_the_tolerance_loop_stops_within_two_percent_and_shrinks_its_step():
     assert float(memory["increment"]) < 0.2
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED_UPDATES)
 @pytest.mark.parametrize("redistribute", ["none", "magnitude", "nonzeros"])
 def test_a_published_update_runs_and_is_saved_with_its_state(name, redistribute):
     def run(cut):

@@ -58,7 +58,10 @@ def test_every_recipe_continues_from_a_checkpoint_bit_for_bit(text, tmp_path, me
         records += epochs(second)
         assert comparable(records) == comparable(expected)
         assert all(second.best[name].equal(value) for name, value in whole.best.items())
-        assert sum(int(mask.sum()) for mask in second.sparsifier.masks.values()) == second.sparsifier.plan.target
+        assert (
+            sum(int(mask.sum()) for mask in second.sparsifier.masks.values())
+            == second.sparsifier.weight_budget.target_cost
+        )
 
 
 @pytest.mark.parametrize(("cell", "more"), [("lstm", {}), ("gru", {}), ("rhn", {"depth": 2}), ("lstm", {"experts": 2})])
@@ -99,7 +102,7 @@ def test_mask_updates_follow_the_steps_that_epochs_of_random_windows_have(text):
         due = {step for step in range(1, count + 1) if training.sparsifier.when(start + step)}
         assert due == update_steps(count, 3)
         start += count
-    assert training.sparsifier.plan.total_steps == start
+    assert training.sparsifier.weight_budget.total_steps == start
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(text):
@@ -217,7 +220,10 @@ def test_a_density_that_arrives_after_the_finetuning_begins_is_refused(text):
 def test_grasp_differentiates_every_network_twice(text):
     for model in ({"cell": "rhn", "depth": 2}, {"cell": "gru"}):
         training = begin(text, "grasp", model={"hidden": 8, "embedding": 8, **model})
-        assert sum(int(mask.sum()) for mask in training.sparsifier.masks.values()) == training.sparsifier.plan.target
+        assert (
+            sum(int(mask.sum()) for mask in training.sparsifier.masks.values())
+            == training.sparsifier.weight_budget.target_cost
+        )
 
 
 def test_products_are_in_tf32_within_the_training_alone(text, tmp_path, monkeypatch):
@@ -242,6 +248,6 @@ def test_products_are_in_tf32_within_the_training_alone(text, tmp_path, monkeypa
 
 def test_masks_stay_within_the_budget_between_all_updates(text):
     training = begin(text, "rigl", **RECIPES["all"])
-    target = training.sparsifier.plan.target
+    target = training.sparsifier.weight_budget.target_cost
     for before, after in pairwise(epochs(training)):
         assert before.active == after.active == target

@@ -17,75 +17,85 @@ from torch import Tensor
 
 from hyperpruning.sparsity import scores
 from hyperpruning.sparsity.parameter import PrunableParameters
-from hyperpruning.sparsity.selection import Sizes
+from hyperpruning.sparsity.selection import LazyAbs
 
 Calibration = Callable[[], Tensor]
-Scores = dict[str, Tensor | Sizes | None]
+Scores = dict[str, Tensor | LazyAbs | None]
 MaskInit = Callable[[PrunableParameters, Calibration | None], Scores]
 
 
 def random(parameters: PrunableParameters, calibration: Calibration | None) -> Scores:
-    """Prefer none."""
+    """Draw the active weights at random."""
     return dict.fromkeys(parameters)
 
 
 def magnitude(parameters: PrunableParameters, calibration: Calibration | None) -> Scores:
-    """Begin with the largest |w|: one-shot pruning of a trained network."""
+    """Keep the weights with the largest |w|: one-shot pruning of a trained network."""
     return {name: scores.magnitude(parameter) for name, parameter in parameters.items()}
 
 
 def lamp(parameters: PrunableParameters, calibration: Calibration | None) -> Scores:
-    """Begin with the largest LAMP scores. Source: Lee et al. 2021."""
+    """Keep the weights with the largest LAMP scores. Source: Lee et al. 2021."""
     return {name: scores.lamp(parameter) for name, parameter in parameters.items()}
 
 
 def snip(parameters: PrunableParameters, calibration: Calibration | None) -> Scores:
-    """Begin with the largest |w dL/dw|. Source: SNIP, Lee et al. 2019."""
-    slopes = _gradients(parameters, _called(calibration, "snip", "the loss of a batch"))
-    return _informed({name: (parameter.weight * slopes[name]).abs() for name, parameter in parameters.items()})
+    """Keep the weights with the largest |w dL/dw|. Source: SNIP, Lee et al. 2019."""
+    gradients = _gradients(parameters, _calibration_scalar(calibration, "snip", "the loss of a batch"))
+    return _none_where_zero(
+        {name: (parameter.weight * gradients[name]).abs() for name, parameter in parameters.items()}
+    )
 
 
 def grasp(parameters: PrunableParameters, calibration: Calibration | None) -> Scores:
-    """Begin with the largest w (H g), which keeps the norm of the gradient g; H is the Hessian of the loss.
+    """Keep the weights with the largest w (H g), where g is the gradient and H the Hessian of the loss.
 
-    Needs a network that can be differentiated twice (cuDNN's fused recurrent layers cannot: switch cuDNN off).
-    Source: GraSP, Wang et al. 2020, which removes the largest -w (H g).
+    This preserves the norm of the gradient. The network must be differentiable twice; cuDNN's fused recurrent layers
+    are not (switch cuDNN off). Source: GraSP, Wang et al. 2020, which removes the largest -w (H g).
     """
-    loss = _called(calibration, "grasp", "the loss of a batch")
+    loss = _calibration_scalar(calibration, "grasp", "the loss of a batch")
     tensors = [parameter.tensor for parameter in parameters.values()]
-    slopes = torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True)
-    through = _gradients(parameters, sum((slope * slope.detach()).sum() for slope in slopes) + 0 * loss)
-    return _informed({name: parameter.weight * through[name] for name, parameter in parameters.items()})
+    gradients = torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True)
+    through = _gradients(parameters, sum((gradient * gradient.detach()).sum() for gradient in gradients) + 0 * loss)
+    return _none_where_zero({name: parameter.weight * through[name] for name, parameter in parameters.items()})
 
 
 def jacobian(parameters: PrunableParameters, calibration: Calibration | None) -> Scores:
-    """Begin with the weights to which the norm of the recurrent Jacobian is most sensitive: |d |J 1| / dw|.
+    """Keep the weights to which the norm of the recurrent Jacobian J is most sensitive: the largest |d |J 1| / dw|.
 
-    Each tensor's scores are divided by their mean, so that tensors compare. A tensor that the recurrent step does not
-    use has no score and begins at random. Source: Zhang & Stadie 2020, "One-shot pruning of recurrent neural networks
-    by Jacobian spectrum evaluation"; the division is our reading of its normalisation.
+    Each tensor's scores are divided by their mean, so that tensors can be compared. A tensor that the recurrent step
+    does not use has no scores; its active weights are drawn at random. Source: Zhang & Stadie 2020, "One-shot pruning
+    of recurrent neural networks by Jacobian spectrum evaluation"; the division by the mean is our reading of its
+    normalisation.
     """
-    slopes = _gradients(parameters, _called(calibration, "jacobian", "a jacobian_norm of its recurrent step"))
-    return _informed({name: slope.abs() / slope.abs().mean().clamp_min(1e-30) for name, slope in slopes.items()})
+    gradients = _gradients(
+        parameters, _calibration_scalar(calibration, "jacobian", "a jacobian_norm of its recurrent step")
+    )
+    return _none_where_zero(
+        {name: gradient.abs() / gradient.abs().mean().clamp_min(1e-30) for name, gradient in gradients.items()}
+    )
 
 
 def jacobian_norm(step: Callable[[Tensor, Tensor], Tensor], state: Tensor, inputs: Tensor, *, last: int = 4) -> Tensor:
-    """Measure |J 1|, J = dh_t / dh_(t-1), summed over the last steps of a sequence, ready to be differentiated.
+    """Return the norm |J 1| of J = dh_t / dh_(t-1), summed over the last steps of a sequence; differentiable.
 
-    The states depend on the weights too, and are differentiated with them.
+    The states depend on the weights too, and the gradient includes that.
 
     Args:
         step: (state (B, D), input) -> the next state (B, D), differentiable twice.
-        state: where it starts, (B, D).
-        inputs: (T, B, ...), one for each step.
-        last: steps measured; the others lead there.
+        state: the first state, (B, D).
+        inputs: (T, B, ...), one input for each step.
+        last: the number of steps that are summed, at the end of the sequence.
+
+    Returns:
+        a scalar, averaged over B.
     """
     total, state = state.new_zeros(()), state.detach().requires_grad_()
     for time, one in enumerate(inputs):
         before, state = state, step(state, one)
         if time < len(inputs) - last:
             continue
-        # a product with J from two with its transpose: d/du (u J) . 1 = J 1, whatever u is
+        # J 1 from two products with the transpose: d/du (u J) . 1 = J 1 for any u
         dummy = torch.zeros_like(state, requires_grad=True)
         (transposed,) = torch.autograd.grad(state, before, dummy, create_graph=True)
         (pushed,) = torch.autograd.grad(transposed, dummy, torch.ones_like(before), create_graph=True)  # (B, D)
@@ -93,27 +103,27 @@ def jacobian_norm(step: Callable[[Tensor, Tensor], Tensor], state: Tensor, input
     return total
 
 
-def _called(calibration: Calibration | None, mask_init: str, what: str) -> Tensor:
-    """Ask for the scalar to differentiate."""
+def _calibration_scalar(calibration: Calibration | None, mask_init: str, what: str) -> Tensor:
+    """Return the scalar to differentiate."""
     if calibration is None:
         raise ValueError(
-            f"the mask_init {mask_init!r} needs data, and there is none; give the Sparsifier calibration=, "
-            f"a function that returns {what}"
+            f"calibration must be given when mask_init is {mask_init!r}, got None. "
+            f"Give the Sparsifier calibration=, a function that returns {what}."
         )
     with torch.enable_grad():
         return calibration()
 
 
 def _gradients(parameters: PrunableParameters, scalar: Tensor) -> dict[str, Tensor]:
-    """Differentiate by every parameter; zero for those that the scalar does not depend on."""
+    """Return the gradient for every parameter; zero for those that the scalar does not depend on."""
     found: Sequence[Tensor] = torch.autograd.grad(
         scalar, [parameter.tensor for parameter in parameters.values()], allow_unused=True, materialize_grads=True
     )
-    return {name: slope.detach() for name, slope in zip(parameters, found, strict=True)}
+    return {name: gradient.detach() for name, gradient in zip(parameters, found, strict=True)}
 
 
-def _informed(found: Mapping[str, Tensor]) -> Scores:
-    """Leave out the scores of tensors about which they say nothing.
+def _none_where_zero(found: Mapping[str, Tensor]) -> Scores:
+    """Replace the scores of a tensor by None if all of them are zero.
 
     Raises:
         FloatingPointError: a score is not finite.
@@ -121,7 +131,8 @@ def _informed(found: Mapping[str, Tensor]) -> Scores:
     for name, values in found.items():
         if not values.isfinite().all():
             raise FloatingPointError(
-                f"a mask_init needs finite scores, and one of {name!r} is not; check the calibration and the weights"
+                f"The scores of a mask_init must be finite, got others for {name!r}. "
+                "Check the calibration and the weights."
             )
     return {name: values if values.any() else None for name, values in found.items()}
 

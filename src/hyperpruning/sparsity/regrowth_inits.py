@@ -20,17 +20,23 @@ RegrowthInit = Callable[[PrunableParameter, Tensor, Tensor], Tensor | float | No
 
 
 def zero(parameter: PrunableParameter, kept: Tensor, grown: Tensor) -> float:
-    """Begin at zero, also where the weight was dropped in the same update."""
+    """Start at zero, also if the weight was dropped in the same update."""
     return 0.0
 
 
 def keep(parameter: PrunableParameter, kept: Tensor, grown: Tensor) -> None:
-    """Begin at zero, but keep what was dropped in the same update, as RigL and the published recurrent codes do."""
+    """Start at zero, but keep a weight that was dropped in the same update.
+
+    Source: the code of RigL (Evci et al. 2020) and of Selfish-RNN (Liu et al. 2021).
+    """
     return
 
 
 def random(parameter: PrunableParameter, kept: Tensor, grown: Tensor) -> Tensor:
-    """Begin at random: uniform in +- the mean |w| of the survivors. Source: SET, Mocanu et al. 2018 (its own scale)."""
+    """Start at a random value, uniform between -m and m, where m is the mean |w| of the kept weights.
+
+    Source: SET, Mocanu et al. 2018, which uses another scale.
+    """
     size = (parameter.weight.abs() * kept.to(parameter.weight.dtype)).sum() / kept.count_nonzero().clamp_min(1)
     drawn = torch.rand(parameter.weight.shape, generator=parameter.generator).to(parameter.weight)
     return (2 * drawn - 1) * size

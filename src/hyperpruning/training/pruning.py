@@ -8,10 +8,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hyperpruning.sparsity import mask_inits, redistributions, scopes, scores
-from hyperpruning.sparsity.budget import Budget
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.sparsity.weight_budget import WeightBudget
 from hyperpruning.training.calibration import calibration
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.task import Task
@@ -90,8 +90,8 @@ def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: fl
                 "Mask initialisation 'jacobian' with a global scope must prune recurrent weights only, got others too. "
                 "Use the scope 'tensor', or set scope = \"recurrent\" in [pruning]."
             )
-        budget = Budget(method, pruned, costs, sparsity, sum(steps))
-        budget.check_gates({name: groups.get(name, 1) for name in pruned})
+        weight_budget = WeightBudget(method, pruned, costs, sparsity, sum(steps))
+        weight_budget.check_gates({name: groups.get(name, 1) for name in pruned})
 
     return refuse
 

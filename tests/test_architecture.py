@@ -31,6 +31,8 @@ ONLY_IN = {
     "optuna": ("search",),
     "typer": ("cli", "cli_errors"),
     "matplotlib": ("report",),
+    "jinja2": ("report",),
+    "markupsafe": ("report",),
     "pydantic": ("settings", "experiment"),
 }
 

@@ -97,9 +97,14 @@ def _winners(run: Run) -> dict[str, LegendEntry]:
     """The winners: network -> its entry in the legends."""
     entries = {}
     for network, criteria in choices(run).items():
-        names, colour = " and ".join(map(criterion_name, criteria)), figures.colour(criteria)
+        names, colour = listed([criterion_name(criterion) for criterion in criteria]), figures.colour(criteria)
         entries[network] = LegendEntry(f"winner by {names} ({network})", colour, dashed=colour == figures.OTHER)
     return entries
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def legend(run: Run) -> list[LegendEntry]:
@@ -196,7 +201,7 @@ def correlation_table(run: Run) -> Correlations | None:
         bold = {column for column, (rho, top) in pairs if rho is not None and rho > 0 and signed(rho) == signed(top)}
         criterion = "loss" if name == "validation loss" else "ls" if name.endswith(f", {distance(run)}") else ""
         rows.append(TableRow([name, *map(signed, row)], criterion, frozenset(bold)))
-    headings = ["rank correlation with the final loss", *(f"epoch {epoch}" for epoch in epochs)]
+    headings = ["predictor", *(f"epoch {epoch}" for epoch in epochs)]
     return Correlations(Table(headings, rows), n, series.chance(n))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperpruning.report import components
 from hyperpruning.report.blocks import Table, TableRow, Tile
-from hyperpruning.report.panels import METRIC, distance
+from hyperpruning.report.panels import METRIC, distance, listed
 from hyperpruning.report.run import Run, in_words
 from hyperpruning.report.run import judge_name as criterion_name
 from hyperpruning.report.series import curve, trained_epochs
@@ -104,7 +104,7 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
     winner = next((row for row in rows if row.judges), None)
     if winner is not None:
         tiles.append(Tile(f"{100 * winner.sparsity:.2f} %", "of the winner's weights are zero"))
-        tiles.append(Tile(f"{winner.spent} of {winner.full}", "epochs: the search, of training all candidates"))
+        tiles.append(Tile(f"{winner.spent} of {winner.full}", "epochs, compared with training all candidates"))
     return tiles
 
 
@@ -147,8 +147,8 @@ def _relative(path: Path) -> str:
 def setup(run: Run) -> dict[str, str]:
     """What the search does: candidates, rounds, criteria, and the choices of the search space."""
     settings, names = run.settings, [criterion_name(criterion) for criterion in run.judges]
-    kept = [f"{keep} continue after epoch {rung}" for rung, keep in zip(run.rungs, run.keep, strict=True)]
-    rounds = f"{run.pool} candidates start. For each criterion, {', '.join(kept)}, the last ones to epoch {run.epochs}."
+    kept = listed([f"{keep} after epoch {rung}" for rung, keep in zip(run.rungs, run.keep, strict=True)])
+    rounds = f"{run.pool} candidates start. Each criterion keeps {kept}. The finalists train to epoch {run.epochs}."
     if settings["exhaustive"]:
         rounds += " Eliminated candidates are trained to the end afterwards, to show what each criterion missed."
     guided = f"{', '.join(names)}. The sampler optimizes {names[0]}, and its winner is the result of the search."
@@ -158,7 +158,7 @@ def setup(run: Run) -> dict[str, str]:
         "rounds": rounds,
         "selection criteria": guided if len(names) > 1 else names[0],
         **{criterion_name(name): components.CRITERIA[name] for name in run.judges if name in components.CRITERIA},
-        "distance of spectra": distance(run),
+        "distance between spectra": distance(run),
         **{name.replace("_", " "): _choices(choices) for name, choices in settings["space"].items()},
     }
 
@@ -208,11 +208,8 @@ def cost(run: Run, now: Status) -> dict[str, str]:
     one, full, done = run.judge_epochs(), run.pool * run.epochs, trained_epochs(run)
     this_run = f"{done} epochs so far"
     if run.finished:
-        everyone = ", and all other candidates, for comparison" if run.settings["exhaustive"] else ""
-        kept = (
-            f"the candidates that any of the {len(run.judges)} criteria kept" if len(run.judges) > 1 else "candidates"
-        )
-        this_run = f"{done} epochs: the dense reference, {kept}, each trained once{everyone}"
+        this_run = f"{done} epochs: the dense reference, and each candidate until the last criterion eliminated it"
+        this_run += ", then to the end as well, for comparison" if run.settings["exhaustive"] else ""
     found = {
         "search by one criterion": f"{one} epochs",
         "all candidates to the end": f"{full} epochs",

@@ -32,6 +32,7 @@ ONLY_IN = {
     "matplotlib": ("report",),
     "pydantic": ("experiment",),
     "tomlkit": ("experiment",),
+    "jinja2": ("report",),
 }
 
 

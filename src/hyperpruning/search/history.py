@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.record import EpochRecord, Metric, record_from_json
 
 DENSE = "dense"
+NETWORK_NAME = re.compile(r"dense|c\d{2,}")
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,17 @@ def from_json(values: Mapping[str, Any]) -> Fact:
         if kind == "round":
             rest |= {"kept": tuple(rest["kept"]), "dropped": tuple(rest["dropped"])}
         fact: Fact = KINDS[str(kind)](**rest)
+        _check_names(fact)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"A fact of a ledger must be one that this version knows, got {kind!r} ({error}).") from None
     return fact
+
+
+def _check_names(fact: Fact) -> None:
+    """Names become paths and attributes: those of another form are refused."""
+    name = fact.name if isinstance(fact, Candidate) else getattr(fact, "network", DENSE)
+    if not (isinstance(name, str) and NETWORK_NAME.fullmatch(name)):
+        raise ValueError(f"A network must be called {DENSE!r} or c01, c02, ..., got {name!r}.")
 
 
 @dataclass

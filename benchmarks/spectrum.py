@@ -5,13 +5,14 @@
 DIR is a checkout of the published code (github FATE4869/hyperpruning), which is imported and timed. The network is a
 2-layer LSTM of equal widths, batch 2, 10 + 35 steps, float32, one thread. Its weights have three times torch's initial
 scale, so that its Jacobians are as badly conditioned as those of a trained network. All values of a row are measured
-alternately in one run. The minimum over the repetitions is reported, in seconds of processor time (for the threads: wall
-time), which depends least on other jobs. From H = 1500 on, the published code is timed over 3 steps and scaled.
+alternately in one run. The minimum over the repetitions is reported, in seconds of processor time (for the threads:
+wall time), which depends least on other jobs. From H = 1500 on, the published code is timed over 3 steps and scaled.
 
-Columns: seconds; seconds in float64; the published code's seconds and their ratio to ours; the QR bound as a fraction of
-our time, i.e. the time in which this computer's float32 matrix product does 10/3 H^3 operations per layer, sequence and
-step, the cost of a Householder QR at every step; the speed-up by computing only the top quarter of the exponents, and by
-two threads; errors against float64, and the errors of rounding only the Jacobians to float32 (with a QR in float64).
+Columns: seconds; seconds in float64; the published code's seconds and their ratio to ours; "floor", the QR bound as a
+fraction of our time, i.e. the time in which this computer's float32 matrix product does 10/3 H^3 operations per layer,
+sequence and step, the cost of a Householder QR at every step; the speed-up by computing only the top quarter of the
+exponents, and by two threads; errors against float64, and the errors of rounding only the Jacobians to float32 (with a
+QR in float64).
 """
 
 from __future__ import annotations
@@ -173,7 +174,8 @@ def operation_fractions(size: int, k: int | None = None) -> dict[str, Any]:
 
 def memory(size: int) -> dict[str, float]:
     """Return the peak memory of a separate process in MiB: before the spectrum (torch, weights), and in total."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import spectrum; spectrum.print_peak({size})"
+    folder = str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {folder!r}); import spectrum; spectrum.print_peak({size})"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     before, after = (int(kib) / 1024 for kib in out.split())
     return {"H": size, "before": before, "peak": after}

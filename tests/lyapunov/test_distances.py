@@ -22,10 +22,10 @@ PAIRS = [
 @pytest.mark.parametrize("kind", DISTANCES)
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_every_distance_is_finite_symmetric_and_zero_on_itself(kind, a, b):
-    forth, back = spectrum_distance(a, b, kind=kind), spectrum_distance(b, a, kind=kind)
-    assert math.isfinite(forth)
-    assert forth >= 0
-    assert forth == back
+    forward, backward = spectrum_distance(a, b, kind=kind), spectrum_distance(b, a, kind=kind)
+    assert math.isfinite(forward)
+    assert forward >= 0
+    assert forward == backward
     assert spectrum_distance(a, a, kind=kind) == 0
 
 
@@ -38,11 +38,11 @@ def test_every_gradient_is_finite(kind, a, b):
 
 
 @pytest.mark.parametrize("kind", DISTANCES)
-def test_a_dying_unit_counts_more_than_a_slower_one(kind):
+def test_dead_units_give_a_larger_distance_than_smaller_exponents(kind):
     dense = [-1.0, -2.0, -3.0]
-    slower = spectrum_distance(dense, [-1.5, -2.5, -3.5], kind=kind)
+    smaller = spectrum_distance(dense, [-1.5, -2.5, -3.5], kind=kind)
     dead = spectrum_distance(dense, [-INF, -INF, -INF], kind=kind)
-    assert slower < dead
+    assert smaller < dead
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_values(kind, expected):
 
 def test_only_rank_distances_ignore_the_order():
     a, b = [-1.0, -2.0, -3.0, -4.0], [-4.0, -3.0, -2.0, -1.0]
-    blind = {kind for kind in DISTANCES if spectrum_distance(a, b, kind=kind) == 0}
-    assert blind == {"leading", "wasserstein"}
+    order_free = {kind for kind in DISTANCES if spectrum_distance(a, b, kind=kind) == 0}
+    assert order_free == {"leading", "wasserstein"}
 
 
 def test_takes_spectra():

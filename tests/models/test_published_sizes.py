@@ -1,4 +1,4 @@
-"""Parameter counts of the published networks, on the meta device: no memory, no time."""
+"""Parameter counts of the published networks, on the meta device, which allocates no memory."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ PUBLISHED = {
         WIKITEXT2,
         {"embedding": 400, "hidden": [1150, 1150, 400], "dropout": AWD_DROPOUT},
     ),
-    # Yang et al. 2018; published as 22M and 35M, counted from their code 21.5M and 34.9M
+    # Yang et al. 2018; published as 22M and 35M; their code gives 21.5M and 34.9M
     "MoS PTB": (21_500_620, PTB, {"embedding": 280, "hidden": [960, 960, 620], "dropout": AWD_DROPOUT, "experts": 15}),
     "MoS WikiText-2": (
         34_909_528,

@@ -86,8 +86,8 @@ def read_folder(folder: Path, *, unit: Unit = "word", known: str | None = None) 
             ones.
     """
     if not folder.is_dir():
-        raise DataError(f"The data folder must exist, got {folder}. Give a folder with {_names('train')}, ...")
-    paths = tuple(_find(folder, split) for split in SPLITS)
+        raise DataError(f"The data folder must exist, got {folder}. Give a folder with {_file_names('train')}, ...")
+    paths = tuple(_required_split(folder, split) for split in SPLITS)
     return _read_splits(paths, tuple(path.stat().st_mtime_ns for path in paths), folder.name, unit, known)
 
 
@@ -109,7 +109,7 @@ def builtin_text() -> Corpus:
             if lines and not long & seen:
                 seen |= long
                 texts[split] += "\n".join(lines) + "\n\n"
-    return _corpus("pydoc topics", texts, "character")
+    return _encode("pydoc topics", texts, "character")
 
 
 @lru_cache(maxsize=4)
@@ -139,7 +139,7 @@ def first_fraction(corpus: Corpus, fraction: float) -> Corpus:
     return replace(corpus, train=train, valid=valid, test=test, vocabulary=vocabulary)
 
 
-def _names(split: str) -> str:
+def _file_names(split: str) -> str:
     return f"{split}.txt, ptb.{split}.txt or wiki.{split}.tokens"
 
 
@@ -149,22 +149,24 @@ def find_split(folder: Path, split: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _find(folder: Path, split: str) -> Path:
+def _required_split(folder: Path, split: str) -> Path:
     if path := find_split(folder, split):
         return path
-    raise DataError(f"A data folder must have three splits, got no {split} split in {folder}. Add {_names(split)}.")
+    raise DataError(
+        f"A data folder must have three splits, got no {split} split in {folder}. Add {_file_names(split)}."
+    )
 
 
 @lru_cache(maxsize=4)
 def _read_splits(paths: tuple[Path, ...], stamps: tuple[int, ...], name: str, unit: Unit, known: str | None) -> Corpus:
     """Read and check the splits; the cache holds until a file's time stamp changes."""
-    corpus = _corpus(known or name, {split: _read(path) for split, path in zip(SPLITS, paths, strict=True)}, unit)
+    corpus = _encode(known or name, {split: _read_text(path) for split, path in zip(SPLITS, paths, strict=True)}, unit)
     if known is not None:
         _check_known(corpus, paths[0].parent, known)
     return corpus
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -185,7 +187,7 @@ def _tokens(text: str, unit: Unit) -> Iterator[str]:
         yield "<eos>"
 
 
-def _corpus(name: str, texts: dict[str, str], unit: Unit) -> Corpus:
+def _encode(name: str, texts: dict[str, str], unit: Unit) -> Corpus:
     numbers: dict[str, int] = {}
     encoded = {
         split: torch.from_numpy(
@@ -217,7 +219,7 @@ def _check_known(corpus: Corpus, folder: Path, known: str) -> None:
                 "use this text as it is."
             )
         if sha256 is not None:
-            path = _find(folder, part)
+            path = _required_split(folder, part)
             if not is_published(path.read_bytes(), known, part):
                 raise DataError(
                     f"With known={known!r} each file must be the published one, got another SHA-256 for {path}. Get "

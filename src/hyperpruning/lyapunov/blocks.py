@@ -63,8 +63,8 @@ class Algorithm:
     steps_before_qr: int = 0
 
 
-class DeadUnitRevived(Exception):
-    """A unit that was dead at the probed steps is alive at another step; only raised and caught in this file."""
+class UnitNotDead(Exception):
+    """A unit that was dead at the probed steps is live at another step; only raised and caught in this file."""
 
 
 class Block:
@@ -82,20 +82,20 @@ class Block:
         self.layer, self.size, self.k, self.algorithm = layer, size, size if k is None else k, algorithm
         if not 1 <= self.k <= size:
             raise ValueError(f"k must be between 1 and the {size} exponents of a layer, got {k}. Change it.")
-        self.alive = self.tracked = torch.arange(size, device=states.device)
+        self.live = self.tracked = torch.arange(size, device=states.device)
         self.with_jacobian = layer if isinstance(layer, LayerWithJacobian) else None
         if self.with_jacobian and not algorithm.published:
             like = self.with_jacobian.jacobian_terms(states[0, :1], inputs[0, :1])
             generator = torch.Generator().manual_seed(0)
             terms = 0.5 + torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)
             generic = self.with_jacobian.jacobian(terms, size)[0]
-            self.alive = live_units(generic != 0)
-            self.tracked = independent_columns(generic[self.alive[:, None], self.alive])
+            self.live = live_units(generic != 0)
+            self.tracked = independent_columns(generic[self.live[:, None], self.live])
         elif algorithm.probe and not algorithm.published:
             probed = slice(None, None, max(1, len(states) // PROBE_STEPS))
             self.support = (self.jacobians(states, inputs)(probed, ALL) != 0).flatten(0, 1).any(0)
-            self.alive = live_units(self.support)
-            self.tracked = torch.arange(len(self.alive), device=states.device)
+            self.live = live_units(self.support)
+            self.tracked = torch.arange(len(self.live), device=states.device)
         self.tracked = self.tracked[: self.k]
 
     def jacobians(self, states: Tensor, inputs: Tensor) -> JacobianFunction:
@@ -117,23 +117,23 @@ class Block:
                 self.check_dead_units(jacobians)
             else:
                 jacobians = self.with_jacobian.jacobian(here.flatten(0, 1), self.size)
-            if len(self.alive) < self.size:
-                jacobians = jacobians[:, self.alive[:, None], self.alive]
+            if len(self.live) < self.size:
+                jacobians = jacobians[:, self.live[:, None], self.live]
             jacobians = jacobians.reshape(*here.shape[:2], *jacobians.shape[1:])
             return jacobians.mT if self.algorithm.published else jacobians
 
         return at
 
     def check_dead_units(self, jacobians: Tensor) -> None:
-        """Raise DeadUnitRevived if a Jacobian has a non-zero entry that makes a dead unit alive."""
-        if len(self.alive) < self.size:
+        """Raise UnitNotDead if a Jacobian has a non-zero entry that makes a dead unit live."""
+        if len(self.live) < self.size:
             self.support = self.support | (jacobians != 0).any(0)
-            if not torch.equal(live_units(self.support), self.alive):
-                raise DeadUnitRevived
+            if not torch.equal(live_units(self.support), self.live):
+                raise UnitNotDead
 
     def frame(self, chains: int, like: Tensor) -> LUFrame | QRFrame:
         """Return the initial frame for `chains` copies of this block."""
-        start = (chains, len(self.alive), self.tracked, like)
+        start = (chains, len(self.live), self.tracked, like)
         if self.algorithm.differentiable or self.algorithm.published:
             steps_before_qr = self.algorithm.steps_before_qr if self.algorithm.published else 0
             return QRFrame(*start, steps_before_qr=steps_before_qr)
@@ -143,7 +143,7 @@ class Block:
         """Return the growth of the tracked directions at their positions in the state, -inf elsewhere, (S, B, k)."""
         if len(self.tracked) == self.k:
             return growth
-        positions = self.alive[self.tracked] if self.k == self.size else torch.arange(len(self.tracked)).to(self.alive)
+        positions = self.live[self.tracked] if self.k == self.size else torch.arange(len(self.tracked)).to(self.live)
         all_positions = growth.new_full((*growth.shape[:2], self.k), -torch.inf)
         return all_positions.index_copy(-1, positions, growth)
 
@@ -153,7 +153,7 @@ class BlockGroup:
 
     def __init__(self, blocks: Sequence[Block], layers: Sequence[int], sequences: range, like: Tensor) -> None:
         self.blocks, self.layers, self.sequences = blocks, layers, slice(sequences.start, sequences.stop)
-        chains, size = len(blocks) * len(sequences), len(blocks[0].alive)
+        chains, size = len(blocks) * len(sequences), len(blocks[0].live)
         self.frame = blocks[0].frame(chains, like)
         self.steps = max(1, JACOBIAN_BYTES // max(1, chains * size**2 * like.element_size()))
 
@@ -189,8 +189,8 @@ def group_blocks(blocks: Sequence[Block], batch: int, like: Tensor) -> list[Bloc
     small: dict[tuple[int, ...], list[int]] = {}
     groups = []
     for index, block in enumerate(blocks):
-        if len(block.alive) <= SMALL_BLOCK:
-            small.setdefault((len(block.alive), *block.tracked.tolist()), []).append(index)
+        if len(block.live) <= SMALL_BLOCK:
+            small.setdefault((len(block.live), *block.tracked.tolist()), []).append(index)
         else:
             groups += [BlockGroup([block], [index], range(b, b + 1), like) for b in range(batch)]
     for layers in small.values():
@@ -209,7 +209,7 @@ def growth(
     """
     try:
         return _growth(network, sizes, k, algorithm, lengths)
-    except DeadUnitRevived:
+    except UnitNotDead:
         return _growth(network, sizes, k, replace(algorithm, probe=False), lengths)
 
 

@@ -30,13 +30,13 @@ def live_units(support: Tensor) -> Tensor:
 
     support: (D, D) bool, the entries of the Jacobians that can differ from zero.
     """
-    alive = torch.ones(support.shape[0], dtype=torch.bool, device=support.device)
+    live = torch.ones(support.shape[0], dtype=torch.bool, device=support.device)
     while True:
-        linked = support & alive & alive[:, None]
+        linked = support & live & live[:, None]
         remaining = linked.any(0) & linked.any(1)
-        if bool((remaining == alive).all()):
-            return alive.nonzero().flatten()
-        alive = remaining
+        if bool((remaining == live).all()):
+            return live.nonzero().flatten()
+        live = remaining
 
 
 def independent_columns(matrix: Tensor) -> Tensor:

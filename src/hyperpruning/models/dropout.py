@@ -1,7 +1,7 @@
 """Dropouts of recurrent language models: locked (variational) dropout, embedding dropout, weight drop.
 
 Every mask is drawn from torch's global generator, which the training seeds for each epoch. Kept entries are scaled by
-1 / (1 - p), so that the mean does not change. In evaluation mode nothing is dropped. awd-lstm-lm's names are given.
+1 / (1 - p), so that the mean does not change. In evaluation mode nothing is dropped.
 """
 
 from __future__ import annotations

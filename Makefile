@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/hyperprune demo
 
 test: .venv/ready
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 slow: .venv/ready  ## what `make test` leaves out
 	$(BIN)/pytest -m slow
@@ -19,6 +19,7 @@ check: .venv/ready  ## lint, format, types
 	$(BIN)/mypy
 
 docs: .venv/ready  ## the site, into site/: offline, every warning is an error
+	$(BIN)/python -c "from pathlib import Path; from hyperpruning.experiment import settings_page as page; Path('docs/settings.md').write_text(page())"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 .venv/ready: pyproject.toml constraints.txt

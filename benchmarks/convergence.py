@@ -63,22 +63,22 @@ def main(figure: Path | None) -> None:
     network, embedding, loss = trained()
     long = embedding(words(WARMUP + LONG, 8, torch.Generator().manual_seed(2))).detach()
     windows = {"first": long[: WARMUP + STEPS], "later": long[500 : 500 + WARMUP + STEPS], "long": long}
-    dense = {name: lyapunov_spectrum(network, inputs, stretches=LONG) for name, inputs in windows.items()}
+    dense = {name: lyapunov_spectrum(network, inputs, segments=LONG) for name, inputs in windows.items()}
     print(f"trained to a loss of {loss:.3f} nats")
     for state in ("h", "full"):
         spectrum = lyapunov_spectrum(network, long, state=state)
         print(f"state {state}: largest exponent {spectrum.exponents.max():.3f}, lowest {spectrum.exponents.min():.2f}")
-    exact = [lyapunov_spectrum(network, long, stretches=parts, dtype=torch.float64).exponents for parts in (1, LONG)]
+    exact = [lyapunov_spectrum(network, long, segments=parts, dtype=torch.float64).exponents for parts in (1, LONG)]
     gap = (exact[0] - exact[1]).abs().max()
     print(f"{LONG} steps in float64, measured at the end alone against at every step: {gap:.1e}")
-    for name, stretches in (("first", 1), ("long", 8)):
-        error = lyapunov_spectrum(network, windows[name], stretches=stretches).standard_error()
+    for name, segments in (("first", 1), ("long", 8)):
+        error = lyapunov_spectrum(network, windows[name], segments=segments).standard_error()
         print(f"L2 of the standard errors, 8 sequences of {dense[name].steps} steps: {error.norm():.2f}")
     print(f"L2 from {STEPS} to {LONG} steps: {spectrum_distance(dense['first'], dense['long']):.2f}")
     print(f"L2 from {STEPS} to {STEPS} later steps: {spectrum_distance(dense['first'], dense['later']):.2f}")
     sparse = {
         sparsity: {
-            name: lyapunov_spectrum(pruned(network, sparsity), inputs, stretches=LONG)
+            name: lyapunov_spectrum(pruned(network, sparsity), inputs, segments=LONG)
             for name, inputs in windows.items()
         }
         for sparsity in SPARSITIES
@@ -95,10 +95,10 @@ def draw(dense: Spectrum, sparse: dict[float, Spectrum], figure: Path) -> None:
     """Draw exponents and distances against the length of the window."""
     _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     steps = range(1, dense.steps + 1)
-    left.semilogx(steps, dense.history()[:, ::9], linewidth=0.8)
+    left.semilogx(steps, dense.convergence()[:, ::9], linewidth=0.8)
     left.set(title="every ninth exponent of the dense network", ylabel="nats per step")
     for sparsity, spectrum in sparse.items():
-        gaps = zip(spectrum.history(), dense.history(), strict=True)
+        gaps = zip(spectrum.convergence(), dense.convergence(), strict=True)
         right.semilogx(steps, [float(spectrum_distance(*gap)) for gap in gaps], label=f"sparsity {sparsity}")
     right.set(title="L2 distance to the dense network, same window")
     right.legend(frameon=False, loc=(0.55, 0.55))

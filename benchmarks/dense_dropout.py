@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from hyperpruning.experiment import Experiment, demo_experiment, read_preset
-from hyperpruning.search.executors import executor
+from hyperpruning.search.executors import process_pool
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.epochs import Training, epochs
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     experiment = demo_experiment() if options.preset is None else read_preset(options.preset, options.data)
     of_preset = {"dense": experiment.model.dense_dropout, "sparse": experiment.model.dropout}
-    pool: Executor = executor(options.workers)
+    pool: Executor = process_pool(options.workers)
     jobs = {
         (kind, dropout, seed): pool.submit(
             best,

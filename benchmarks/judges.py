@@ -12,7 +12,7 @@ from statistics import mean
 import hyperpruning as hp
 from hyperpruning.experiment import demo_experiment, replaced
 from hyperpruning.report.tables import correlations, results
-from hyperpruning.search.executors import executor
+from hyperpruning.search.executors import process_pool
 
 RESULTS = Path(__file__).parent / "results" / "judges.json"
 
@@ -28,7 +28,7 @@ def main() -> None:
     choices = []
     for seed in options.seeds:
         folder = options.out / f"seed-{seed}"
-        with executor(options.workers) as pool:
+        with process_pool(options.workers) as pool:
             hp.hyperprune(replaced(demo_experiment(), training={"seed": seed}), folder, executor=pool)
         for row in results(folder):
             place = "" if row.place is None else f"{row.place} of {row.of}"

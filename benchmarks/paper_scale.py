@@ -10,10 +10,10 @@ Needs torch, numpy and optuna, and nothing installed: PYTHONPATH=src will do. It
 built here), safetensors and matplotlib (no model files, no report: --scratch is a run folder like any other, see
 `hyperprune report`), typer and rich, and without filelock: that no two calls share a --scratch is up to you.
 
-Cost, with E epochs in all and the judges' rounds as below (`rounds.cost`, with a pool of 26 and E = 100): one judge
-trains 26 x 3 + (14 + 8 + 5 + 3) x 3 + 2 x (E - 15) = 338 epochs, three that never agree 810 (`rounds.most`), and the
-dense network E more; times the seconds of an epoch, which every slice prints. Each judge's finalists are trained out,
-so --objectives ls saves up to 472 epochs, and the comparison with the loss.
+Cost, with E epochs in all and the rounds as below (26 candidates, E = 100; search/forecast.py): the search by one
+criterion trains 26 x 3 + (14 + 8 + 5 + 3) x 3 + 2 x (E - 15) = 338 epochs, three that never agree 810, and the dense
+network E more; times the seconds of an epoch, which every slice prints. The finalists of each criterion are trained
+out, so --criteria ls saves up to 472 epochs, and the comparison with the loss.
 
 --state holds the ledger and what fits of the checkpoints into --state-limit. One of 66 M weights does not (0.7 GB, 1.2
 with averages), so at this size the state is the ledger, some 25 MB at the end, and a machine that begins with an empty
@@ -24,7 +24,7 @@ same to the bit on a CPU; on a GPU it may differ a little from its first epochs 
 Different from the published runs: no threshold among the drops (global magnitude drops exactly what it aims at, and
 `update = "published_threshold"` is no point of this space: it ignores the scope of the drop, so that three spellings
 would be one method, and misses the budget); SET without its sign error; exact budgets; suggestions in generations of
-six; spectra in nats, measured at four stretches; mask updates in the middle of an epoch; test losses of one unbroken
+six; spectra in nats, measured at four segments; mask updates in the middle of an epoch; test losses of one unbroken
 text; an embedding that starts normal, and a decoder that starts as torch has it. The plan is that of the preset
 stacked-lstm-ptb.
 """
@@ -46,12 +46,12 @@ from paper_table import cost_in_words, left_in_words, records, results
 from slicing import PART, PARTS, Budget, OneByOne, OutOfTimeError, needed, pack, unpack
 
 import hyperpruning as hp
-from hyperpruning.search.criteria import OBJECTIVES
+from hyperpruning.search.criteria import CRITERIA
+from hyperpruning.search.driver import refuse_other, search
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
-from hyperpruning.search.search import refuse_another, search
 from hyperpruning.tasks.language_modelling import perplexity
-from hyperpruning.training.config import CHOICES
-from hyperpruning.training.epochs import EpochRecord
+from hyperpruning.training.config import PRECISIONS
+from hyperpruning.training.record import EpochRecord
 
 E0, EI, FINALISTS = 3, 3, 2  # epochs of the pool, epochs between two rounds, how many are trained out
 WARMUP, STEPS, SEQUENCES = 10, 35, 5
@@ -73,7 +73,7 @@ TASK = hp.LanguageModelling(
 TRAIN = hp.TrainConfig(
     epochs=100,
     lr=40.0,
-    clip=0.25,
+    max_grad_norm=0.25,
     weight_decay=1.2e-6,
     average_from=1.0,  # by the trigger alone
     non_monotone=5,
@@ -84,7 +84,7 @@ SPACE = hp.SearchSpace(
         "allocation": ("uniform", "er"),
         "drop_scope": ("tensor", "sign", "global"),  # by magnitude; "sign" is SET's
         "redistribute": ("none", "nonzeros", "magnitude"),
-        "regrown": ("keep",),  # what is dropped and regrown at once
+        "regrowth_init": ("keep",),  # what is dropped and regrown at once
         "drop_fraction": hp.FloatRange(0.4, 0.9, 0.1),
     }
 )
@@ -120,7 +120,7 @@ def plan(options: argparse.Namespace) -> hp.Plan:
     if options.small:
         task, train = replace(task, **SMALL_TASK), replace(train, **SMALL_TRAIN)
     task = replace(task, folder=options.data if options.small else folder_of_the_data(options.data))
-    rungs, keep = rounds(options.pool)
+    rungs, keep = rounds(options.n_candidates)
     return hp.Plan(
         task=task,
         dense_task=task,
@@ -132,10 +132,10 @@ def plan(options: argparse.Namespace) -> hp.Plan:
         ),
         sparsity=0.67,
         space=SPACE,
-        pool=options.pool,
+        n_candidates=options.n_candidates,
         rungs=rungs,
         keep=keep,
-        objectives=tuple(options.objectives),
+        criteria=tuple(options.criteria),
         spectrum=hp.SpectrumConfig("h", WARMUP),
     )
 
@@ -160,21 +160,21 @@ def run(asked: hp.Plan, options: argparse.Namespace, clock: Callable[[], float])
     """One slice; returns whether the search is finished."""
     budget, scratch = Budget(options.seconds, clock), options.scratch or scratch_of(asked)
     unpack(asked, options.state, scratch)
-    refuse_another(asked, scratch)
+    refuse_other(asked, scratch)
 
     def tell(name: str, record: EpochRecord, seconds: float) -> None:
         print(f"{name} epoch {record.epoch}: {perplexity(record.valid_loss):.2f}, {seconds:.1f} s", flush=True)
 
     finished = False
     try:
-        search(asked, scratch, executor=OneByOne(budget, tell))
+        search(asked, scratch, executor=OneByOne(budget, tell), lock=False)
         finished = True
     except OutOfTimeError:
         pass
     finally:  # an error or Ctrl-C loses no more than the end of the time does
         if (scratch / LEDGER).exists():
             history = read(scratch)
-            packed = pack(scratch, options.state, needed(history), int(options.state_limit * MIB))
+            packed = pack(scratch, options.state, needed(asked, history), int(options.state_limit * MIB))
             found = records(history, scratch)
             print(f"\n{results(asked, history, found, published=not options.small)}\n")
             print(left_in_words(asked, history, found, packed, budget))
@@ -192,19 +192,21 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="the Penn Treebank's folder; default: HYPERPRUNING_DATA/ptb")
     parser.add_argument("--small", action="store_true", help="a tiny network; of --data's characters, or built-in text")
-    parser.add_argument("--pool", type=int, help="candidates; default 26, small 6")
+    parser.add_argument("--n-candidates", type=int, help="candidates; default 26, small 6")
     parser.add_argument("--epochs", type=int, help="of a full training; default 100, small 15")
-    parser.add_argument("--objectives", nargs="+", choices=list(OBJECTIVES), default=list(OBJECTIVES), help="judges")
+    parser.add_argument(
+        "--criteria", nargs="+", choices=list(CRITERIA), default=list(CRITERIA), help="selection criteria"
+    )
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", help='"cpu" or "cuda"; "auto" is the GPU where there is one')
-    parser.add_argument("--precision", default="float32", choices=CHOICES["precision"], help="while training")
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="while training")
     parser.add_argument("--seconds", type=float, default=540, help="of a slice; inf: all in one go")
     parser.add_argument("--state", type=Path, default=Path("runs/paper_scale"), help="folder that is carried on")
     parser.add_argument("--state-limit", type=float, default=60, help="MiB of it; files have 16 at most")
     parser.add_argument("--scratch", type=Path, help="run folder with all checkpoints; default: a temporary one")
     options = parser.parse_args(arguments)
-    if options.pool is None:
-        options.pool = 6 if options.small else 26
+    if options.n_candidates is None:
+        options.n_candidates = 6 if options.small else 26
     if not 0 < options.state_limit * MIB <= PART * PARTS:
         parser.error(
             f"--state-limit lies above 0 and is at most {PART * PARTS // MIB}, and it is {options.state_limit}"

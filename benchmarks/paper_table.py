@@ -8,15 +8,15 @@ from pathlib import Path
 
 from slicing import Budget, needed
 
-from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.report.run import in_words, label
+from hyperpruning.report.run import criterion_name, in_words
 from hyperpruning.search.criteria import ls
-from hyperpruning.search.ledger import History
-from hyperpruning.search.plan import DENSE, Plan
-from hyperpruning.search.schedulers import cost, most
+from hyperpruning.search.forecast import epochs_of_one_search, most_epochs
+from hyperpruning.search.history import DENSE, History
+from hyperpruning.search.plan import Plan
+from hyperpruning.search.schedulers import rung
 from hyperpruning.tasks.language_modelling import perplexity
 from hyperpruning.training.checkpoint import newest_records
-from hyperpruning.training.epochs import EpochRecord
+from hyperpruning.training.record import EpochRecord
 
 Records = Mapping[int, EpochRecord]
 # valid and test perplexities, as published
@@ -31,9 +31,9 @@ def cost_in_words(plan: Plan) -> str:
     """How many epochs the search trains."""
     one, together = _costs(plan)
     return (
-        f"A pool of {plan.pool}; after epochs {_listed(plan.rungs)} there go on {_listed(plan.keep)}, to "
-        f"{plan.train.epochs} epochs. One judge trains {one} epochs, {_listed(plan.objectives)} together {one} to "
-        f"{together}, the dense network {plan.train.epochs} more."
+        f"{plan.n_candidates} candidates; after epochs {_listed(plan.rungs)} each criterion keeps "
+        f"{_listed(plan.keep)}, to {plan.train.epochs} epochs. One criterion trains {one} epochs, "
+        f"{_listed(plan.criteria)} together {one} to {together}, the dense network {plan.train.epochs} more."
     )
 
 
@@ -47,7 +47,7 @@ def records(history: History, folder: Path) -> dict[str, Records]:
 
 
 def results(plan: Plan, history: History, found: Mapping[str, Records], *, published: bool) -> str:
-    """The networks, the best first, and the judges' choices.
+    """The networks, the best first, and the winners.
 
     Args:
         plan: of the search.
@@ -64,12 +64,12 @@ def results(plan: Plan, history: History, found: Mapping[str, Records], *, publi
         losses = [known[epoch].valid_loss if epoch in known else None for epoch in plan.rungs]
         best = min((record.valid_loss for epoch, record in known.items() if epoch), default=None)
         row = [str(place) if place and known else "-", name, str(_epochs(known)), *map(_ppl, losses), _ppl(best)]
-        method = in_words(history.candidates[name].point) if name != DENSE else "dense"
+        method = in_words(history.candidates[name].config) if name != DENSE else "dense"
         if name in history.failures:
             method += " (diverged)"
         distance = f"{distances[name]:.3f}" if name in distances else "-"
-        rows.append([*row, _ppl(None if final is None else final["test_loss"]), distance, method])
-    finished = len(history.winners) == len(plan.objectives)
+        rows.append([*row, _ppl(None if final is None else final.test_loss), distance, method])
+    finished = len(history.winners) == len(plan.criteria)
     state = "finished" if finished else f"partial: {len(history.finals)} networks trained to the end"
     return "\n".join([f"{state}; {trained} epochs trained", *_aligned(rows), "", *_choices(plan, history, published)])
 
@@ -89,10 +89,10 @@ def left_in_words(
     trained = {name: _epochs(known) for name, known in found.items()}
     dense, (one, together), seconds = trained[DENSE], _costs(plan), budget.mean
     spent = sum(trained.values()) - dense
-    if len(history.winners) == len(plan.objectives):
+    if len(history.winners) == len(plan.criteria):
         return f"An epoch took {seconds:.1f} s."
     least, longest = (max(0, total - spent) + plan.train.epochs - dense for total in (one, together))
-    again = sum(trained[name] for name in needed(history) if name not in packed)
+    again = sum(trained[name] for name in needed(plan, history) if name not in packed)
     lines = [
         f"An epoch took {seconds:.1f} s; {least} to {longest} are left: {_hours(least * seconds)} to "
         f"{_hours(longest * seconds)} h.",
@@ -108,10 +108,8 @@ def left_in_words(
 
 
 def _costs(plan: Plan) -> tuple[int, int]:
-    """Epochs that one judge trains, and at most all of them."""
-    pool, rungs, keep, epochs = plan.pool, plan.rungs, plan.keep, plan.train.epochs
-    one = cost(pool=pool, rungs=rungs, keep=keep, epochs=epochs)
-    return one, most(pool=pool, rungs=rungs, keep=keep, epochs=epochs, judges=len(plan.objectives))
+    """Epochs that the search by one criterion trains, and at most all of them."""
+    return epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates), most_epochs(plan)
 
 
 def _epochs(known: Records) -> int:
@@ -120,10 +118,10 @@ def _epochs(known: Records) -> int:
 
 def _distances(plan: Plan, history: History) -> dict[str, float]:
     """LS distances to the dense network at the first rung."""
-    dense = history.epochs.get(DENSE, {}).get(plan.rungs[0])
-    if dense is None:
+    first = plan.rungs[0]
+    if first not in history.epochs.get(DENSE, {}):
         return {}
-    return ls(history.at(plan.rungs[0]), dense, lambda a, b: float(spectrum_distance(a, b, kind=plan.distance)))
+    return ls(rung(plan, history, history.candidates, first))
 
 
 def _order(history: History, found: Mapping[str, Records]) -> list[str]:
@@ -137,14 +135,14 @@ def _order(history: History, found: Mapping[str, Records]) -> list[str]:
 
 
 def _choices(plan: Plan, history: History, published: bool) -> list[str]:
-    """The judges' choices, and the published results."""
+    """The winners, and the published results."""
     rows = [["", "valid", "test"]]
-    chosen = {label(judge): history.winners[judge] for judge in plan.objectives if judge in history.winners}
+    chosen = {f"by {criterion_name(one)}": history.winners[one] for one in plan.criteria if one in history.winners}
     for title, name in [("dense", DENSE), *chosen.items()]:
         if name in history.finals:
             final = history.finals[name]
             rows.append(
-                [title if name == DENSE else f"{title} ({name})", _ppl(final["valid_loss"]), _ppl(final["test_loss"])]
+                [title if name == DENSE else f"{title} ({name})", _ppl(final.valid_loss), _ppl(final.test_loss)]
             )
     for title, (valid, test) in PUBLISHED.items() if published else ():
         rows.append([f"published: {title}", f"{valid:.2f}", "-" if test is None else f"{test:.2f}"])

@@ -11,17 +11,18 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
 from hyperpruning.files import write_atomic
-from hyperpruning.search.ledger import LEDGER, History
-from hyperpruning.search.plan import DENSE, Plan
-from hyperpruning.search.search import compare
-from hyperpruning.search.worker import Job, Slice, train_slice
-from hyperpruning.training.epochs import EpochRecord
+from hyperpruning.search.history import DENSE, History
+from hyperpruning.search.ledger import LEDGER, compare
+from hyperpruning.search.plan import Plan
+from hyperpruning.search.schedulers import survivors
+from hyperpruning.search.worker import Job, JobResult, run_job
+from hyperpruning.training.record import EpochRecord
 
 PART, PARTS = 16 * 2**20, 8  # what carries the state: bytes in a file, files
 
@@ -65,11 +66,13 @@ class Budget:
 
 
 class OneByOne(Executor):
-    """Does a job when its result is asked for: those before it are in the ledger by then, and time is asked first.
+    """Does a job when its result is asked for, and stops after an epoch when the time is over.
+
+    Unlike an `on_fact` it also sees epochs that are in the ledger but are trained again for want of a checkpoint.
 
     Args:
         budget: of the slice.
-        tell: is called with the name of a network, each of its new records, and the seconds that it took.
+        tell: is called with the name of a network, each record that it trains, and the seconds that it took.
     """
 
     def __init__(self, budget: Budget, tell: Callable[[str, EpochRecord, float], None]) -> None:
@@ -77,32 +80,32 @@ class OneByOne(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Remember the job."""
-        assert fn is train_slice
+        assert fn is run_job
         return _Deferred(self, *args)
 
 
-class _Deferred(Future[Slice]):
+class _Deferred(Future[JobResult]):
     def __init__(self, executor: OneByOne, job: Job) -> None:
         super().__init__()
         self.executor, self.job = executor, job
 
-    def result(self, timeout: float | None = None) -> Slice:
-        """Train; what it raises goes through the search, which states nothing of an unfinished job."""
+    def result(self, timeout: float | None = None) -> JobResult:
+        """Train; what it raises goes through the search, which records nothing of an unfinished job."""
         self.executor.budget.check()
-        return train_slice(self.job, on_epoch=self._after)
+        self.before = checkpoint(self.job.folder)[0]
+        return run_job(self.job, on_epoch=self._after)
 
     def _after(self, record: EpochRecord) -> None:
+        if record.epoch <= self.before:  # not trained but read
+            return
         self.executor.tell(self.job.name, record, self.executor.budget.spent(min(1, record.epoch)))
         if record.epoch < self.job.until:  # else the job is done: first into the ledger with it
             self.executor.budget.check()
 
 
-def needed(history: History) -> list[str]:
-    """The networks that will be trained on: the dense one, and whom some judge kept in its last round."""
-    last: dict[str, Mapping[str, Any]] = {}
-    for objective, number in sorted(history.rounds):
-        last[objective] = history.rounds[objective, number]
-    kept = {name for fact in last.values() for name in fact["kept"]} if last else set(history.candidates)
+def needed(plan: Plan, history: History) -> list[str]:
+    """The networks that will be trained on: the dense one, and the candidates that some criterion has kept."""
+    kept = {name for names in survivors(plan, history).values() for name in names}
     return [name for name in [DENSE, *sorted(kept)] if name not in {*history.finals, *history.failures}]
 
 

@@ -131,7 +131,9 @@ def trained(trial: Trial, folder: Path) -> Row:
     averaged, plain = Best(), Best()
     for record in epochs(training):
         sparsifier = training.sparsifier
-        arrived = training.epoch > 0 and (sparsifier is None or (sparsifier.settled and not sparsifier.fading))
+        arrived = training.epoch > 0 and (
+            sparsifier is None or (sparsifier.at_final_density and not sparsifier.soft_shrinking)
+        )
         averaged.see(record.epoch, record.valid_loss, training.best if arrived else None)
         loss = record.valid_loss
         if training.optimizer.averaging:  # averages leave the training alone: what it would be without them is here

@@ -177,9 +177,9 @@ def memory() -> list[dict[str, Any]]:
         masking = sparsifier._masking
         parts = {
             "masks": masking.masks.values(),
-            "ever": masking.ever.values(),
+            "ever": masking.ever_active_masks.values(),
             "factors": masking._factors.values(),
-            "buffers": sparsifier._memory.values(),
+            "buffers": sparsifier._buffers.values(),
         }
         weights = sum(mask.numel() for mask in masking.masks.values())
         found = {key: sum(one.nbytes for one in tensors) / weights for key, tensors in parts.items()}

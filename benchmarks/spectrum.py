@@ -1,17 +1,18 @@
-"""Measure the Lyapunov spectrum: time, error, threads, memory; beside the published code where a checkout is given.
+"""Measure the Lyapunov spectrum: time, error, threads, memory; optionally also those of the published code.
 
     python benchmarks/spectrum.py [--reference DIR] [--sizes 64 128 256 512 1500] [--json FILE]
 
-DIR is a checkout of the published code (github FATE4869/hyperpruning), which is imported, timed and nothing else. A
-2-layer LSTM of equal widths, batch 2, 10 + 35 steps, float32, one thread, weights at three times torch's initial scale:
-a network whose Jacobians are as badly conditioned as a trained one's. Everything in one row is measured in one run,
-alternately, and the best of the repetitions counts, in seconds of the processor's time (of the clock for the threads),
-which other jobs on the machine disturb least. From 1500 on, the published code is timed over 3 steps and scaled.
+DIR is a checkout of the published code (github FATE4869/hyperpruning), which is imported and timed. The network is a
+2-layer LSTM of equal widths, batch 2, 10 + 35 steps, float32, one thread. Its weights have three times torch's initial
+scale, so that its Jacobians are as badly conditioned as those of a trained network. All values of a row are measured
+alternately in one run. The minimum over the repetitions is reported, in seconds of processor time (for the threads:
+wall time), which depends least on other jobs. From H = 1500 on, the published code is timed over 3 steps and scaled.
 
-Columns: seconds; the same in float64; the published code's seconds and how many times longer; the share of the floor,
-that is, of the time in which this machine's float32 matrix product does 10/3 H^3 operations per layer, sequence and
-step, those of a Householder QR at every step; the top quarter of the exponents and two threads, as factors of time
-saved; errors against float64, beside those that rounding the Jacobians alone to float32 makes (with a QR in float64).
+Columns: seconds; seconds in float64; the published code's seconds and their ratio to ours; "floor", the QR bound as a
+fraction of our time, i.e. the time in which this computer's float32 matrix product does 10/3 H^3 operations per layer,
+sequence and step, the cost of a Householder QR at every step; the speed-up by computing only the top quarter of the
+exponents, and by two threads; errors against float64, and the errors of rounding only the Jacobians to float32 (with a
+QR in float64).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ import torch
 from measuring import best, table
 from torch import Tensor, nn
 
-from hyperpruning.lyapunov.blocks import trajectory
-from hyperpruning.lyapunov.networks import driven
+from hyperpruning.lyapunov.blocks import trajectory_chunks
+from hyperpruning.lyapunov.networks import driven_map
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.models.rhn import RHNLayer
 
@@ -51,11 +52,11 @@ def lstm(size: int) -> tuple[nn.LSTM, Tensor]:
 
 
 class Published:
-    """The published function, called as its own script calls it."""
+    """The published function, called as in its own script."""
 
     def __init__(self, folder: Path) -> None:
         sys.path.append(str(folder / "sources" if (folder / "sources").is_dir() else folder))
-        warnings.simplefilter("ignore")  # of torch.qr, which it calls
+        warnings.simplefilter("ignore")  # it calls torch.qr, which is deprecated
         self.module = importlib.import_module("lyapunov")
         self.module.tqdm = lambda iterable, **_: iterable
 
@@ -87,7 +88,7 @@ def row(size: int, published: Published | None, threads: int) -> dict[str, float
         result["published"] = times["published"] * (15 if few else 1)
         result["ratio"] = result["published"] / times["ours"]
     result["quarter"] = times["ours"] / times["quarter"]
-    result["threads"] = with_threads(jobs["ours"], threads, 1 if few else 4)
+    result["threads"] = thread_speed_up(jobs["ours"], threads, 1 if few else 4)
     if not few:
         exact = lyapunov_spectrum(network, inputs, dtype=torch.float64).per_sequence
         error = (lyapunov_spectrum(network, inputs).per_sequence - exact).abs()
@@ -105,9 +106,10 @@ def row(size: int, published: Published | None, threads: int) -> dict[str, float
 def with_rounded_jacobians(network: nn.LSTM, inputs: Tensor) -> Tensor:
     """Return the exponents (B, K) of Jacobians that are computed in float32, and then multiplied in float64 by QR."""
     found = []
-    stack = driven(network, inputs, None, None)
-    for layer, path in zip(stack.layers, next(trajectory(stack)), strict=True):
-        jacobians = layer.assembled(layer.slopes(*(part.flatten(0, 1) for part in path)), network.hidden_size)
+    stack = driven_map(network, inputs, None, None)
+    for layer, (states, layer_inputs) in zip(stack.layers, next(trajectory_chunks(stack)), strict=True):
+        terms = layer.jacobian_terms(states.flatten(0, 1), layer_inputs.flatten(0, 1))
+        jacobians = layer.jacobian(terms, network.hidden_size)
         q, growth = torch.eye(network.hidden_size).double(), 0
         for step, jacobian in enumerate(jacobians.unflatten(0, (-1, BATCH)).double()):
             q, r = torch.linalg.qr(jacobian @ q)
@@ -116,8 +118,8 @@ def with_rounded_jacobians(network: nn.LSTM, inputs: Tensor) -> Tensor:
     return torch.cat(found, -1)
 
 
-def with_threads(job: Callable[[], Any], threads: int, repetitions: int) -> float:
-    """Return how many times faster the job is on so many threads."""
+def thread_speed_up(job: Callable[[], Any], threads: int, repetitions: int) -> float:
+    """Return the speed-up of the job on `threads` threads."""
     times = []
     for count in (1, threads):
         torch.set_num_threads(count)
@@ -126,7 +128,7 @@ def with_threads(job: Callable[[], Any], threads: int, repetitions: int) -> floa
     return times[0] / times[1]
 
 
-def by_differentiation(size: int, depth: int) -> list[dict[str, Any]]:
+def compare_jacobians(size: int, depth: int) -> list[dict[str, Any]]:
     """Compare hand-written Jacobians with forward-mode AD, over a few steps."""
     torch.manual_seed(0)
     gru = nn.GRU(256, 256)
@@ -134,7 +136,7 @@ def by_differentiation(size: int, depth: int) -> list[dict[str, Any]]:
     for weight in (highway.w, *highway.r):
         nn.init.normal_(weight, std=size**-0.5)
     for bias in highway.b:
-        nn.init.zeros_(bias)[size:] = -2  # gates start nearly closed, as in the paper
+        nn.init.zeros_(bias)[size:] = -2  # transform gates start nearly closed, as in the paper
     results = []
     for name, network, step, width, steps in (
         ("GRU 256", gru, lambda h, x: gru(x[None], h[None])[1][0], 256, 6),
@@ -156,8 +158,8 @@ def by_differentiation(size: int, depth: int) -> list[dict[str, Any]]:
     return results
 
 
-def spent(size: int, k: int | None = None) -> dict[str, Any]:
-    """Return the shares of processor time of the costliest operations, in parts of the unprofiled run."""
+def operation_fractions(size: int, k: int | None = None) -> dict[str, Any]:
+    """Return the fractions of processor time of the most expensive operations, relative to the unprofiled run."""
     network, inputs = lstm(size)
     lyapunov_spectrum(network, inputs, k=k)
     start = time.process_time()
@@ -167,33 +169,34 @@ def spent(size: int, k: int | None = None) -> dict[str, Any]:
         lyapunov_spectrum(network, inputs, k=k)
     events = [(e.key.removeprefix("aten::"), e.self_cpu_time_total / 1e6 / total) for e in profile.key_averages()]
     heavy = sorted(events, key=lambda event: -event[1])[:6]
-    return {"H": size, "k": k or size} | {name: f"{share:.0%}" for name, share in heavy}
+    return {"H": size, "k": k or size} | {name: f"{fraction:.0%}" for name, fraction in heavy}
 
 
 def memory(size: int) -> dict[str, float]:
-    """Return the peak memory in MiB of a process of its own: before the spectrum (torch, weights), and in all."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import spectrum; spectrum.peak({size})"
+    """Return the peak memory of a separate process in MiB: before the spectrum (torch, weights), and in total."""
+    folder = str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {folder!r}); import spectrum; spectrum.print_peak({size})"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     before, after = (int(kib) / 1024 for kib in out.split())
     return {"H": size, "before": before, "peak": after}
 
 
-def peak(size: int) -> None:
+def print_peak(size: int) -> None:
     """Print the peak memory in KiB before and after a spectrum."""
     torch.set_num_threads(1)
     network, inputs = lstm(size)
-    print(high_water())
+    print(peak_kib())
     lyapunov_spectrum(network, inputs[:6], warmup=2)  # the peak does not grow with the steps
-    print(high_water())
+    print(peak_kib())
 
 
-def high_water() -> str:
-    """Return this process's peak memory in KiB; getrusage would count what the parent held when it forked."""
+def peak_kib() -> str:
+    """Return this process's peak memory in KiB; getrusage would include the parent's memory at the fork."""
     return next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", type=Path, help="checkout of the published code")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1500])
@@ -207,11 +210,11 @@ def main() -> None:
     for size in arguments.sizes:
         results["lstm"].append(row(size, published, arguments.threads))
     table(results["lstm"])
-    results["jacobians"] = by_differentiation(*arguments.rhn)
+    results["jacobians"] = compare_jacobians(*arguments.rhn)
     table(results["jacobians"])
     for size in arguments.sizes:
         for k in (None, size // 4):
-            table([spent(size, k)])
+            table([operation_fractions(size, k)])
     results["memory"] = [memory(max(arguments.sizes))]
     table(results["memory"])
     if arguments.json:

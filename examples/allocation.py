@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import hyperpruning as hp
 from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.sparsity import allocations, mask_init, spdy
+from hyperpruning.sparsity import allocations, mask_inits, spdy
 
 TEXT = "the quick brown fox jumps over the lazy dog and the slow cat naps under the warm sun. " * 40
 LETTERS = sorted(set(TEXT))
@@ -38,7 +38,7 @@ def trained():
 def pruned_loss(model, allocation, sparsity):
     """The loss of a copy that keeps the largest weights of each tensor, as many as the allocation says."""
     pruned = copy.deepcopy(model)
-    method = hp.Method(allocation=allocation, topology=mask_init.magnitude, drop=None, grow=None, drop_fraction=0)
+    method = hp.Method(allocation=allocation, mask_init=mask_inits.magnitude, drop=None, grow=None, drop_fraction=0)
     hp.Sparsifier(pruned, None, method, sparsity=sparsity)
     return sum(map(float, loss_of(pruned, 2, seed=1))) / 2
 
@@ -48,18 +48,18 @@ if __name__ == "__main__":
     model = trained()
     sizes = {name: weight.numel() for name, weight in model.named_parameters() if weight.ndim == 2}
     budget = round(0.3 * sum(sizes.values()))
-    levels = spdy.geometric_levels(sizes, number=21, least=0.02)
-    errors = spdy.square_errors(levels)
+    levels = spdy.geometric_levels(sizes, n_levels=21, min_density=0.02)
+    errors = spdy.quadratic_errors(levels)
 
     def loss_with(allocation):
         return pruned_loss(model, allocation, 1 - budget / sum(sizes.values()))
 
     counts = spdy.search_coefficients(
-        lambda coefficients: spdy.allocate(levels, spdy.scaled(errors, coefficients), budget),
+        lambda coefficients: spdy.allocate(levels, spdy.scale_errors(errors, coefficients), budget),
         list(sizes),
         lambda counts: loss_with(partial(allocations.table, counts=counts)),
         generator=torch.Generator().manual_seed(0),
-        starts=20,
+        n_starts=20,
         patience=20,
     )
     ways = {"uniform": allocations.uniform, "er": allocations.er, "searched": partial(allocations.table, counts=counts)}

@@ -59,11 +59,21 @@ class FirstSymbol:
 
 
 if __name__ == "__main__":
-    task, train = FirstSymbol(), hp.TrainConfig(epochs=10, lr=1.0, clip=1.0)
+    task, train = FirstSymbol(), hp.TrainConfig(epochs=10, lr=1.0, max_grad_norm=1.0)
     space = hp.SearchSpace({"drop_scope": ("tensor", "sign"), "drop_fraction": hp.FloatRange(0.2, 0.6, 0.1)})
     spectrum = hp.SpectrumConfig(warmup=2)
-    plan = hp.Plan(task, task, train, 0.5, space, pool=4, rungs=(3,), keep=(2,), spectrum=spectrum)
+    plan = hp.Plan(
+        task=task,
+        dense_task=task,
+        train=train,
+        sparsity=0.5,
+        space=space,
+        n_candidates=4,
+        rungs=(3,),
+        keep=(2,),
+        spectrum=spectrum,
+    )
     history = hp.hyperprune(plan, tempfile.mkdtemp())
-    for judge, winner in history.winners.items():
-        loss, dense = (history.finals[name]["test_loss"] for name in (winner, "dense"))
-        print(f"{judge} chooses {history.candidates[winner].point}: test loss {loss:.3f}, dense {dense:.3f}")
+    for criterion, winner in history.winners.items():
+        loss, dense = (history.finals[name].test_loss for name in (winner, "dense"))
+        print(f"{criterion} chooses {history.candidates[winner].config}: test loss {loss:.3f}, dense {dense:.3f}")

@@ -1,4 +1,4 @@
-"""A pruned network is trained on with a penalty: the distance of its Lyapunov spectrum to the dense network's."""
+"""Train a pruned network with a penalty: the distance of its Lyapunov spectrum from the dense network's."""
 
 import copy
 
@@ -18,7 +18,7 @@ class Predictor(nn.Module):
         return self.out(self.rnn(series)[0])
 
 
-def waves(seed, steps=40, count=16):  # sums of two sines with random frequencies
+def waves(seed, steps=40, count=16):  # sums of two sines with random frequencies and phases
     generator = torch.Generator().manual_seed(seed)
     rates, phases = (torch.rand(2, 1, count, generator=generator) for _ in range(2))
     time = torch.arange(steps + 1.0)[None, :, None]
@@ -42,7 +42,7 @@ def train(network, steps, sparsifier=None, optimizer=None, penalty=0.0, target=N
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # so small a network is faster so
+    torch.set_num_threads(1)  # one thread is faster for a network of this size
     dense, probe, test = Predictor(), waves(10**6, 24, 2)[:-1], waves(10**6 + 1, count=128)
     train(dense, 300)
     target = hp.lyapunov_spectrum(dense.rnn, probe)

@@ -1,4 +1,4 @@
-"""A recurrent highway layer from its tensors."""
+"""Recurrent highway layers built from given or random tensors."""
 
 import torch
 
@@ -6,7 +6,7 @@ from hyperpruning.models.rhn import RHNLayer
 
 
 def highway(w, r, b, kind=RHNLayer):
-    """The layer of w (G H, I), r (depth, G H, H), b (depth, G H)."""
+    """Return the layer with the weights w (G H, I), r (depth, G H, H) and b (depth, G H)."""
     layer = kind(w.shape[1], r.shape[-1], depth=len(r), coupled=len(w) == 2 * r.shape[-1]).to(w)
     for depth, (weight, bias) in enumerate(zip(r, b, strict=True)):
         layer.r[depth].data, layer.b[depth].data = weight, bias
@@ -15,6 +15,6 @@ def highway(w, r, b, kind=RHNLayer):
 
 
 def random_highway(input_size, hidden, depth, gates, kind=RHNLayer):
-    """A layer whose parameters are normal, in float64."""
+    """Return a layer with normally distributed parameters in float64."""
     shapes = (gates * hidden, input_size), (depth, gates * hidden, hidden), (depth, gates * hidden)
     return highway(*(torch.randn(shape).double() for shape in shapes), kind=kind)

@@ -24,7 +24,7 @@ def small(folder: Path, **sections: dict[str, object]) -> Experiment:
         "model": {"hidden": 8, "embedding": 8},
         "training": {"epochs": 4, "batch": 8, "bptt": 20, "lr": 5.0, "average_from": 0.5},
         "pruning": {"sparsity": 0.6, "updates_per_epoch": 3},
-        "search": {"pool": 5, "generation": 3, "rungs": (1, 2), "keep": (3, 2)},
-        "spectrum": {"warmup": 4, "steps": 10, "sequences": 2},
+        "search": {"n_candidates": 5, "ask_batch": 3, "rungs": (1, 2), "keep": (3, 2)},
+        "spectrum": {"warmup": 4, "probe_steps": 14, "probe_batch": 2},
     }
     return Experiment(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in {*defaults, *sections}})

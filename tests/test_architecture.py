@@ -9,7 +9,7 @@ import hyperpruning
 
 ROOT = Path(hyperpruning.__file__).parent
 LEAVES = ("data", "models", "sparsity", "lyapunov")
-GROUND = ("kernels", "files")  # on which all may stand
+GROUND = ("kernels", "files", "settings")  # on which all may stand
 # what each room may import of the others
 MAY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*GROUND, *LEAVES), ()),
@@ -19,8 +19,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "search": ("sparsity", "training", "lyapunov"),
     "report": ("lyapunov", "sparsity", "training", "tasks", "search"),
     "deploy": ("models", "sparsity", "structured"),
-    "settings": (*LEAVES, "training", "tasks", "search"),
-    "experiment": ("training", "tasks", "search", "settings"),
+    "experiment": ("lyapunov", "sparsity", "training", "tasks", "search"),
     "api": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment"),
     "cli_errors": ("training", "search"),
     "cli": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment", "api", "cli_errors"),
@@ -31,7 +30,9 @@ ONLY_IN = {
     "optuna": ("search",),
     "typer": ("cli", "cli_errors"),
     "matplotlib": ("report",),
-    "pydantic": ("settings", "experiment"),
+    "pydantic": ("experiment",),
+    "tomlkit": ("experiment",),
+    "jinja2": ("report",),
 }
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from typer.testing import CliRunner
 from hyperpruning import api
 from hyperpruning.cli import app
 from hyperpruning.cli_errors import guarded
-from hyperpruning.data.corpus import KNOWN, SPLITS
-from hyperpruning.data.download import ADDRESSES
+from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS
+from hyperpruning.data.download import URLS
 from hyperpruning.search.ledger import LEDGER
 from small import small, write_text
 
@@ -54,7 +55,14 @@ def finished(searched, tmp_path) -> Path:
 
 def test_a_search_ends_with_the_table_the_verdict_and_the_report(searched):
     _, said = searched
-    for part in ("c01 is", "epoch 4: valid perplexity", "ls keeps", "LSH's choice", "chooses c0", "report.html"):
+    for part in (
+        "c01 is",
+        "epoch 4: valid perplexity",
+        "LS distance keeps",
+        "by LS distance",
+        "The winner by rank sum is c0",
+        "report.html",
+    ):
         assert part in said, part
 
 
@@ -85,7 +93,7 @@ def test_evaluate_says_the_perplexity_and_how_it_was_measured(finished, text):
     code, columns = run("evaluate", finished / "dense.safetensors", "--split", "valid", "--batch", 7)
     assert code == 0, columns
     assert "dense.safetensors: valid perplexity" in columns
-    assert "is read in 7 columns" in columns
+    assert "is read in 7 parallel streams" in columns
     code, dynamic = run("evaluate", finished, "--dynamic", "--statistics", 0.5)
     assert code == 0, dynamic
     assert "gradients of the first 0.5 of the training text" in dynamic
@@ -97,12 +105,12 @@ def test_evaluate_says_the_perplexity_and_how_it_was_measured(finished, text):
 def test_a_model_is_evaluated_on_what_it_was_trained_on(finished, text, tmp_path):
     alone = shutil.copy(finished / "winner.safetensors", tmp_path / "alone.safetensors")
     for words, says in (
-        ([finished, "--split", "train"], "evaluated on valid or test"),
-        ([finished, "--batch", 2, "--dynamic"], "reads one column"),
+        ([finished, "--split", "train"], "split must be valid or test"),
+        ([finished, "--batch", 2, "--dynamic"], "batch must be 1 with dynamic evaluation, got 2"),
         ([finished, "--batch", 5000], "test text is too short"),
-        ([finished, "--share", 0], "above 0 and at most 1"),
-        ([finished, "--device", "abacus"], 'device is \'abacus\': set it to "auto" or "cpu".'),
-        ([alone], "is known: give --data"),
+        ([finished, "--fraction", 0], "must be above 0 and at most 1"),
+        ([finished, "--device", "abacus"], "got 'abacus'."),
+        ([alone], "none is known for"),
     ):
         code, said = run("evaluate", *words)
         assert code == 2
@@ -110,7 +118,7 @@ def test_a_model_is_evaluated_on_what_it_was_trained_on(finished, text, tmp_path
     assert run("evaluate", alone, "--data", text)[1].split(",")[0] == (
         run("evaluate", finished)[1].split(",")[0].replace(str(finished), str(alone))
     )
-    code, part = run("evaluate", alone, "--data", text, "--share", 0.5)
+    code, part = run("evaluate", alone, "--data", text, "--fraction", 0.5)
     assert code == 0
     assert "The first 0.5 of the text is read in one piece" in part
     assert f" {round(len((text / 'test.txt').read_text()) / 2) - 1:,} tokens" in part
@@ -145,27 +153,27 @@ def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):
     from hyperpruning.deploy.model_file import save_model
     from hyperpruning.tasks.language_modelling import LanguageModelling
 
-    task = LanguageModelling(folder=text, unit="word", share=0.1, hidden=6)
+    task = LanguageModelling(folder=text, unit="word", fraction=0.1, hidden=6)
     with (text / "test.txt").open("a") as file:
         file.write("another word\n")  # the whole has another vocabulary
     network = task.network(0)
     save_model(tmp_path / "m.safetensors", dict(network.named_parameters()), task.describe(network))
     assert run("evaluate", tmp_path / "m.safetensors", "--data", text)[0] == 0
-    assert run("spectrum", tmp_path / "m.safetensors", "--data", text, "--share", 1)[0] == 2
+    assert run("spectrum", tmp_path / "m.safetensors", "--data", text, "--fraction", 1)[0] == 2
 
 
 def test_fetch_says_the_licence_and_what_came(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     for split in SPLITS:
         (tmp_path / "there" / f"{split}.txt").write_text("a b\n")
-    monkeypatch.setitem(KNOWN, "ptb", dict.fromkeys((*SPLITS, "vocabulary"), (3, None)))
+    monkeypatch.setitem(PUBLISHED_CORPORA, "ptb", dict.fromkeys((*SPLITS, "vocabulary"), (3, None)))
     place = (tmp_path / "there").as_uri() + "/{split}.txt"
-    monkeypatch.setitem(ADDRESSES, "ptb", (place,))
+    monkeypatch.setitem(URLS, "ptb", (place,))
     code, said = run("fetch", "ptb", tmp_path / "ptb")
     assert code == 0, said
     assert "licensed by the Linguistic Data Consortium" in said
     assert "holds ptb, as published: 3 + 3 + 3 tokens, 3 words." in said
-    monkeypatch.setitem(ADDRESSES, "ptb", ("http://127.0.0.1:9/",))
+    monkeypatch.setitem(URLS, "ptb", ("http://127.0.0.1:9/",))
     code, said = run("fetch", "ptb", tmp_path / "offline")
     assert code == 2
     assert "http://127.0.0.1:9/: " in said
@@ -197,9 +205,9 @@ def spoiled(text: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("missing folder", "Data is a folder that exists"),
+        ("missing folder", "The data folder must exist"),
         ("missing split", "no valid split"),
-        ("empty split", "is empty"),
+        ("empty split", "must not be empty"),
         ("not UTF-8", "must be UTF-8"),
     ],
 )
@@ -212,13 +220,13 @@ def test_data_that_cannot_be_used(text, tmp_path, how, says):
 @pytest.mark.parametrize(
     ("toml", "says"),
     [
-        ("[pruning]\nsparsity = 1.0", "pruning.sparsity = 1.0"),
-        ("[pruning]\nsparsity = -0.1", "pruning.sparsity = -0.1"),
+        ("[pruning]\nsparsity = 1.0", "pruning.sparsity must be at least 0 and below 1, got 1.0."),
+        ("[pruning]\nsparsity = -0.1", "pruning.sparsity must be at least 0 and below 1, got -0.1."),
         ("[pruning]\nsparsity = 0.99999", "leave every tensor a weight"),
-        ('[space]\ndrop = ["magnitud"]', "did you mean 'magnitude'?"),
-        ('[search]\nsampler = "tpee"', "did you mean 'tpe'?"),
-        ("[serach]\npool = 3", "did you mean 'search'?"),
-        ("[search]\nrungs = [1, 2]\nkeep = [3, 0]", "eliminates everybody"),
+        ('[space]\ndrop = ["magnitud"]', "Did you mean 'magnitude'?"),
+        ('[search]\nsampler = "tpee"', "Did you mean 'tpe'?"),
+        ("[serach]\npool = 3", "Did you mean 'search'?"),
+        ("[search]\nrungs = [1, 2]\nkeep = [3, 0]", "keep must be at least 1, got (3, 0)."),
         ("[search", "is not"),
     ],
 )
@@ -281,14 +289,14 @@ def test_no_space_left_and_then_some(experiment, finished, tmp_path, monkeypatch
     assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
 
 
-def test_an_unexpected_fault_is_a_sentence_with_a_file(monkeypatch, tmp_path):
+def test_an_unexpected_error_is_a_sentence_with_a_file(monkeypatch, tmp_path):
     def broken(folder):
         raise KeyError("oops")
 
     monkeypatch.setattr("hyperpruning.cli.write_report", broken)
     code, said = run("report", tmp_path)
     assert code == 1
-    assert "This is a fault in hyperprune (KeyError" in said
+    assert "This is a bug in hyperprune (KeyError" in said
 
 
 def test_a_network_that_does_not_fit_is_a_sentence(monkeypatch, tmp_path):
@@ -298,14 +306,14 @@ def test_a_network_that_does_not_fit_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("hyperpruning.cli.evaluate_model", full)
     code, said = run("evaluate", tmp_path)
     assert code == 2
-    assert "does not fit into the memory" in said
+    assert "Out of memory. Make the network smaller" in said
 
 
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 2)])
 def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path, number, code, workers):
     folder = tmp_path / "interrupted"
     process = subprocess.Popen(
-        [sys.executable, "-m", "hyperpruning.cli", "search", experiment, "--out", folder, "--workers", str(workers)],
+        [sys.executable, "-m", "hyperpruning", "search", experiment, "--out", folder, "--workers", str(workers)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -325,7 +333,7 @@ def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path,
 
 @pytest.mark.parametrize("seconds", [0.8, 1.5])
 def test_an_interruption_while_torch_is_imported_is_no_traceback(seconds):
-    process = subprocess.Popen([sys.executable, "-m", "hyperprune", "--help"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "hyperpruning", "--help"], stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
@@ -337,14 +345,21 @@ def test_dynamic_evaluation_has_the_constants_published_for_the_text(monkeypatch
     for corpus, decay in (("wikitext-2", 0.02), ("ptb", 0.075), ("another", 0.075)):
         monkeypatch.setattr(api, "describe_model", lambda path, corpus=corpus: {"corpus": corpus})
         found = api.dynamic_evaluation(Path("model.safetensors"), statistics=0.5)
-        assert (found.decay, found.share) == (decay, 0.5)
+        assert (found.decay, found.fraction) == (decay, 0.5)
 
 
-def test_a_reader_that_leaves_is_no_fault(capsys):
+def test_a_closed_pipe_is_no_bug(capsys):
     @guarded
     def command():
         raise SystemExit(1)  # rich's, when the pipe is closed
 
     with pytest.raises(SystemExit):
         command()
-    assert "fault" not in capsys.readouterr().err
+    assert "bug" not in capsys.readouterr().err
+
+
+def test_the_version_and_examples_are_shown():
+    assert run("--version") == (0, f"hyperprune {version('hyperpruning')}")
+    assert "--install-completion" in run("--help")[1]
+    for command in ("demo", "search", "init", "resume", "status", "report", "fetch", "evaluate", "spectrum"):
+        assert f"Example: hyperprune {command}" in run(command, "--help")[1]

@@ -11,7 +11,7 @@ import slicing
 from hyperpruning.search.ledger import LEDGER, read
 from small import write_text
 
-SIZES = ["--small", "--pool", "4", "--epochs", "7"]
+SIZES = ["--small", "--n-candidates", "4", "--epochs", "7"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_slices_of_one_epoch_end_as_one_go(call, whole, tmp_path, capsys):
     assert call()  # what is finished stays so
     last = capsys.readouterr().out
     assert "finished; " in last
-    assert "LSH's choice (c0" in last
+    assert "by LS distance (c0" in last
 
 
 def test_on_machines_that_are_new_every_time_nothing_is_trained_twice(call, whole, tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_networks_that_do_not_fit_are_trained_again_alike(call, whole, tmp_path,
 def test_the_table_says_how_far_it_is(call, capsys):
     call()
     first = capsys.readouterr().out
-    assert "One judge trains 23 epochs, ls, loss, rank_sum together 23 to 28" in first
+    assert "One criterion trains 23 epochs, ls, loss, rank_sum together 23 to 28" in first
     assert "partial: 0 networks trained to the end; 1 epochs trained" in first
     assert "to be continued" in first
     assert "published" not in first
@@ -150,7 +150,7 @@ def test_paper_scale_without_data_stops_with_a_sentence(monkeypatch):
 def test_the_cost_at_paper_size_is_as_the_docs_have_it(text):
     asked = paper_scale.plan(paper_scale.parsed(["--data", str(text)]))
     said = paper_table.cost_in_words(asked)
-    assert "One judge trains 338 epochs, ls, loss, rank_sum together 338 to 810, the dense network 100 more" in said
+    assert "One criterion trains 338 epochs, ls, loss, rank_sum together 338 to 810, the dense network 100 more" in said
 
 
 def test_the_published_rounds():

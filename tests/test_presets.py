@@ -11,9 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from hyperpruning.cli import app
-from hyperpruning.data.corpus import KNOWN
+from hyperpruning.data.corpus import PUBLISHED_CORPORA
 from hyperpruning.experiment import ExperimentError, preset, presets, read_preset
-from hyperpruning.models.language_model import LanguageModel
 
 PARAMETERS = {"stacked-lstm-ptb": 66_034_000, "rhn-ptb": 23_482_400, "awd-lstm-mos-wt2": 34_909_528}
 
@@ -27,7 +26,7 @@ def test_a_preset_is_an_experiment_that_can_be_planned(name, tmp_path):
     experiment = read_preset(name, tmp_path)
     assert experiment.data.folder == tmp_path.resolve()
     plan = experiment.plan()
-    assert plan.space.size() >= plan.pool
+    assert plan.space.size() >= plan.n_candidates
     assert plan.sparsity == {"st": 0.67, "rh": 0.53, "aw": 0.55}[name[:2]]
     again = type(experiment)(**tomllib.loads(experiment.to_toml()))
     assert again == experiment
@@ -36,9 +35,9 @@ def test_a_preset_is_an_experiment_that_can_be_planned(name, tmp_path):
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
 def test_it_has_the_published_number_of_parameters(name, count, tmp_path):
     experiment = read_preset(name, tmp_path)
-    known = KNOWN[experiment.data.known]
+    known = PUBLISHED_CORPORA[experiment.data.known]
     with torch.device("meta"):
-        network = LanguageModel(known["vocabulary"][0], **experiment.model.sizes)
+        network = experiment.plan().task.model(known["vocabulary"][0])
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
@@ -51,7 +50,7 @@ def test_every_number_says_where_it_comes_from(name):
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest():
-    with pytest.raises(ExperimentError, match=r"'rhn' is not: did you mean 'rhn-ptb'\?"):
+    with pytest.raises(ExperimentError, match=r"got 'rhn'. Did you mean 'rhn-ptb'\?"):
         preset("rhn", Path("data"))
 
 
@@ -67,12 +66,18 @@ def test_a_preset_is_written_down_with_its_comments_and_searched(tmp_path, text)
     assert written == preset("rhn-ptb", text)
     assert "[selfish]" in written
     for words, sentence in (
-        (["search", "--preset", "rhn-ptb-small", "--data", text], "ptb has 929,589 tokens in train, and"),
-        (["search", "--preset", "rhn-ptb-small"], "'rhn-ptb-small' was given no folder with it: give --data DIR"),
-        (["search", tmp_path / "mine.toml", "--preset", "rhn-ptb"], "are both given: give one"),
-        (["init", tmp_path / "more.toml", "--preset", "lstm"], "A preset is one of awd-lstm-mos-wt2"),
-        (["search", "--preset", "rhn-ptb", "--data", text, "--unit", "character"], "--unit character is given beside"),
-        (["search", "--unit", "word"], "no folder is given: give --data"),
+        (["search", "--preset", "rhn-ptb-small", "--data", text], "ptb must have 929,589 tokens in train, got"),
+        (
+            ["search", "--preset", "rhn-ptb-small"],
+            "needs the folder of its published text. Give --data DIR",
+        ),
+        (["search", tmp_path / "mine.toml", "--preset", "rhn-ptb"], "must be a file or a preset, got both"),
+        (["init", tmp_path / "more.toml", "--preset", "lstm"], "A preset must be among awd-lstm-mos-wt2"),
+        (
+            ["search", "--preset", "rhn-ptb", "--data", text, "--unit", "character"],
+            "--unit must be left out",
+        ),
+        (["search", "--unit", "word"], "needs a text folder, got none. Pass --data DIR"),
     ):
         code, output = said(*words)
         assert code == 2
@@ -90,5 +95,15 @@ def test_the_benchmark_at_paper_scale_is_the_preset(tmp_path):
     assert given.space.dimensions == {name: read.space.dimensions[name] for name in given.space.dimensions}
     rest = read.space.dimensions.keys() - given.space.dimensions.keys()
     assert all(len(read.space.dimensions[name]) == 1 for name in rest)
-    for name in ("sparsity", "pool", "generation", "rungs", "keep", "objectives", "spectrum", "distance", "sampler"):
+    for name in (
+        "sparsity",
+        "n_candidates",
+        "ask_batch",
+        "rungs",
+        "keep",
+        "criteria",
+        "spectrum",
+        "distance",
+        "sampler",
+    ):
         assert getattr(given, name) == getattr(read, name), name

@@ -11,12 +11,12 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.api import hyperprune
     from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
+    from hyperpruning.lyapunov.config import SpectrumConfig
     from hyperpruning.lyapunov.contract import check_driven_layer
     from hyperpruning.lyapunov.distances import spectrum_distance
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
     from hyperpruning.search.plan import Plan
     from hyperpruning.search.space import FloatRange, SearchSpace
-    from hyperpruning.search.worker import SpectrumConfig
     from hyperpruning.sparsity.catalogue import METHODS
     from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
@@ -57,7 +57,7 @@ _MODULES = {
     "SearchSpace": "search.space",
     "Sparsifier": "sparsity.sparsifier",
     "Spectrum": "lyapunov.spectrum",
-    "SpectrumConfig": "search.worker",
+    "SpectrumConfig": "lyapunov.config",
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "lyapunov.contract",

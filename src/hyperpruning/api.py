@@ -12,15 +12,14 @@ from typing import Any, Literal
 from hyperpruning.data.corpus import builtin_text
 from hyperpruning.deploy.model_file import describe_model, load_model, save_model
 from hyperpruning.experiment import EXPERIMENT, Experiment, located, read_experiment
-from hyperpruning.files import write_atomic
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.report.page import write_report
-from hyperpruning.search.ledger import Fact, History, locked
-from hyperpruning.search.plan import DENSE, Plan, check, job
-from hyperpruning.search.search import refuse_another, search
-from hyperpruning.search.worker import best_of
+from hyperpruning.search.driver import search
+from hyperpruning.search.history import DENSE, Fact, History
+from hyperpruning.search.plan import Plan
+from hyperpruning.search.worker import best_of, job_for
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.tasks.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluation, dynamic_loss, gradient_scale
 from hyperpruning.tasks.language_modelling import LanguageModelling
@@ -41,7 +40,7 @@ def hyperprune(
         experiment: what to search: an `Experiment` for language models of a text, a `Plan` for a task of your own.
         folder: the run folder; an experiment is written into it, so that `hyperprune resume` can go on.
         executor: a `concurrent.futures.Executor`; by default candidates are trained in this process.
-        on_fact: is called with each new line of the ledger.
+        on_fact: is called with each new fact, after it is in the ledger.
 
     Returns:
         what the ledger says at the end: `winners`, `finals`, `rounds`, `epochs`. The run folder holds the winner
@@ -53,14 +52,12 @@ def hyperprune(
     """
     folder = Path(folder)
     plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
-    check(plan)
-    with locked(folder):
-        refuse_another(plan, folder)
-        if isinstance(experiment, Experiment):
-            write_atomic(folder / EXPERIMENT, located(Path.cwd(), experiment).to_toml().encode())
-        history = search(plan, folder, executor=executor, on_fact=on_fact)
-        _export(plan, history, folder)
-        write_report(folder)
+    files = {}
+    if isinstance(experiment, Experiment):
+        files[EXPERIMENT] = located(Path.cwd(), experiment).to_toml().encode()
+    history = search(plan, folder, executor=executor, on_fact=on_fact, files=files)
+    _export(plan, history, folder)
+    write_report(folder)
     return history
 
 
@@ -68,7 +65,7 @@ def model_spectrum(
     model: Path,
     *,
     data: Path | None = None,
-    share: float | None = None,
+    fraction: float | None = None,
     state: Literal["h", "full"] = "h",
     steps: int = 60,
     warmup: int = 20,
@@ -81,7 +78,7 @@ def model_spectrum(
         model: a ``*.safetensors``, or a run folder for its winner.
         data: a folder with the validation text; None takes the text that a run folder's search used, or the built-in
             one for a model of it.
-        share: of each split, its first part; None takes what the model was trained on.
+        fraction: of each split, from its start; None takes what the model was trained on.
         state: "h", or "full" for an LSTM's (h, c).
         steps, warmup: tokens measured, and tokens before.
         sequences: windows of the text, averaged.
@@ -93,7 +90,7 @@ def model_spectrum(
     Raises:
         ValueError: no text is known, or one with another vocabulary; the device is not here.
     """
-    network, task = _with_text(model, data, share, device, probe_steps=warmup + steps, probe_batch=sequences)
+    network, task = _with_text(model, data, fraction, device, probe_steps=warmup + steps, probe_batch=sequences)
     recurrent, probe = task.recurrence(network)
     spectrum = lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
     return replace(spectrum, growth=spectrum.growth.cpu())
@@ -101,11 +98,11 @@ def model_spectrum(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model is worth on a text.
+    """The result of evaluating a model on a text.
 
     Attributes:
         loss: mean cross-entropy in nats per token.
-        tokens: how many were predicted.
+        tokens: number of predicted tokens.
         protocol: how, in a sentence.
     """
 
@@ -119,18 +116,18 @@ def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvalua
 
     Args:
         model: as in `model_spectrum`.
-        statistics: share of the training text that is read before.
+        statistics: fraction of the training text that is read before.
     """
     corpus = describe_model(_model_file(model)).get("corpus")
-    return replace(PUBLISHED.get(str(corpus), PTB), share=statistics)
+    return replace(PUBLISHED.get(str(corpus), PTB), fraction=statistics)
 
 
-@float32_products()
+@float32_precision()
 def evaluate_model(
     model: Path,
     *,
     data: Path | None = None,
-    share: float | None = None,
+    fraction: float | None = None,
     split: str = "test",
     batch: int = 1,
     dynamic: DynamicEvaluation | None = None,
@@ -139,34 +136,34 @@ def evaluate_model(
     """The perplexity of a model file on a text.
 
     Args:
-        model, data, share, device: as in `model_spectrum`.
+        model, data, fraction, device: as in `model_spectrum`.
         split: "valid" or "test".
-        batch: columns read side by side; 1: the context never starts anew.
-        dynamic: the model learns from what it has read; None: it does not.
+        batch: parallel streams; 1: the context never starts anew.
+        dynamic: dynamic evaluation, in which the model learns from what it has read; None: an ordinary one.
 
     Raises:
         ValueError: no text is known, or one with another vocabulary, or a protocol or a device that there is not.
     """
     if split not in ("valid", "test"):
-        raise ValueError(f"A model is evaluated on valid or test, and {split!r} is neither: choose one.")
+        raise ValueError(f"split must be valid or test, got {split!r}.")
     if dynamic is not None and batch != 1:
-        raise ValueError(f"Dynamic evaluation reads one column, and {batch} are asked for: leave the batch at 1.")
-    network, task = _with_text(model, data, share, device, eval_batch=batch, test_batch=batch)
+        raise ValueError(f"batch must be 1 with dynamic evaluation, got {batch}.")
+    network, task = _with_text(model, data, fraction, device, eval_batch=batch, test_batch=batch)
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
     if dynamic is None:
-        return Evaluation(task.evaluate(network, split), tokens, _protocol(batch, task.share))
+        return Evaluation(task.evaluate(network, split), tokens, _protocol(batch, task.fraction))
     loss = dynamic_loss(network, text, gradient_scale(network, train, dynamic), dynamic)
-    return Evaluation(loss, tokens, f"{_protocol(batch, task.share)} {dynamic.sentence()}")
+    return Evaluation(loss, tokens, f"{_protocol(batch, task.fraction)} {dynamic.sentence()}")
 
 
-def _protocol(batch: int, share: float) -> str:
-    text = "The text" if share == 1 else f"The first {share:.3g} of the text"
+def _protocol(batch: int, fraction: float) -> str:
+    text = "The text" if fraction == 1 else f"The first {fraction:.3g} of the text"
     if batch == 1:
         return f"{text} is read in one piece, and every token but the first is predicted."
     return (
-        f"{text} is read in {batch} columns, in each of which the context starts anew; every token is predicted but "
-        "the first of each column and the remainder after the last."
+        f"{text} is read in {batch} parallel streams, and the context starts anew in each; every token is predicted "
+        "but the first of each stream and the remainder after the last."
     )
 
 
@@ -175,7 +172,7 @@ def _model_file(model: Path) -> Path:
 
 
 def _with_text(
-    model: Path, data: Path | None, share: float | None, device: str, **reading: Any
+    model: Path, data: Path | None, fraction: float | None, device: str, **reading: Any
 ) -> tuple[LanguageModel, LanguageModelling]:
     """Load a model file, or a run folder's winner, onto a device, and the text that it is of."""
     place, path = device_of(device), _model_file(model)
@@ -185,30 +182,30 @@ def _with_text(
         settings = read_experiment(path.parent / EXPERIMENT).data
         data, known = settings.folder, settings.known
     if data is None and description.get("corpus") != builtin_text().name:
-        raise ValueError(f"A language model is measured on a text, and for {path} none is known: give --data.")
-    share = description.get("share", 1.0) if share is None else share
-    text: dict[str, Any] = {"folder": data, "unit": description["unit"], "known": known, "share": share}
+        raise ValueError(f"A language model needs a text to be measured on, but none is known for {path}. Give --data.")
+    fraction = description.get("fraction", 1.0) if fraction is None else fraction
+    text: dict[str, Any] = {"folder": data, "unit": description["unit"], "known": known, "fraction": fraction}
     task = LanguageModelling(**text, **description["model"], **reading)
     if list(task.corpus().vocabulary) != description["vocabulary"]:
         raise ValueError(
-            f"A model reads the vocabulary it learnt, and {data or 'the built-in text'} has another one than {path}: "
-            "give the --data it was trained on, and of that the --share."
+            f"The text must have the vocabulary of the model, but {data or 'the built-in text'} has another one than "
+            f"{path}. Give the --data that it was trained on, and the --fraction of it."
         )
     return network.to(place), task
 
 
 def _export(plan: Plan, history: History, folder: Path) -> None:
-    """Write the first judge's winner and the dense network as model files."""
-    winner = history.winners[plan.objectives[0]]
-    for file, network in (("winner", winner), ("dense", DENSE)):
-        done, final = job(plan, folder, history.candidates.get(network), plan.train.epochs), history.finals[network]
-        network_there = done.task.network(plan.train.seed)
-        once = {key for key, _ in chain(network_there.named_parameters(), network_there.named_buffers())}
-        weights = {key: value for key, value in best_of(done, final["sha256"]).items() if key in once}  # tied ones once
-        description = done.task.describe(network_there) | {
-            "network": network,
-            "method": None if done.method is None else to_config(done.method),
-            "sparsity": 1 - final["active"] / prunable_weights(done.task, network_there, plan.train),
-            **{key: final[key] for key in ("best_epoch", "valid_loss", "test_loss", "sha256")},
+    """Write the winner by the first criterion and the dense network as model files."""
+    winner = history.winners[plan.criteria[0]]
+    for file, name in (("winner", winner), ("dense", DENSE)):
+        job, final = job_for(plan, folder, history.candidates.get(name), plan.train.epochs), history.finals[name]
+        network = job.task.network(plan.train.seed)
+        once = {key for key, _ in chain(network.named_parameters(), network.named_buffers())}
+        weights = {key: value for key, value in best_of(job, final.sha256).items() if key in once}  # tied ones once
+        description = job.task.describe(network) | {
+            "network": name,
+            "method": None if job.method is None else to_config(job.method),
+            "sparsity": 1 - final.active / prunable_weights(job.task, network, plan.train),
+            **{key: getattr(final, key) for key in ("best_epoch", "valid_loss", "test_loss", "sha256")},
         }
         save_model(folder / f"{file}.safetensors", weights, description)

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,15 +38,16 @@ from hyperpruning.report import status as progress
 from hyperpruning.report import tables
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
-from hyperpruning.search.executors import executor, stop
+from hyperpruning.search.driver import ask
+from hyperpruning.search.executors import process_pool, stop
+from hyperpruning.search.forecast import epochs_of_one_search, most_epochs
+from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import RunFolderError, read
-from hyperpruning.search.plan import ask, candidate_name, check, job
-from hyperpruning.search.schedulers import cost, most
-from hyperpruning.search.space import Candidate
-from hyperpruning.search.worker import seconds_per_epoch
-from hyperpruning.tasks.language_modelling import perplexity
+from hyperpruning.search.plan import candidate_name, validate
+from hyperpruning.search.worker import job_for, seconds_per_epoch
+from hyperpruning.tasks.language_modelling import LanguageModelling
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
@@ -55,32 +57,47 @@ Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a 
 Text = Annotated[Path | None, typer.Option(help="The text that it reads; default: where it was trained on.")]
 Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1"; "auto": cuda where there is one.')]
 PRESET = typer.Option("--preset", help=f"A documented experiment on --data: {', '.join(presets())}.")
-Share = Annotated[float | None, typer.Option(help="Of that text, the first part; default: what it was trained on.")]
+Fraction = Annotated[float | None, typer.Option(help="Read this fraction of it; default: as in training.")]
 CORES = 1 if torch.cuda.is_available() else os.cpu_count() or 1  # a GPU may not hold several networks
 TWO = min(2, CORES)
 
 
-@app.command()
+def _show_version(shown: bool) -> None:
+    if shown:
+        out.print(f"hyperprune {version('hyperpruning')}")
+        raise typer.Exit
+
+
+@app.callback()
+def hyperprune_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Find the best way to prune a recurrent network, without training every candidate to the end."""
+
+
+@app.command(epilog="Example: hyperprune demo --out runs/demo --workers 2")
 @guarded
 def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
     _search(demo_experiment(), folder, workers)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune search --data my_text --sparsity 0.8 --out runs/mine")
 @guarded
 def search(
     experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
     unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
     named: Annotated[str | None, PRESET] = None,
-    sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that are pruned.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that are zero.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
     workers: Workers = CORES,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and about how long.")] = False,
 ) -> None:
-    """Find the best way to prune a language model of a text. Called again, it goes on where it was."""
+    """Find the best way to prune a language model of a text. Called again, it continues."""
     pruning = {} if sparsity is None else {"sparsity": sparsity}
     training = {} if seed is None else {"seed": seed}
     chosen = replaced(_experiment(experiment, named, data, unit), pruning=pruning, training=training)
@@ -90,7 +107,7 @@ def search(
         _search(chosen, folder, workers)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune init experiment.toml --data my_text")
 @guarded
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiment.toml"),
@@ -100,34 +117,34 @@ def init(
 ) -> None:
     """Write a commented experiment.toml: every setting, or a preset that says where its numbers come from."""
     if path.exists():
-        raise FileExistsError(f"`hyperprune init` writes a new file, and {path} exists: name another one.")
+        raise FileExistsError(f"`hyperprune init` must write a new file, but {path} exists. Name another one.")
     experiment = _experiment(None, named, data, unit)
     text = experiment.to_toml() if named is None else preset(named, experiment.data.folder)
     path.write_text(text, encoding="utf-8")
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune resume runs/mine")
 @guarded
 def resume(folder: Run, workers: Workers = CORES) -> None:
-    """Go on with a search that was interrupted."""
+    """Continue a search that was interrupted."""
     read(folder)
     if not (folder / EXPERIMENT).exists():
         raise RunFolderError(
-            f"A search is resumed by its {EXPERIMENT}, and {folder} has none: call `hyperprune search` (or, for a plan "
-            "of your own, hp.hyperprune) again as it was called before."
+            f"A run folder must have an {EXPERIMENT} to be resumed, but {folder} has none. Call `hyperprune search` "
+            "(or, for a plan of your own, hp.hyperprune) again as before."
         )
     _search(read_experiment(folder / EXPERIMENT), folder, workers)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune status runs/mine")
 @guarded
 def status(folder: Run, workers: Workers = CORES) -> None:
     """Show how far a search is, also while it runs."""
     out.print(progress.status_table(progress.status(folder), workers=workers))
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune report runs/mine")
 @guarded
 def report(folder: Run) -> None:
     """Write the report of a search, finished or not, and print its tables."""
@@ -136,7 +153,7 @@ def report(folder: Run) -> None:
     out.print(f"Report: {page}", soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune fetch ptb data/ptb")
 @guarded
 def fetch(
     corpus: Annotated[str, typer.Argument(help='"ptb" (licensed by the LDC) or "wikitext-2" (CC BY-SA).')],
@@ -153,37 +170,42 @@ def fetch(
     )
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune evaluate runs/mine --split test")
 @guarded
 def evaluate(
     model: Model,
     data: Text = None,
-    share: Share = None,
+    fraction: Fraction = None,
     split: Annotated[str, typer.Option(help='"valid" or "test".')] = "test",
-    batch: Annotated[int, typer.Option(min=1, help="Columns; 1: the context never starts anew.")] = 1,
-    dynamic: Annotated[bool, typer.Option("--dynamic", help="It learns from what it has read. Slow.")] = False,
-    statistics: Annotated[float, typer.Option(help="For --dynamic: share of the training text read before.")] = 1.0,
+    batch: Annotated[int, typer.Option(min=1, help="Parallel streams; 1: one unbroken text.")] = 1,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Dynamic evaluation: it learns from what it has read. Slow.")
+    ] = False,
+    statistics: Annotated[float, typer.Option(help="For --dynamic: fraction of the training text read before.")] = 1.0,
     device: Device = "auto",
 ) -> None:
     """The perplexity of a trained model, and how it was measured."""
     if statistics != 1 and not dynamic:
-        raise ValueError(f"--statistics are those of --dynamic, and {statistics} is given without it: add --dynamic.")
+        raise ValueError(f"--statistics needs --dynamic, got {statistics} without it. Add --dynamic.")
+    metric = LanguageModelling.metric
     settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
-    found = evaluate_model(model, data=data, share=share, split=split, batch=batch, dynamic=settings, device=device)
+    found = evaluate_model(
+        model, data=data, fraction=fraction, split=split, batch=batch, dynamic=settings, device=device
+    )
     out.print(
-        f"{model}: {split} perplexity {perplexity(found.loss):.3f}, {found.loss:.5f} nats per token, "
+        f"{model}: {split} {metric.name} {metric.value(found.loss):.3f}, {found.loss:.5f} nats per token, "
         f"{found.tokens:,} tokens predicted.",
         soft_wrap=True,
     )
     out.print(found.protocol, soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: hyperprune spectrum runs/mine/winner.safetensors --against runs/mine/dense.safetensors")
 @guarded
 def spectrum(
     model: Model,
     data: Text = None,
-    share: Share = None,
+    fraction: Fraction = None,
     against: Annotated[Path | None, typer.Option(help="A second model to compare with.")] = None,
     state: Annotated[str, typer.Option(help='"h", or "full" for an LSTM\'s (h, c).')] = "h",
     steps: Annotated[int, typer.Option(min=2, help="Tokens measured.")] = 60,
@@ -195,13 +217,13 @@ def spectrum(
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
     models = [model] if against is None else [model, against]
     probe: dict[str, Any] = {"state": state, "steps": steps, "warmup": warmup, "sequences": sequences, "device": device}
-    spectra = [(str(path), model_spectrum(path, data=data, share=share, **probe)) for path in models]
+    spectra = [(str(path), model_spectrum(path, data=data, fraction=fraction, **probe)) for path in models]
     out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
     for path, found in spectra:
         order = [value for value in found.sorted().tolist() if math.isfinite(value)] or [-math.inf]
         out.print(
             f"{path}: {len(found.exponents)} exponents of {state}, largest {order[0]:.4f}, "
-            f"mean {sum(order) / len(order):.4f}, smallest {order[-1]:.4f}; {found.infinite} of them -inf; "
+            f"mean {sum(order) / len(order):.4f}, smallest {order[-1]:.4f}; {found.n_minus_inf} of them -inf; "
             f"standard error {float(found.standard_error().square().mean().sqrt()):.4f} (root mean square)",
             soft_wrap=True,
         )
@@ -221,11 +243,9 @@ def _experiment(path: Path | None, named: str | None, data: Path | None, unit: s
     where: dict[str, Any] = {} if data is None else {"folder": data.resolve()}
     what: dict[str, Any] = {} if unit is None else {"unit": unit}
     if path is not None and named is not None:
-        raise ExperimentError(
-            f"An experiment is a file or a preset, and {path} and {named!r} are both given: give one."
-        )
+        raise ExperimentError(f"An experiment must be a file or a preset, got both {path} and {named!r}. Give one.")
     if named is not None and unit is not None:
-        raise ExperimentError(f"A preset says what a token is, and --unit {unit} is given beside it: leave it out.")
+        raise ExperimentError(f"--unit must be left out with a preset, which says it, got {unit}.")
     if named is not None:
         return read_preset(named, data)
     if path is not None:
@@ -237,23 +257,26 @@ def _experiment(path: Path | None, named: str | None, data: Path | None, unit: s
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:
     """Run a search with progress; end with the tables."""
-    pool = executor(workers)
+    pool = process_pool(workers) if workers > 1 else None
     try:
         with _progress(folder, workers) as on_fact:
             hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
     except BaseException as error:
-        stop(pool)
+        if pool is not None:
+            stop(pool)
         raise typer.Exit(explain(error, folder)) from None
-    pool.shutdown()
+    if pool is not None:
+        pool.shutdown()
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 
 @contextmanager
-def _progress(folder: Path, workers: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _progress(folder: Path, workers: int) -> Iterator[Callable[[Fact], None]]:
     """A live table in a terminal, plain lines otherwise."""
     if not out.is_terminal:
-        yield lambda fact: out.print(line, soft_wrap=True) if (line := progress.line(fact)) else None
+        metric = LanguageModelling.metric
+        yield lambda fact: out.print(said, soft_wrap=True) if (said := progress.line(fact, metric)) else None
         return
 
     def view() -> Any:
@@ -274,24 +297,24 @@ def _print_results(folder: Path) -> None:
 
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
-    """What a search would do: its first candidates, rounds, epochs, and a time from a timed slice."""
+    """What a search would do: its first candidates, rounds, epochs, and a time from a timed part of a training."""
     plan = experiment.plan()
-    check(plan)
-    points = ask(plan, 0)
-    for index, point in enumerate(points):
-        out.print(f"{candidate_name(index)}  " + ", ".join(str(value) for value in point.values()), soft_wrap=True)
-    if plan.pool > len(points):
-        out.print(f"... and {plan.pool - len(points)} more, which depend on what these show.")
+    validate(plan)
+    configs = ask(plan, 0)
+    for index, config in enumerate(configs):
+        out.print(f"{candidate_name(index)}  " + ", ".join(str(value) for value in config.values()), soft_wrap=True)
+    if plan.n_candidates > len(configs):
+        out.print(f"... and {plan.n_candidates - len(configs)} more, which depend on the results of these.")
     for epoch, keep in zip(plan.rungs, plan.keep, strict=True):
-        out.print(f"After epoch {epoch} each judge ({', '.join(plan.objectives)}) keeps {keep}.")
-    rounds: dict[str, Any] = {"pool": plan.pool, "rungs": plan.rungs, "keep": plan.keep, "epochs": plan.train.epochs}
-    everything = plan.pool * plan.train.epochs
-    bound = everything if plan.exhaustive else min(everything, most(judges=len(plan.objectives), **rounds))
-    out.print(f"A judge's search trains {cost(**rounds)} epochs; training the whole pool would be {everything}.")
-    out.print(f"Together, and with the dense network, at most {bound + plan.train.epochs} epochs.")
-    seconds = seconds_per_epoch(job(plan, folder, Candidate(candidate_name(0), 0, points[0]), 1))
-    hours = (bound + plan.train.epochs) * seconds / workers / 3600
-    out.print(f"An epoch takes about {seconds:.1f} s here; on {workers} at a time at most about {_duration(hours)}.")
+        out.print(f"After epoch {epoch} each criterion ({', '.join(plan.criteria)}) keeps {keep}.")
+    one = epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates)
+    everything = plan.n_candidates * plan.train.epochs
+    out.print(f"The search by one criterion trains {one} epochs; training all candidates to the end, {everything}.")
+    epochs = most_epochs(plan) + plan.train.epochs
+    out.print(f"All criteria together, and with the dense network, train at most {epochs} epochs.")
+    seconds = seconds_per_epoch(job_for(plan, folder, Candidate(candidate_name(0), 0, configs[0]), 1))
+    hours = epochs * seconds / workers / 3600
+    out.print(f"An epoch takes about {seconds:.1f} s here; on {workers} workers at most about {_duration(hours)}.")
 
 
 def _duration(hours: float) -> str:

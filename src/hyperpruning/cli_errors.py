@@ -1,4 +1,4 @@
-"""What the command says when something is wrong: a sentence and an exit code, never a traceback."""
+"""What the command says when something is wrong: a sentence and an exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 def explain(error: BaseException, folder: Path | None = None) -> int:
     """Say what went wrong, in a sentence, and how to go on with a run folder; returns the exit code."""
-    go_on = f"go on with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
+    go_on = f"Continue with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
     if isinstance(error, KeyboardInterrupt | Terminated):
-        _say(f"Stopped; every finished epoch is kept: {go_on}" if folder else "Stopped.")
+        _say(f"Stopped; every finished epoch is kept. {go_on}" if folder else "Stopped.")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     if isinstance(error, BrokenProcessPool):
-        _say(f"A worker was killed, perhaps for want of memory; with fewer --workers {go_on}")
+        _say(f"A worker process was killed, perhaps out of memory. Use fewer --workers. {go_on}")
         return 1
     if isinstance(error, MemoryError) or out_of_memory(error) or "can't allocate memory" in str(error):
-        _say("The network does not fit into the memory: make it smaller in [model], or on a GPU set the device to cpu.")
+        _say("Out of memory. Make the network smaller in [model], or set the device to cpu if it is a GPU.")
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _say(f"No space is left on the disk, nothing is lost: free some, then {go_on}")
+        _say(f"No space left on the disk; nothing is lost. Free some space. {go_on}")
         return 2
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        _say(f"{error.filename} must be a place to read or write, and it is not ({error.strerror}): give another.")
+        _say(f"{error.filename} cannot be read or written ({error.strerror}). Give another path.")
         return 2
     if isinstance(error, ValueError | OSError | RunFolderError):
         _say(str(error))
         return 2
     with tempfile.NamedTemporaryFile("w", prefix="hyperprune-", suffix=".txt", delete=False) as file:
         file.write("".join(traceback.format_exception(error)))
-    _say(f"This is a fault in hyperprune ({type(error).__name__}: {error}): please report it with {file.name}.")
+    _say(f"This is a bug in hyperprune ({type(error).__name__}: {error}). Please report it with {file.name}.")
     return 1
 
 

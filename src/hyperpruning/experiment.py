@@ -1,90 +1,259 @@
-"""The experiment: the validated configuration of a search <-> TOML; names become objects here and only here."""
+"""The experiment: the configuration of a search <-> TOML; names become objects here and only here.
+
+Every setting is a field of a dataclass (`settings.setting`) that says its section of the file, its default, its bounds
+and its sentence. What stands here is generated from these fields, but for three sections: [dense], the dropout of the
+dense reference; [space], one setting for each component of a method; and what a file as a whole must keep.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+import tomlkit
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from hyperpruning.search.plan import Plan
-from hyperpruning.search.schedulers import check_rounds
-from hyperpruning.search.worker import SpectrumConfig
-from hyperpruning.settings import (
-    OF_THE_TASK,
-    Data,
-    Model,
-    Pruning,
-    Search,
-    Section,
-    SpaceSection,
-    Spectrum,
-    Training,
-    nearest,
-    values_of,
-)
+from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.search.plan import Plan, check_rounds
+from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.settings import check_value, is_setting, nearest, type_hints
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import COMPONENTS, to_config
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.config import TrainConfig
 
 EXPERIMENT = "experiment.toml"
 PRESETS = Path(__file__).parent / "presets"
+SECTIONS = {  # of the file, in order, with what they are about
+    "data": "What is learnt.",
+    "model": "The network.",
+    "dense": "The dense reference: its own dropout; give it what suits it best.",
+    "training": "How every network is trained (SGD with clipped gradients, then averages of the weights).",
+    "pruning": "How much is pruned, and when.",
+    "space": "The search space: the choices of each component of a method, or whole methods by name.",
+    "search": "Candidates, rungs and selection criteria.",
+    "spectrum": "How Lyapunov spectra are taken and compared.",
+}
+SETTINGS_OF: tuple[type[Any], ...] = (Plan, TrainConfig, LanguageModelling, SpectrumConfig)
+# What the demo searches; of every other component a space has the default of `Method`.
+SEARCHED: dict[str, tuple[str, ...]] = {
+    "allocation": ("uniform", "er"),
+    "drop_scope": ("tensor", "sign", "global"),
+    "grow": ("random", "gradient"),
+    "redistribute": ("none", "nonzeros", "magnitude"),
+}
 
 
 class ExperimentError(ValueError):
     """An experiment that cannot be run; the message lists everything that is wrong with it, a line each."""
 
 
-class Experiment(Section):
-    """A search, as a person writes it down. The defaults are those of `hyperprune demo`."""
+class Section(BaseModel):
+    """Settings that belong together: frozen, and none that is not known."""
 
-    data: Data = Data()
-    model: Model = Field(default_factory=Model)  # not at import: it builds a network without weights
-    training: Training = Training()
-    pruning: Pruning = Pruning()
-    space: SpaceSection = SpaceSection()
-    search: Search = Search()
-    spectrum: Spectrum = Spectrum()
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _checked(name: str, metadata: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """A validator of a setting's bounds and choices."""
+
+    def check(value: Any) -> Any:
+        check_value(name, value, metadata)
+        return value
+
+    return check
+
+
+def _entry(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A setting as pydantic wants it."""
+    return (
+        Annotated[hint, AfterValidator(_checked(name, metadata))],
+        Field(default, description=metadata["doc"], validate_default=False),
+    )
+
+
+def _settings(section: str) -> dict[str, tuple[Any, Any]]:
+    """The settings of a section, from the fields that name it."""
+    return {
+        field.name: _entry(field.name, type_hints(owner)[field.name], field.default, field.metadata)
+        for owner in SETTINGS_OF
+        for field in dataclasses.fields(owner)
+        if is_setting(field) and field.metadata["section"] == section
+    }
+
+
+def _dense() -> dict[str, tuple[Any, Any]]:
+    (field,) = (field for field in dataclasses.fields(LanguageModelling) if field.name == "dropout")
+    return {"dropout": _entry("dropout", type_hints(LanguageModelling)["dropout"], 0.1, field.metadata)}
+
+
+def _space() -> dict[str, tuple[Any, Any]]:
+    default = to_config(Method())
+    found = {
+        part: _entry(
+            part,
+            tuple[str, ...],
+            SEARCHED.get(part, (str(default[part]),)),
+            {"doc": f"of {', '.join(choices)}", "choices": tuple(choices), "bounds": {}},
+        )
+        for part, choices in COMPONENTS.items()
+    }
+    fraction = {"doc": "fraction of the active weights that an update replaces", "choices": (), "bounds": {}}
+    named = {"doc": "if any, candidates are these named methods (docs/methods.md) and the components above are unused"}
+    return found | {
+        "drop_fraction": _entry("drop_fraction", FloatRange, FloatRange(0.3, 0.8, 0.1), fraction),
+        "method": _entry("method", tuple[str, ...], (), {**named, "choices": tuple(METHODS), "bounds": {}}),
+    }
+
+
+def _section(name: str) -> type[Section]:
+    entries = {"dense": _dense, "space": _space}.get(name, lambda: _settings(name))()
+    model: type[Section] = create_model(  # type: ignore[call-overload]
+        name.capitalize(), __base__=Section, __doc__=SECTIONS[name], **entries
+    )
+    return model
+
+
+_Sections: Any = create_model(  # type: ignore[call-overload]
+    "_Sections",
+    __base__=Section,
+    **{name: (model := _section(name), Field(default_factory=model)) for name in SECTIONS},
+)
+
+
+class Experiment(_Sections):
+    """A search of a language model, as a person writes it down. The defaults are those of `hyperprune demo`.
+
+    Args:
+        sections: values by section, e.g. ``training={"epochs": 4}``; see docs/settings.md.
+
+    Raises:
+        ExperimentError: values that cannot be used; the message has a line for each.
+    """
+
+    if TYPE_CHECKING:
+        data: Any
+        model: Any
+        dense: Any
+        training: Any
+        pruning: Any
+        space: Any
+        search: Any
+        spectrum: Any
 
     def __init__(self, /, **sections: Any) -> None:
         try:
             super().__init__(**sections)
         except ValidationError as error:
-            raise ExperimentError(_explained(error)) from None
+            raise ExperimentError("\n".join(_sentence(problem) for problem in error.errors())) from None
 
     @model_validator(mode="after")
-    def _rounds(self) -> Self:
-        check_rounds(pool=self.search.pool, rungs=self.search.rungs, keep=self.search.keep, epochs=self.training.epochs)
+    def _goes_together(self) -> Self:
+        """What no setting can see alone; every fault is named."""
+        faults: list[str] = []
+        for check in (self._task_can_be_built, lambda: self._values_of(TrainConfig), self._rounds_can_be_held):
+            try:
+                check()
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
+
+    def _task_can_be_built(self) -> None:
+        task = self._values_of(LanguageModelling)
+        for dropout in (task.dropout, self.dense.dropout):
+            with torch.device("meta"):
+                dataclasses.replace(task, dropout=dropout).model(1)
+
+    def _rounds_can_be_held(self) -> None:
+        search = self.search
+        check_rounds(
+            n_candidates=search.n_candidates, rungs=search.rungs, keep=search.keep, epochs=self.training.epochs
+        )
+
+    def _values_of(self, owner: type[Any], **others: Any) -> Any:
+        """An object of a settings' dataclass, from the sections that its fields name."""
+        values = {
+            field.name: getattr(getattr(self, field.metadata["section"]), field.name)
+            for field in dataclasses.fields(owner)
+            if is_setting(field) and field.metadata["section"]
+        }
+        return owner(**values, **others)
 
     def plan(self) -> Plan:
         """The search with its objects, ready to run."""
-        model, training, pruning, spectrum = self.model, self.training, self.pruning, self.spectrum
-        task = LanguageModelling(
-            **values_of(self.data),
-            **model.sizes,
-            **{name: getattr(training, name) for name in OF_THE_TASK},
-            probe_steps=spectrum.warmup + spectrum.steps,
-            probe_batch=spectrum.sequences,
-        )
-        train = {name: value for name, value in values_of(training).items() if name not in OF_THE_TASK}
-        shared = {name: value for name, value in values_of(pruning).items() if name != "sparsity"}
-        return Plan(
+        task: LanguageModelling = self._values_of(LanguageModelling)
+        plan: Plan = self._values_of(
+            Plan,
             task=task,
-            dense_task=replace(task, dropout=model.dense_dropout),
-            train=TrainConfig(**train, **shared),
-            sparsity=pruning.sparsity,
-            space=self.space.space(),
-            spectrum=SpectrumConfig(spectrum.state, spectrum.warmup),
-            distance=spectrum.distance,
-            **values_of(self.search),
+            dense_task=dataclasses.replace(task, dropout=self.dense.dropout),
+            train=self._values_of(TrainConfig),
+            space=self._search_space(),
+            spectrum=self._values_of(SpectrumConfig),
         )
+        return plan
+
+    def _search_space(self) -> SearchSpace:
+        """The space; a component with its default as the only choice is no dimension of it."""
+        if self.space.method:
+            return SearchSpace({"method": self.space.method})
+        default = to_config(Method())
+        chosen = {part: getattr(self.space, part) for part in COMPONENTS}
+        searched = {part: choices for part, choices in chosen.items() if choices != (default[part],)}
+        return SearchSpace(searched | {"drop_fraction": self.space.drop_fraction})
 
     def to_toml(self) -> str:
         """The experiment as a commented TOML file."""
-        return "\n".join(_lines(self))
+        document = tomlkit.document()
+        document.add(tomlkit.comment("An experiment of hyperprune: every setting with its default or chosen value."))
+        for name, about in SECTIONS.items():
+            document.add(tomlkit.nl())
+            document.add(tomlkit.comment(about))
+            document.add(name, _table(getattr(self, name)))
+        return tomlkit.dumps(document)
+
+
+def _table(section: Section) -> Any:
+    table = tomlkit.table()
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if value is None:
+            line = f"{key} ="
+            table.add(tomlkit.comment(f"{line:<39} # {field.description}"))
+            continue
+        item = _item(value)
+        item.comment(str(field.description))
+        item.trivia.comment_ws = " " * max(2, 41 - len(f"{key} = {item.as_string()}"))
+        table.add(key, item)
+    return table
+
+
+def _item(value: Any) -> Any:
+    """A value as a TOML item on one line."""
+    if isinstance(value, FloatRange | Mapping):
+        inline = tomlkit.inline_table()
+        inline.update(dataclasses.asdict(value) if isinstance(value, FloatRange) else dict(value))
+        return inline
+    return tomlkit.item([*value] if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value)
+
+
+def settings_page() -> str:
+    """The page of all settings, docs/settings.md, from the fields that declare them."""
+    lines = ["# Settings", "", "Every setting of an `experiment.toml`, generated from the code; all are optional.", ""]
+    for name, section in values_of(Experiment()).items():
+        lines += [f"## [{name}]", "", SECTIONS[name], "", "| setting | default | meaning |", "|---|---|---|"]
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            default = "" if value is None else f"`{_item(value).as_string()}`"
+            lines.append(f"| `{key}` | {default} | {str(field.description).replace('|', chr(92) + '|')} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def words(folder: Path, **sections: dict[str, Any]) -> Experiment:
@@ -96,21 +265,27 @@ def words(folder: Path, **sections: dict[str, Any]) -> Experiment:
     """
     defaults: dict[str, dict[str, Any]] = {
         "data": {"folder": folder, "unit": "word"},
-        "model": {"embedding": 200, "hidden": 200, "embedding_std": 0.06, "dropout": 0.2, "dense_dropout": 0.2},
+        "model": {"embedding": 200, "hidden": 200, "embedding_std": 0.06, "dropout": 0.2},
+        "dense": {"dropout": 0.2},
         "training": {"lr": 20.0},
     }
     return Experiment(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in {*defaults, *sections}})
 
 
 def demo_experiment() -> Experiment:
-    """The search of `hyperprune demo`: the defaults, and everybody trained to the end to see what was missed."""
-    return Experiment(search={"exhaustive": True})
+    """The search of `hyperprune demo`: the defaults, and all candidates trained to the end to see what was missed."""
+    return Experiment(search={"train_all": True})
 
 
 def replaced(experiment: Experiment, **sections: dict[str, Any]) -> Experiment:
     """The same experiment with some values changed, by section."""
     values = {name: values_of(section) | sections.get(name, {}) for name, section in values_of(experiment).items()}
     return Experiment(**values)
+
+
+def values_of(section: BaseModel) -> dict[str, Any]:
+    """A section's settings, or an experiment's sections, by name."""
+    return {name: getattr(section, name) for name in type(section).model_fields}
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -123,10 +298,10 @@ def read_experiment(path: Path) -> Experiment:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExperimentError(
-            f"An experiment is a TOML file, and {path} does not exist: write one with `hyperprune init`."
+            f"An experiment must be a TOML file, but {path} does not exist. Write one with `hyperprune init`."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"An experiment is a TOML file, and {path} is not: {error}.") from None
+        raise ExperimentError(f"An experiment must be a TOML file, but {path} is not: {error}.") from None
     return located(path.parent, Experiment(**content))
 
 
@@ -146,16 +321,13 @@ def preset(name: str, data: Path | None) -> str:
         ExperimentError: no preset of that name, or no folder.
     """
     if name not in presets():
-        raise ExperimentError(
-            f"A preset is one of {', '.join(presets())}, and {name!r} is not{nearest(name, presets())}"
-        )
+        raise ExperimentError(f"A preset must be among {', '.join(presets())}, got {name!r}.{nearest(name, presets())}")
     if data is None:
         raise ExperimentError(
-            f"A preset is of a published text, and {name!r} was given no folder with it: give --data DIR, after "
-            "`hyperprune fetch` if it is not here yet."
+            f"Preset {name!r} needs the folder of its published text. Give --data DIR; `hyperprune fetch` downloads it."
         )
     text = (PRESETS / f"{name}.toml").read_text(encoding="utf-8")
-    return text.replace("[data]\n", f"[data]\nfolder = {_toml(data.resolve())}\n", 1)
+    return text.replace("[data]\n", f"[data]\nfolder = {_item(data.resolve()).as_string()}\n", 1)
 
 
 def read_preset(name: str, data: Path | None) -> Experiment:
@@ -172,43 +344,30 @@ def located(place: Path, experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"data": data})
 
 
-def _lines(experiment: Experiment) -> Iterator[str]:
-    yield "# An experiment of hyperprune: every setting with its default or chosen value."
-    for name, section in values_of(experiment).items():
-        yield f"\n# {type(section).__doc__}\n[{name}]"
-        for key, field in type(section).model_fields.items():
-            value = getattr(section, key)
-            line = f"{key} = {_toml(value)}" if value is not None else f'# {key} = "..."'
-            yield f"{line:<42}  # {field.description}"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, BaseModel | dict):
-        items = value if isinstance(value, dict) else values_of(value)
-        return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in items.items()) + " }"
-    if isinstance(value, str | Path):
-        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return repr(value)
-
-
-def _explained(error: ValidationError) -> str:
-    """All that pydantic found, one sentence a line."""
-    return "\n".join(_sentence(problem) for problem in error.errors())
-
-
 def _sentence(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    """One of the faults that pydantic found, as a sentence."""
+    path = [str(part) for part in problem["loc"] if isinstance(part, str) and part in _places()]
+    place = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        *path, key = [part for part in problem["loc"] if not isinstance(part, int)]
-        section: Any = Experiment
-        for part in path:
-            section = section.model_fields[part].annotation
-        return f"{place} is not a setting{nearest(key, section.model_fields)}"
+        *parents, key = [part for part in problem["loc"] if not isinstance(part, int)]
+        known = list(_known_settings(parents))
+        return f"{'.'.join([*parents, key])} is not a setting.{nearest(key, known)}"
     message = problem["msg"].removeprefix("Value error, ")
-    if place and problem["type"] != "value_error":
-        return f"{place} = {problem['input']!r} cannot be used: {message[0].lower() + message[1:]}"
-    return f"{place} {message}" if place else message
+    if problem["type"] == "value_error":
+        return f"{'.'.join(path[:-1])}.{message}" if path[1:] and message.startswith(path[-1]) else message
+    return f"{place} cannot be {problem['input']!r}: {message[0].lower() + message[1:]}."
+
+
+def _places() -> Iterator[str]:
+    """All names of sections and settings."""
+    for name, field in Experiment.model_fields.items():
+        yield name
+        yield from getattr(field.annotation, "model_fields", ())
+    yield from (field.name for field in dataclasses.fields(FloatRange))
+
+
+def _known_settings(parents: list[str]) -> Iterator[str]:
+    section: Any = Experiment
+    for part in parents:
+        section = section.model_fields[part].annotation if part in section.model_fields else FloatRange
+    yield from getattr(section, "model_fields", ()) or (field.name for field in dataclasses.fields(section))

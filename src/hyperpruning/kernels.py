@@ -1,4 +1,4 @@
-"""What torch's kernels for GPUs are told, and tell, in every room: precision, recurrent loops, too small a memory."""
+"""Settings and calls of torch's GPU kernels: float32 precision, fused recurrent loops, out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -12,63 +12,64 @@ from torch import Tensor
 
 
 @contextmanager
-def float32_products(*, tf32: bool = False) -> Iterator[None]:
-    """Within the block products of float32 on CUDA are those of float32; afterwards all is set as it was.
+def float32_precision(*, tf32: bool = False) -> Iterator[None]:
+    """Set the precision of float32 matrix products on CUDA within the block; restore the settings afterwards.
 
-    Unless told, torch has cuDNN's recurrent layers compute in TF32, with 10 bits of mantissa.
+    By default torch lets cuDNN's recurrent layers compute in TF32, which has 10 bits of mantissa.
 
     Args:
-        tf32: they are in TF32 instead.
+        tf32: True: products in TF32; False: in full float32.
     """
-    of: Any = torch.backends
-    newer = []  # torch 2.9 has a setting for each, beside the older ones for all
-    if hasattr(of.cudnn, "rnn"):
-        newer = [of.cuda.matmul, of.mkldnn.matmul, of.cudnn.conv, of.cudnn.rnn]
-    each = [part.fp32_precision for part in newer]
-    matmul, allowed = _told(torch.get_float32_matmul_precision, "highest"), _told(lambda: of.cudnn.allow_tf32, True)
+    backends: Any = torch.backends
+    newer = []  # torch 2.9 has one setting per backend, beside the older global ones
+    if hasattr(backends.cudnn, "rnn"):
+        newer = [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    precisions = [part.fp32_precision for part in newer]
+    matmul = _read_setting(torch.get_float32_matmul_precision, "highest")
+    allow_tf32 = _read_setting(lambda: backends.cudnn.allow_tf32, True)
     _set("high" if tf32 else "highest", tf32, newer, ["tf32" if tf32 else "ieee"] * len(newer))
     try:
         yield
     finally:
-        _set(matmul, allowed, newer, each)
+        _set(matmul, allow_tf32, newer, precisions)
 
 
-def _told(older: Callable[[], Any], default: Any) -> Any:
-    """Read one of the older settings; where a newer one contradicts it torch does not tell, and raises."""
+def _read_setting(read: Callable[[], Any], default: Any) -> Any:
+    """Read an older setting; return the default where torch raises because a newer setting contradicts it."""
     try:
-        return older()
+        return read()
     except RuntimeError:
         return default
 
 
-def _set(matmul: str, allow_tf32: bool, newer: Sequence[Any], each: Sequence[str]) -> None:
-    """Set the older ones first, for they change the newer."""
+def _set(matmul: str, allow_tf32: bool, newer: Sequence[Any], precisions: Sequence[str]) -> None:
+    """Set the older settings first, because they change the newer ones."""
     torch.set_float32_matmul_precision(matmul)
     torch.backends.cudnn.allow_tf32 = allow_tf32
-    for part, precision in zip(newer, each, strict=True):
+    for part, precision in zip(newer, precisions, strict=True):
         part.fp32_precision = precision
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether a GPU's memory was too small: torch, CUDA and cuBLAS each say so in their own way."""
+    """Tell whether a GPU ran out of memory; torch, CUDA and cuBLAS each report it in a different way."""
     said = str(error)
     cuda = isinstance(error, RuntimeError) and ("CUDA error: out of memory" in said or "_ALLOC_FAILED" in said)
     return cuda or isinstance(error, torch.OutOfMemoryError)
 
 
-def fused(loop: Callable[..., Any], inputs: Tensor, state: Any, weights: list[Tensor], *, train: bool) -> Any:
-    """Run one layer by `torch.lstm`, `torch.gru`, `torch.rnn_tanh` or `torch.rnn_relu`, which are cuDNN's on CUDA.
+def run_fused_rnn(loop: Callable[..., Any], inputs: Tensor, state: Any, weights: list[Tensor], *, train: bool) -> Any:
+    """Run one recurrent layer by a fused kernel of torch (cuDNN's on CUDA).
 
     Args:
-        loop: one of these.
+        loop: `torch.lstm`, `torch.gru`, `torch.rnn_tanh` or `torch.rnn_relu`.
         inputs: (T, N, I).
-        state: h, or (h, c), each (1, N, H).
+        state: h, or (h, c) for an LSTM, each (1, N, H).
         weights: w_ih, w_hh, b_ih, b_hh.
-        train: whether the outputs will be differentiated; cuDNN refuses otherwise.
+        train: True if the outputs will be differentiated; cuDNN requires it for the backward pass.
 
     Returns:
         the outputs (T, N, H), and the state after the last step.
     """
-    with warnings.catch_warnings():  # cuDNN's, that these weights do not lie beside each other
+    with warnings.catch_warnings():  # cuDNN warns that these weights are not one contiguous chunk
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
         return loop(inputs, state, weights, True, 1, 0.0, train, False, False)

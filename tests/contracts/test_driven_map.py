@@ -1,4 +1,4 @@
-"""Every layer of the package keeps the contract of a driven layer, and a layer that breaks it is told so."""
+"""Every layer of the package passes the contract test of a driven layer, and a faulty layer fails it."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from highway import random_highway
 from hyperpruning.lyapunov.contract import check_driven_layer
 from hyperpruning.lyapunov.layers import StepLayer
-from hyperpruning.lyapunov.networks import driven
+from hyperpruning.lyapunov.networks import driven_map
 from hyperpruning.models.rhn import RHNLayer
 
 
@@ -21,7 +21,7 @@ def test_layers_of_torch(cell, options, bias):
     with torch.no_grad():
         network.weight_hh_l0[:, 2] = 0
     inputs = torch.randn(6, 4, 3, dtype=torch.float64)
-    layers = driven(network, inputs, None, None).layers
+    layers = driven_map(network, inputs, None, None).layers
     for layer, width in zip(layers, (3, 5), strict=True):
         check_driven_layer(layer, torch.randn(4, layer.state_size).double(), torch.randn(4, width).double())
 
@@ -33,9 +33,9 @@ def test_steps_follow_the_fused_module(cell, options):
     torch.manual_seed(0)
     network = cell(3, 5, 2, dtype=torch.float64, **options)
     inputs = torch.randn(12, 4, 3, dtype=torch.float64)
-    map_ = driven(network, inputs, None, None)
+    stack = driven_map(network, inputs, None, None)
     outputs = inputs
-    for layer, state in zip(map_.layers, map_.start, strict=True):
+    for layer, state in zip(stack.layers, stack.start, strict=True):
         visited = []
         for input in outputs:
             state = layer.step(state, input)
@@ -59,21 +59,24 @@ def test_a_plain_step():
     check_driven_layer(layer, torch.randn(3, 4).double(), torch.randn(3, 4).double())
 
 
-def broken(**methods):
+def faulty(**methods):
     return random_highway(3, 5, 2, 2, kind=type("Faulty", (RHNLayer,), methods))
 
 
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
-        ({"step": lambda self, state, input: state[:, :3]}, "keeps its state's shape"),
+        ({"step": lambda self, state, input: state[:, :3]}, "must have the shape"),
         ({"step": lambda self, state, input: state + state.mean(0)}, "rows of the batch"),
-        ({"assembled": lambda self, slopes, size: torch.zeros(len(slopes), size, size).double()}, "not close"),
-        ({"slopes": lambda self, state, input: RHNLayer.slopes(self, state, input) * 1.001}, "not close"),
-        ({"path": lambda self, state, inputs: torch.stack([state] * 3)}, "not close"),
+        ({"jacobian": lambda self, terms, size: torch.zeros(len(terms), size, size).double()}, "must equal"),
+        ({"jacobian_terms": lambda self, *at: 1.001 * RHNLayer.jacobian_terms(self, *at)}, "must equal"),
+        (  # the first step is correct, because `step` uses it
+            {"unroll": lambda self, state, inputs: torch.cat([RHNLayer.unroll(self, state, inputs[:1]), state[None]])},
+            "unroll must return",
+        ),
     ],
 )
-def test_a_broken_layer_is_told_so(methods, said):
+def test_a_faulty_layer_fails(methods, said):
     torch.manual_seed(0)
     with pytest.raises(AssertionError, match=said):
-        check_driven_layer(broken(**methods), torch.randn(4, 5).double(), torch.randn(4, 3).double())
+        check_driven_layer(faulty(**methods), torch.randn(4, 5).double(), torch.randn(4, 3).double())

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hyperpruning.kernels import fused
+from hyperpruning.kernels import run_fused_rnn
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import GRANULARITIES
@@ -56,7 +56,7 @@ class Recurrent(nn.Module):
         parameters = {name: getattr(self.lstm, name) for name in names} | {"weight_hh_l0": dropped}
         flat = [parameters[name] for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
         state = self.embedding.weight.new_zeros(2, 1, tokens.shape[1], 8)
-        found = fused(torch.lstm, self.embedding(tokens), tuple(state), flat, train=True)
+        found = run_fused_rnn(torch.lstm, self.embedding(tokens), tuple(state), flat, train=True)
         return self.decoder(found[0])
 
     def batch(self, source):
@@ -127,7 +127,7 @@ class Run:
 
     def wanted(self, step):
         """The density that the schedule asks for, by its definition."""
-        method, end, steps = self.sparsifier.method, 1 - self.asked, self.sparsifier.plan.total_steps
+        method, end, steps = self.sparsifier.method, 1 - self.asked, self.sparsifier.weight_budget.total_steps
         begin, until = method.density_from * steps, method.density_until * steps
         progress = min(1.0, max(0.0, (step - begin) / (until - begin)))
         return method.density(progress, max(end, method.density_start), end)
@@ -163,20 +163,20 @@ def check(run, before, update):
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     if update is not None:
         run.density = run.wanted(update.step)
-    unit = max(math.prod(view) for view in sparsifier.plan.unit.values())
+    unit = max(math.prod(shape) for shape in sparsifier.weight_budget.block_shapes.values())
     if unit == 1:
-        assert sum(counts.values()) == round(run.density * run.size) == sparsifier.budget
+        assert sum(counts.values()) == round(run.density * run.size) == sparsifier.active_cost
     elif not method.scheduled:
-        assert sum(counts.values()) == sparsifier.plan.target
+        assert sum(counts.values()) == sparsifier.weight_budget.target_cost
     assert abs(sum(counts.values()) - run.density * run.size) < unit * len(masks)
     for name, mask in masks.items():
         parameter = sparsifier.parameters[name]
         tensors = [parameter.detach(), *(v for v in state[parameter].values() if v.shape == parameter.shape)]
         for values in tensors:
             assert values.isfinite().all()
-            assert sparsifier.fading or not values[~mask].any()
-        assert not (mask & ~sparsifier.ever[name]).any()
-        rows, columns = method.granularity.unit(mask.shape)
+            assert sparsifier.soft_shrinking or not values[~mask].any()
+        assert not (mask & ~sparsifier.ever_active_masks[name]).any()
+        rows, columns = method.granularity.block_shape(mask.shape)
         if rows * columns > 1:
             blocks = mask.flatten(1).unfold(0, rows, rows).unfold(1, columns, columns).flatten(2)
             assert (blocks.all(2) | ~blocks.any(2)).all()
@@ -187,7 +187,7 @@ def check(run, before, update):
     else:
         assert update.active == counts
         assert counts == {name: before[name] - update.dropped[name] + update.grown[name] for name in before}
-        assert update.ever_active == sum(int(ever.sum()) for ever in sparsifier.ever.values()) / run.size
+        assert update.ever_active == sum(int(ever.sum()) for ever in sparsifier.ever_active_masks.values()) / run.size
         assert 0 <= update.churn <= 1
     return counts
 
@@ -202,7 +202,7 @@ def check_many_updates(run, steps):
     return changes
 
 
-# averages begin when no weight fades any more, and training refuses another order
+# averaging starts after soft shrinkage; training refuses another order
 PAIRS = [
     (name, optimizer) for name in METHODS for optimizer in OPTIMIZERS if (name, optimizer) != ("iss-p", "snt_asgd")
 ]
@@ -213,7 +213,7 @@ def test_invariants_hold_with_every_optimizer(name, optimizer):
     method = METHODS[name]
     sparsity = 0.8 if method.granularity in (GRANULARITIES["weight"], GRANULARITIES["row"]) else 0.4  # few large units
     changes = check_many_updates(Run(method, optimizer=optimizer, sparsity=sparsity, steps=24), 23)
-    assert (changes > 0) == (method.drop is not None) or method.fade
+    assert (changes > 0) == (method.drop is not None) or method.soft_shrinkage
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -234,7 +234,7 @@ def test_the_same_seed_gives_the_same_masks(name):
         list(run.train(range(16)))
     first, second, other = (run.sparsifier.masks for run in runs)
     assert all(torch.equal(first[tensor], second[tensor]) for tensor in first)
-    random = METHODS[name].topology is COMPONENTS["topology"]["random"]
+    random = METHODS[name].mask_init is COMPONENTS["mask_init"]["random"]
     drawn = (random and METHODS[name].density_start < 1) or (random and not METHODS[name].scheduled)
     assert drawn <= any(not torch.equal(first[tensor], other[tensor]) for tensor in first)
 
@@ -262,7 +262,7 @@ SHRINKING = {
     "drop_fraction": st.just(0),
     "grow_scope": st.just("tensor"),
     "redistribute": st.just("none"),
-    "topology": st.just("random"),
+    "mask_init": st.just("random"),
     "density": st.sampled_from([name for name in COMPONENTS["density"] if name != "constant"]),
 }
 KINDS = {  # what is drawn otherwise than from all choices
@@ -270,8 +270,12 @@ KINDS = {  # what is drawn otherwise than from all choices
     "freely": {"granularity": st.just("weight"), "density": st.just("constant")},
     "shrinking": SHRINKING | {"rewind": st.sampled_from([None, 0, 3])},
     "shrinking_and_growing": {"density": SHRINKING["density"], "density_start": st.floats(0.3, 0.9)},
-    "fading": SHRINKING
-    | {"density": st.just("constant"), "topology": st.sampled_from(["magnitude", "snip"]), "fade": st.floats(0.1, 0.9)},
+    "soft_shrinkage": SHRINKING
+    | {
+        "density": st.just("constant"),
+        "mask_init": st.sampled_from(["magnitude", "snip"]),
+        "soft_shrinkage": st.floats(0.1, 0.9),
+    },
     "static": SHRINKING | {"density": st.just("constant"), "drop": st.just("none")},
 }
 
@@ -317,11 +321,11 @@ def check_composition(spelling, model, sparsity):
     check_many_updates(run, 200)
 
 
-def test_fading_weights_leave_every_group_its_share():
-    """Fading weights return; with 2:4 they return within their group (found by the compositions)."""
+def test_soft_shrinkage_leaves_every_group_its_share():
+    """Softly shrunk weights may return; with 2:4 they return within their group (found by the compositions)."""
     method = from_config(
-        {"granularity": "two_of_four", "topology": "random", "drop": "magnitude", "grow": "none"}
-        | {"drop_fraction": 0, "fade": 0.5}
+        {"granularity": "two_of_four", "mask_init": "random", "drop": "magnitude", "grow": "none"}
+        | {"drop_fraction": 0, "soft_shrinkage": 0.5}
     )
     run = Run(method, optimizer="momentum", steps=52, interval=1)
     check_many_updates(run, 50)

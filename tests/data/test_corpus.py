@@ -1,11 +1,11 @@
-"""Corpora: conventions, the built-in text, and folders that cannot be used."""
+"""Corpora: conventions, the built-in text, and errors for unusable folders."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from hyperpruning.data.corpus import SPLITS, DataError, beginning, builtin_text, read_folder
+from hyperpruning.data.corpus import SPLITS, DataError, builtin_text, first_fraction, read_folder
 
 
 def decoded(corpus, split):
@@ -38,7 +38,7 @@ def test_the_hash_depends_on_text_and_vocabulary(tmp_path):
     assert read_folder(write(tmp_path / "three", **texts | {"test": "a"})).sha256 != one.sha256
 
 
-def test_no_line_of_the_builtin_text_stands_in_two_splits():
+def test_no_line_of_the_builtin_text_occurs_in_two_splits():
     corpus = builtin_text()
     lines = {split: {line for line in decoded(corpus, split).split("\n") if len(line) >= 40} for split in SPLITS}
     assert all(len(found) > 300 for found in lines.values())
@@ -46,28 +46,28 @@ def test_no_line_of_the_builtin_text_stands_in_two_splits():
     assert not (lines["train"] | lines["valid"]) & lines["test"]
 
 
-def test_a_share_is_read_as_if_nothing_else_had_been_there(tmp_path):
+def test_a_first_fraction_equals_reading_the_shortened_texts(tmp_path):
     texts = {"train": "e d e a\nb c b d\n", "valid": "x e y z\n", "test": "c x q a e d b\n"}
     whole = read_folder(write(tmp_path / "whole", **texts), unit="character")
-    for share in (0.25, 0.5, 0.9):
-        first = {split: text[: round(share * len(text))] for split, text in texts.items()}
-        expected = read_folder(write(tmp_path / f"{share}", **first), unit="character")
-        found = beginning(whole, share)
+    for fraction in (0.25, 0.5, 0.9):
+        first = {split: text[: round(fraction * len(text))] for split, text in texts.items()}
+        expected = read_folder(write(tmp_path / f"{fraction}", **first), unit="character")
+        found = first_fraction(whole, fraction)
         assert found.vocabulary == expected.vocabulary
         assert found.sha256 == expected.sha256
-        assert beginning(whole, share) is found  # cut once a process
-    assert beginning(whole, 1.0) is whole
-    for share in (0, 1.5):
-        with pytest.raises(DataError, match="above 0 and at most 1"):
-            beginning(whole, share)
+        assert first_fraction(whole, fraction) is found  # cached
+    assert first_fraction(whole, 1.0) is whole
+    for fraction in (0, 1.5):
+        with pytest.raises(DataError, match=f"above 0 and at most 1, got {fraction}"):
+            first_fraction(whole, fraction)
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda folder: (folder / "valid.txt").unlink(), "no valid split"),
-        (lambda folder: (folder / "test.txt").write_text(" \n"), "is empty"),
-        (lambda folder: (folder / "train.txt").write_bytes(b"abc\xff"), "not at byte 3"),
+        (lambda folder: (folder / "valid.txt").unlink(), "got no valid split"),
+        (lambda folder: (folder / "test.txt").write_text(" \n"), "must not be empty, got"),
+        (lambda folder: (folder / "train.txt").write_bytes(b"abc\xff"), "invalid byte at position 3"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_explained(tmp_path, spoil, says):
@@ -78,12 +78,12 @@ def test_a_folder_that_cannot_be_used_is_explained(tmp_path, spoil, says):
 
 
 def test_a_missing_folder_is_explained(tmp_path):
-    with pytest.raises(DataError, match="is not: give a folder"):
+    with pytest.raises(DataError, match=r"must exist, got .* Give a folder"):
         read_folder(tmp_path / "nowhere")
 
 
 def test_another_text_is_not_taken_for_a_known_one(tmp_path):
-    with pytest.raises(DataError, match=r"929,589 tokens in train"):
+    with pytest.raises(DataError, match=r"must have 929,589 tokens in train, got 2"):
         read_folder(write(tmp_path / "d", train="a", valid="a", test="a"), known="ptb")
 
 

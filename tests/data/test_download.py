@@ -1,4 +1,4 @@
-"""Fetching: invented files from invented addresses; what is not the published file is never kept."""
+"""Downloads of invented files from invented URLs; a file that differs from the published one is never kept."""
 
 import hashlib
 import threading
@@ -10,23 +10,23 @@ from typing import ClassVar
 import pytest
 
 from hyperpruning.data import download
-from hyperpruning.data.corpus import KNOWN, SPLITS, DataError
-from hyperpruning.data.download import ADDRESSES, LICENCES, fetch
+from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS, DataError
+from hyperpruning.data.download import LICENCES, URLS, fetch
 
 TEXTS = {"train": b"a b c\na b\n", "valid": b"b a\n", "test": b"c\n"}
 
 
 @pytest.fixture(autouse=True)
 def invented(monkeypatch):
-    """A published corpus of 11 tokens; its training text has no hash, as WikiText-2's."""
+    """A published corpus of 12 tokens; its training text has no hash, like WikiText-2's."""
     tokens = {"train": 7, "valid": 3, "test": 2}
     parts = {split: (tokens[split], hashlib.sha256(TEXTS[split]).hexdigest()) for split in SPLITS}
-    monkeypatch.setitem(KNOWN, "ptb", parts | {"train": (7, None), "vocabulary": (4, None)})
+    monkeypatch.setitem(PUBLISHED_CORPORA, "ptb", parts | {"train": (7, None), "vocabulary": (4, None)})
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """A host on this machine: its files, and what was asked of it. A file that is a number breaks off there."""
+    """A local server: its files and the requested paths; for a number, the connection ends after so many bytes."""
 
     class Handler(BaseHTTPRequestHandler):
         files: ClassVar[dict[str, object]] = {}
@@ -51,7 +51,7 @@ def server(monkeypatch):
     with HTTPServer(("127.0.0.1", 0), Handler) as host:
         threading.Thread(target=host.serve_forever, args=(0.01,), daemon=True).start()
         Handler.files, Handler.asked = {f"/good/{split}.txt": text for split, text in TEXTS.items()}, []
-        Handler.place = f"http://127.0.0.1:{host.server_port}"
+        Handler.root = f"http://127.0.0.1:{host.server_port}"
         yield Handler
         host.shutdown()
 
@@ -63,10 +63,10 @@ def folder_of(files: Path) -> str:
     return files.as_uri() + "/{split}.txt"
 
 
-def test_the_first_address_that_has_the_published_file_is_taken(server, tmp_path):
+def test_the_first_url_with_the_published_file_is_used(server, tmp_path):
     server.files |= {f"/other/{split}.txt": b"another text\n" for split in SPLITS}
-    places = [f"{server.place}/{host}/{{split}}.txt" for host in ("dead", "other", "good", "never")]
-    corpus = fetch("ptb", tmp_path / "new" / "ptb", addresses=places)
+    urls = [f"{server.root}/{host}/{{split}}.txt" for host in ("dead", "other", "good", "never")]
+    corpus = fetch("ptb", tmp_path / "new" / "ptb", urls=urls)
     assert corpus.vocabulary == ("a", "b", "c", "<eos>")
     assert {path.name: path.read_bytes() for path in (tmp_path / "new" / "ptb").iterdir()} == {
         f"{split}.txt": text for split, text in TEXTS.items()
@@ -74,34 +74,34 @@ def test_the_first_address_that_has_the_published_file_is_taken(server, tmp_path
     assert server.asked == [f"/{host}/{split}.txt" for split in SPLITS for host in ("dead", "other", "good")]
 
 
-def test_what_is_there_and_whole_is_not_fetched_again(server, tmp_path):
+def test_existing_published_files_are_not_downloaded_again(server, tmp_path):
     (tmp_path / "ptb.valid.txt").write_bytes(TEXTS["valid"])
     (tmp_path / "train.txt").write_bytes(TEXTS["train"])
-    fetch("ptb", tmp_path, addresses=[f"{server.place}/good/{{split}}.txt"])
+    fetch("ptb", tmp_path, urls=[f"{server.root}/good/{{split}}.txt"])
     assert server.asked == ["/good/test.txt"]
-    fetch("ptb", tmp_path, addresses=[])
+    fetch("ptb", tmp_path, urls=[])
     assert not (tmp_path / "valid.txt").exists()
-    with pytest.raises(DataError, match="none gave it"):
-        fetch("ptb", tmp_path / "new", addresses=[])
+    with pytest.raises(DataError, match="got: no URL"):
+        fetch("ptb", tmp_path / "new", urls=[])
 
 
 def test_another_text_is_not_overwritten(tmp_path):
     (tmp_path / "valid.txt").write_text("my own\n")
-    with pytest.raises(DataError, match=r"valid\.txt is not the published file of ptb: remove it"):
-        fetch("ptb", tmp_path, addresses=[folder_of(tmp_path / "there")])
+    with pytest.raises(DataError, match=r"published file of ptb, got another text in .*valid\.txt\. Remove it"):
+        fetch("ptb", tmp_path, urls=[folder_of(tmp_path / "there")])
     assert (tmp_path / "valid.txt").read_text() == "my own\n"
 
 
-def test_a_connection_that_breaks_off_leaves_nothing(server, tmp_path):
+def test_a_broken_connection_leaves_no_file(server, tmp_path):
     server.files["/good/train.txt"] = 6
     with pytest.raises(DataError, match="IncompleteRead"):
-        fetch("ptb", tmp_path, addresses=[f"{server.place}/good/{{split}}.txt"])
+        fetch("ptb", tmp_path, urls=[f"{server.root}/good/{{split}}.txt"])
     assert not list(tmp_path.iterdir())
-    corpus = fetch("ptb", tmp_path, addresses=[f"{server.place}/good/{{split}}.txt", folder_of(tmp_path / "there")])
+    corpus = fetch("ptb", tmp_path, urls=[f"{server.root}/good/{{split}}.txt", folder_of(tmp_path / "there")])
     assert len(corpus.train) == 7
 
 
-def test_an_interrupted_fetch_goes_on_where_it_was(server, tmp_path, monkeypatch):
+def test_an_interrupted_fetch_continues_with_the_missing_files(server, tmp_path, monkeypatch):
     def interrupted(path, content):
         if path.name == "valid.txt":
             path.with_name("valid.txt.part").write_bytes(content[:1])
@@ -112,43 +112,43 @@ def test_an_interrupted_fetch_goes_on_where_it_was(server, tmp_path, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(download, "_write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fetch("ptb", tmp_path, addresses=[f"{server.place}/good/{{split}}.txt"])
+            fetch("ptb", tmp_path, urls=[f"{server.root}/good/{{split}}.txt"])
     server.asked.clear()
-    fetch("ptb", tmp_path, addresses=[f"{server.place}/good/{{split}}.txt"])
+    fetch("ptb", tmp_path, urls=[f"{server.root}/good/{{split}}.txt"])
     assert server.asked == ["/good/valid.txt", "/good/test.txt"]
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_offline_all_addresses_and_the_way_out_are_said(tmp_path):
-    places = ["http://127.0.0.1:9/{split}", (tmp_path / "nowhere").as_uri()]
+def test_offline_the_error_lists_all_urls_and_the_remedy(tmp_path):
+    urls = ["http://127.0.0.1:9/{split}", (tmp_path / "nowhere").as_uri()]
     with pytest.raises(DataError) as caught:
-        fetch("ptb", tmp_path, addresses=places)
+        fetch("ptb", tmp_path, urls=urls)
     said = str(caught.value)
     assert "http://127.0.0.1:9/train: " in said
     assert "nowhere" in said
-    assert said.endswith(f"put the file into {tmp_path} as train.txt by hand.")
+    assert said.endswith(f"Put the file into {tmp_path} as train.txt by hand.")
     assert "\n" not in said
 
 
-def test_an_archive_is_downloaded_once(server, tmp_path):
+def test_a_zip_archive_is_downloaded_once(server, tmp_path):
     with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
         for split, text in TEXTS.items():
             archive.writestr(f"in/wiki.{split}.tokens", text)
     server.files |= {"/made.zip": (tmp_path / "made.zip").read_bytes(), "/no.zip": b"<html>"}
     member = "#in/wiki.{split}.tokens"
-    places = [f"{server.place}/{name}" for name in (f"no.zip{member}", "made.zip#nothing", f"made.zip{member}")]
-    assert len(fetch("ptb", tmp_path / "ptb", addresses=places).test) == 2
+    urls = [f"{server.root}/{name}" for name in (f"no.zip{member}", "made.zip#nothing", f"made.zip{member}")]
+    assert len(fetch("ptb", tmp_path / "ptb", urls=urls).test) == 2
     assert server.asked == ["/no.zip", "/made.zip"]
 
 
 def test_counts_are_checked_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setitem(KNOWN, "ptb", KNOWN["ptb"] | {"vocabulary": (5, None)})
-    with pytest.raises(DataError, match="5 tokens in vocabulary"):
-        fetch("ptb", tmp_path / "ptb", addresses=[folder_of(tmp_path / "there")])
+    monkeypatch.setitem(PUBLISHED_CORPORA, "ptb", PUBLISHED_CORPORA["ptb"] | {"vocabulary": (5, None)})
+    with pytest.raises(DataError, match="must have 5 tokens in vocabulary, got 4"):
+        fetch("ptb", tmp_path / "ptb", urls=[folder_of(tmp_path / "there")])
 
 
 def test_every_corpus_that_can_be_checked_can_be_fetched():
-    assert set(ADDRESSES) == set(LICENCES) == set(KNOWN)
-    with pytest.raises(DataError, match="one of ptb, wikitext-2"):
+    assert set(URLS) == set(LICENCES) == set(PUBLISHED_CORPORA)
+    with pytest.raises(DataError, match="one of ptb, wikitext-2, got 'wikitext-103'"):
         fetch("wikitext-103", Path("nowhere"))
-    assert all("{split}" in address for addresses in ADDRESSES.values() for address in addresses)
+    assert all("{split}" in url for urls in URLS.values() for url in urls)

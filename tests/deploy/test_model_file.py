@@ -38,8 +38,8 @@ def test_there_and_back(tmp_path, tied):
     [
         (lambda path: torch.save({"a": torch.zeros(1)}, path), "is a pickle"),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "is a pickle"),
-        (lambda path: path.write_bytes(b"hello"), "is safetensors, and"),
-        (lambda path: save_file({"a": torch.zeros(1)}, path), "how to build its network"),
+        (lambda path: path.write_bytes(b"hello"), "must be safetensors, but"),
+        (lambda path: save_file({"a": torch.zeros(1)}, path), "must describe its network"),
         (lambda path: None, "must exist"),
     ],
 )
@@ -64,7 +64,7 @@ def test_weights_that_do_not_fit_the_description_are_refused(tmp_path):
     model = LanguageModel(5, **SIZES)
     weights = {name: value for name, value in model.named_parameters() if name != "rnn.weight_hh_l0"}
     save_model(tmp_path / "m.safetensors", weights, {"model": SIZES, "vocabulary": list("abcde")})
-    with pytest.raises(ModelFileError, match="holds the network it describes"):
+    with pytest.raises(ModelFileError, match="must hold the network that it describes"):
         load_model(tmp_path / "m.safetensors")
 
 
@@ -107,7 +107,7 @@ def test_a_shrunk_language_model_has_the_same_logits_and_goes_there_and_back(tmp
     assert again.sizes == sizes
 
 
-NAMED = {"embedding": 0.1, "input": 0.4, "between": 0.2, "output": 0.4}
+NAMED = {"embedding": 0.1, "input": 0.4, "hidden": 0.2, "output": 0.4}
 KINDS = {
     "rhn": {"cell": "rhn", "depth": 3, "dropout": NAMED | {"state": 0.2}},
     "uncoupled": {"cell": "uncoupled_rhn", "depth": 2, "tied": True},
@@ -169,5 +169,5 @@ def test_a_shrunk_model_file_that_does_not_fit_is_refused(tmp_path, hidden):
     small = shrink_language_model(model, pruned(model, (3, 4)))
     description = {"model": small.sizes | {"hidden": hidden}, "vocabulary": list("abcde")}
     save_model(tmp_path / "m.safetensors", dict(small.named_parameters()), description)
-    with pytest.raises(ModelFileError, match="holds the network it describes"):
+    with pytest.raises(ModelFileError, match="must hold the network that it describes"):
         load_model(tmp_path / "m.safetensors")

@@ -1,6 +1,6 @@
 """The definition, written as plainly as possible: NumPy's QR of the whole network's AD Jacobian at every step.
 
-Nothing here is taken from the package.
+This file uses nothing of the package.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ def module_jacobians(network, inputs, start, state):
     lstm = isinstance(network, nn.LSTM)
     layers, hidden = network.num_layers, network.hidden_size
     parts = 2 if lstm and state == "full" else 1
-    every = []
+    by_sequence = []
     for b in range(inputs.shape[1]):
         h, c = (start[0][:, b], start[1][:, b]) if lstm else (start[:, b], None)
 
@@ -28,14 +28,14 @@ def module_jacobians(network, inputs, start, state):
             followed = torch.stack([h[:, 0], c[:, 0]][:parts], 1)
             return followed.reshape(-1), (h[:, 0], c[:, 0])
 
-        path = []
+        jacobians = []
         for x in inputs[:, b]:
             vector = torch.stack([h, c][:parts], 1).reshape(-1)
-            path.append(torch.func.jacrev(lambda v, c=c, x=x: advance(v, c, x)[0])(vector).detach().numpy())
+            jacobians.append(torch.func.jacrev(lambda v, c=c, x=x: advance(v, c, x)[0])(vector).detach().numpy())
             with torch.no_grad():
                 h, c = advance(vector, c, x)[1]
-        every.append(path)
-    return np.array(every).swapaxes(0, 1)
+        by_sequence.append(jacobians)
+    return np.array(by_sequence).swapaxes(0, 1)
 
 
 def exponents(jacobians, warmup, order=None):
@@ -53,12 +53,12 @@ def exponents(jacobians, warmup, order=None):
 
 
 def top_layer_first(layers, size):
-    """Return the order in which the stack's Jacobian is upper block triangular, so that its blocks do not mix."""
+    """Return the order of the state for which the stack's Jacobian is upper block triangular."""
     return np.arange(layers * size).reshape(layers, size)[::-1].reshape(-1)
 
 
 def scaled(network, gain):
-    """Multiply every parameter by `gain`, which makes the Jacobians' rows differ by orders of magnitude."""
+    """Multiply every parameter by `gain`, so that the Jacobians' rows differ by orders of magnitude."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(gain)
@@ -66,17 +66,17 @@ def scaled(network, gain):
 
 
 def trained(cell, hidden=32, steps=250, seed=0):
-    """Return a two-layer network that has learnt to repeat the symbol of three steps ago, and an input sequence."""
+    """Return a two-layer network trained to repeat the symbol of three steps ago, and an input sequence."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     symbols = 12
     network, embedding, decoder = cell(16, hidden, 2), nn.Embedding(symbols, 16), nn.Linear(hidden, symbols)
-    every = [*network.parameters(), *embedding.parameters(), *decoder.parameters()]
+    parameters = [*network.parameters(), *embedding.parameters(), *decoder.parameters()]
     for step in range(steps):
         tokens = torch.randint(symbols, (12, 32), generator=generator)
         scores = decoder(network(embedding(tokens))[0])
         loss = nn.functional.cross_entropy(scores[3:].flatten(0, 1), tokens[:-3].flatten())
-        with torch.no_grad():  # steps by the gradient's sign learn as fast as Adam's here
-            for parameter, gradient in zip(every, torch.autograd.grad(loss, every), strict=True):
+        with torch.no_grad():  # sign gradient descent learns as fast as Adam here
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.sub_(0.01 * (1 - step / steps) * gradient.sign())
     return network, embedding(torch.randint(symbols, (45, 2), generator=generator)).detach()

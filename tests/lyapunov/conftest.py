@@ -1,4 +1,4 @@
-"""Small matrices: one thread is faster than two, and much faster where the cores are shared."""
+"""One thread for all tests here: faster for small matrices, and much faster on shared cores."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Distances: what they do with agreement, with -inf, and with spectra that cannot be compared."""
+"""Distances of equal spectra, of spectra with -inf, and of spectra that cannot be compared."""
 
 import math
 
@@ -22,10 +22,10 @@ PAIRS = [
 @pytest.mark.parametrize("kind", DISTANCES)
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_every_distance_is_finite_symmetric_and_zero_on_itself(kind, a, b):
-    forth, back = spectrum_distance(a, b, kind=kind), spectrum_distance(b, a, kind=kind)
-    assert math.isfinite(forth)
-    assert forth >= 0
-    assert forth == back
+    forward, backward = spectrum_distance(a, b, kind=kind), spectrum_distance(b, a, kind=kind)
+    assert math.isfinite(forward)
+    assert forward >= 0
+    assert forward == backward
     assert spectrum_distance(a, a, kind=kind) == 0
 
 
@@ -38,11 +38,11 @@ def test_every_gradient_is_finite(kind, a, b):
 
 
 @pytest.mark.parametrize("kind", DISTANCES)
-def test_a_dying_unit_counts_more_than_a_slower_one(kind):
+def test_dead_units_give_a_larger_distance_than_smaller_exponents(kind):
     dense = [-1.0, -2.0, -3.0]
-    slower = spectrum_distance(dense, [-1.5, -2.5, -3.5], kind=kind)
+    smaller = spectrum_distance(dense, [-1.5, -2.5, -3.5], kind=kind)
     dead = spectrum_distance(dense, [-INF, -INF, -INF], kind=kind)
-    assert slower < dead
+    assert smaller < dead
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_values(kind, expected):
 
 def test_only_rank_distances_ignore_the_order():
     a, b = [-1.0, -2.0, -3.0, -4.0], [-4.0, -3.0, -2.0, -1.0]
-    blind = {kind for kind in DISTANCES if spectrum_distance(a, b, kind=kind) == 0}
-    assert blind == {"leading", "wasserstein"}
+    order_free = {kind for kind in DISTANCES if spectrum_distance(a, b, kind=kind) == 0}
+    assert order_free == {"leading", "wasserstein"}
 
 
 def test_takes_spectra():
@@ -79,21 +79,21 @@ def test_takes_spectra():
     assert spectrum_distance(a, b.exponents.numpy()) == expected
 
 
-def test_refuses_what_cannot_be_compared():
+def test_spectra_that_cannot_be_compared_raise():
     torch.manual_seed(0)
     network, inputs = nn.LSTM(3, 5), torch.randn(20, 2, 3)
     h, full, three = (lyapunov_spectrum(network, inputs, **o) for o in ({}, {"state": "full"}, {"k": 3}))
-    with pytest.raises(ValueError, match="share their state, but have h and full"):
+    with pytest.raises(ValueError, match="same state, got h and full"):
         spectrum_distance(h, full)
-    with pytest.raises(ValueError, match="share their sizes"):
+    with pytest.raises(ValueError, match="same sizes"):
         spectrum_distance(h, three)
-    with pytest.raises(ValueError, match="as many exponents, but these have 2 and 3"):
+    with pytest.raises(ValueError, match="same number of exponents, got 2 and 3"):
         spectrum_distance([-1.0, -2.0], [-1.0, -2.0, -3.0])
     with pytest.raises(ValueError, match="one of l2, l1"):
         spectrum_distance(h, h, kind="l3")
     with pytest.raises(ValueError, match=r"\+inf"):
         spectrum_distance([math.nan], [-1.0])
-    with pytest.raises(ValueError, match="vector of exponents"):
+    with pytest.raises(ValueError, match="must have the shape"):
         spectrum_distance([[-1.0]], [[-1.0]])
-    with pytest.raises(ValueError, match="k is between 1 and the 2"):
+    with pytest.raises(ValueError, match="k must be between 1 and the 2"):
         leading(torch.zeros(2), torch.zeros(2), k=3)

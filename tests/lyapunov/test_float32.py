@@ -1,4 +1,4 @@
-"""Float32 on the networks that break the shortcuts: gain-scaled and trained ones."""
+"""Accuracy in float32 on badly conditioned networks: gain-scaled and trained ones."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_gain_scaled_network(cell, gain):
 
 def check(error):
     assert error.quantile(0.9) < 1e-4
-    # A few positions are ill-conditioned: two directions of nearly equal growth change places within the window, and
-    # rounding the Jacobians alone to float32, with all else in float64, moves them as far.
+    # A few positions are ill-conditioned: two directions of nearly equal growth exchange their positions, and
+    # rounding only the Jacobians to float32, with a computation in float64, has errors of the same size.
     assert error.max() < 2e-3
     assert error.mean() < 1e-4

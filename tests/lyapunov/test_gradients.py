@@ -1,4 +1,4 @@
-"""Exponents and distances can be back-propagated: to weights, inputs and start, as finite differences say."""
+"""Gradients of exponents and distances by weights, inputs and start, compared with finite differences."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_every_distance_to_inputs_and_start(kind):
     assert torch.autograd.gradcheck(of, (inputs, start), eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
-def test_dead_units_have_no_gradient_and_harm_nobody():
+def test_gradients_are_finite_with_dead_units():
     torch.manual_seed(0)
     network, inputs = nn.LSTM(2, 4, dtype=torch.float64), torch.randn(7, 2, 2, dtype=torch.float64)
     with torch.no_grad():
@@ -64,17 +64,17 @@ def test_dead_units_have_no_gradient_and_harm_nobody():
     assert gradients[1].abs().max() > 0
 
 
-def test_traced_and_fast_agree():
+def test_the_differentiable_algorithm_agrees_with_the_fast_one():
     torch.manual_seed(0)
     network, inputs = scaled(nn.LSTM(4, 6, 2), 3.0), torch.randn(20, 2, 4)
     fast = lyapunov_spectrum(network, inputs)
-    traced = lyapunov_spectrum(network, inputs, differentiable=True)
+    differentiable = lyapunov_spectrum(network, inputs, differentiable=True)
     assert not fast.growth.requires_grad
-    assert traced.growth.requires_grad
-    torch.testing.assert_close(traced.exponents.detach(), fast.exponents, atol=1e-4, rtol=0)
+    assert differentiable.growth.requires_grad
+    torch.testing.assert_close(differentiable.exponents.detach(), fast.exponents, atol=1e-4, rtol=0)
 
 
-def test_a_penalty_pulls_a_spectrum_to_its_target():
+def test_gradient_descent_reduces_the_distance_to_a_target():
     torch.manual_seed(0)
     network, inputs = nn.RNN(3, 4), torch.randn(16, 2, 3)
     target = lyapunov_spectrum(scaled(nn.RNN(3, 4), 1.2), inputs)

@@ -1,4 +1,4 @@
-"""The published code's convention, from its description: J^T Q in forward order, loose warm-up, inputs fed again."""
+"""The published convention, from its description: J^T Q in forward order, warm-up without QR, inputs read again."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 
 
 def published(jacobians, warmup):
-    """Natural logarithms, of which the published code takes those to base 2."""
+    """The definition with natural logarithms; the published code uses base 2."""
     result = []
     for b in range(jacobians.shape[1]):
         q = np.eye(jacobians.shape[-1])
@@ -40,7 +40,7 @@ def test_equals_the_published_definition(cell, layers):
 
 
 def test_both_conventions_have_the_same_sum():
-    # ln |det J^T| = ln |det J|, over the same steps: without a warm-up both see the same inputs once
+    # ln |det J^T| = ln |det J|, over the same steps: without a warm-up both read the same inputs once
     torch.manual_seed(0)
     network, inputs = nn.GRU(3, 6, dtype=torch.float64), torch.randn(15, 2, 3, dtype=torch.float64)
     forward = lyapunov_spectrum(network, inputs, warmup=0)

@@ -1,4 +1,4 @@
-"""Spectra against the plain definition and against closed forms."""
+"""Spectra compared with the plain definition and with closed forms."""
 
 import math
 from copy import deepcopy
@@ -35,22 +35,22 @@ def random_start(network, batch=2):
     return tuple(parts) if isinstance(network, nn.LSTM) else parts[0]
 
 
-def steps_of(jacobians):
-    """A driven map whose Jacobians are the given ones, (T, D, D): the input says which comes next."""
+def step_with(jacobians):
+    """A driven map with the given Jacobians (T, D, D); the input is the index of the time step."""
     return lambda state, x: (jacobians[x[:, 0].long()] @ state[..., None])[..., 0]
 
 
 def linear_spectrum(jacobians, warmup=0, **options):
-    clock = torch.arange(len(jacobians), dtype=jacobians.dtype)[:, None, None]
+    indices = torch.arange(len(jacobians), dtype=jacobians.dtype)[:, None, None]
     start = torch.ones(1, jacobians.shape[-1], dtype=jacobians.dtype)
-    return lyapunov_spectrum(steps_of(jacobians), clock, start=start, warmup=warmup, **options)
+    return lyapunov_spectrum(step_with(jacobians), indices, start=start, warmup=warmup, **options)
 
 
 @pytest.mark.parametrize("state", ["h", "full"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_brute_force(name, layers, state):
-    # relu is left unscaled: with half of its slopes zero, a gain above one makes it explode, and singular anyway
+    # relu has gain 1: a larger gain makes its states diverge
     network, inputs = network_and_inputs(name, layers, gain=1.0 if name == "relu" else 2.0)
     start = random_start(network)
     jacobians = module_jacobians(network, inputs, start, state)
@@ -64,7 +64,7 @@ def test_equals_brute_force(name, layers, state):
 
 
 def without_zero_rows(network, inputs, start):
-    """Keep every relu above zero, so that no exponent is -inf: positive weights, inputs and biases."""
+    """Make weights, biases and inputs positive, so that every relu is active and no exponent is -inf."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_()
@@ -73,16 +73,16 @@ def without_zero_rows(network, inputs, start):
     return module_jacobians(network, inputs, start, "h"), network, inputs
 
 
-def test_a_stack_is_its_layers_one_by_one():
+def test_a_stack_has_the_spectra_of_its_layers():
     network, inputs = network_and_inputs("lstm", 2)
     lower, upper = nn.LSTM(4, 6, dtype=torch.float64), nn.LSTM(6, 6, dtype=torch.float64)
     with torch.no_grad():
         for layer, single in enumerate((lower, upper)):
             for name, parameter in single.named_parameters():
                 parameter.copy_(getattr(network, name.replace("l0", f"l{layer}")))
-        between = lower(inputs)[0]
-    apart = [lyapunov_spectrum(lower, inputs).exponents, lyapunov_spectrum(upper, between).exponents]
-    torch.testing.assert_close(lyapunov_spectrum(network, inputs).exponents, torch.cat(apart), atol=1e-10, rtol=0)
+        hidden = lower(inputs)[0]
+    separate = [lyapunov_spectrum(lower, inputs).exponents, lyapunov_spectrum(upper, hidden).exponents]
+    torch.testing.assert_close(lyapunov_spectrum(network, inputs).exponents, torch.cat(separate), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("state", ["h", "full"])
@@ -100,19 +100,19 @@ def test_linear_map_gives_the_eigenvalues_moduli():
     matrix = torch.randn(12, 12, dtype=torch.float64) / math.sqrt(12)
     spectrum = linear_spectrum(matrix.expand(1000, 12, 12))
     expected = torch.linalg.eigvals(matrix).abs().log().sort(descending=True).values
-    # what is left decays like 1 / T, as the start basis turns into the eigenvectors'
+    # the error decays like 1 / T, while the initial basis converges to that of the eigenvectors
     torch.testing.assert_close(spectrum.sorted(), expected, atol=2e-2, rtol=0)
     torch.testing.assert_close(spectrum.exponents.sum(), expected.sum(), atol=1e-10, rtol=0)
 
 
-def test_orthogonal_map_keeps_every_length():
+def test_orthogonal_map_has_zero_exponents():
     torch.manual_seed(0)
-    turns = torch.linalg.qr(torch.randn(40, 9, 9, dtype=torch.float64))[0]
-    assert linear_spectrum(turns).exponents.abs().max() < 1e-14
+    rotations = torch.linalg.qr(torch.randn(40, 9, 9, dtype=torch.float64))[0]
+    assert linear_spectrum(rotations).exponents.abs().max() < 1e-14
 
 
 def test_scalar_map():
-    # h* = tanh(2 h*) = 0.9575040241, slope 2 (1 - h*^2)
+    # h* = tanh(2 h*) = 0.9575040241, derivative 2 (1 - h*^2)
     inputs = torch.zeros(60, 1, 1, dtype=torch.float64)
     start = torch.ones(1, 1, dtype=torch.float64)
     spectrum = lyapunov_spectrum(lambda h, x: torch.tanh(2 * h), inputs, start=start, warmup=30)
@@ -127,7 +127,8 @@ def test_products_of_gaussian_matrices_follow_newman():
     spectrum = linear_spectrum(jacobians, warmup=50)
     position = np.arange(1, size + 1)
     expected = math.log(gain) + (math.log(2 / size) + psi((size - position + 1) / 2)) / 2
-    # the last has standard error sqrt(trigamma(1/2) / (4 T)) = 0.029, all before it less than 0.02; four of them
+    # the last exponent has the standard error sqrt(trigamma(1/2) / (4 T)) = 0.029, the others less than 0.02; the
+    # tolerance is four standard errors
     np.testing.assert_allclose(spectrum.exponents, expected, atol=0.12, rtol=0)
     assert spectrum.exponents.sum().item() == pytest.approx(-8.5397, abs=0.2)
     errors = spectrum.exponents.numpy() - expected
@@ -148,14 +149,14 @@ def test_a_large_random_network_follows_the_mean_field():
     assert mean == pytest.approx(-1.149023, abs=0.03)
 
 
-def test_a_change_of_basis_changes_nothing_when_the_start_turns_too():
+def test_the_spectrum_is_invariant_under_a_rotation_of_state_and_initial_basis():
     torch.manual_seed(0)
     jacobians = torch.randn(25, 7, 7, dtype=torch.float64)
-    turn = torch.linalg.qr(torch.randn(7, 7, dtype=torch.float64))[0]
-    first_undoes = torch.cat([jacobians[:1] @ turn, jacobians[1:]])  # start basis `turn` instead of the identity
-    there = turn.T @ jacobians @ turn
+    rotation = torch.linalg.qr(torch.randn(7, 7, dtype=torch.float64))[0]
+    rotated_start = torch.cat([jacobians[:1] @ rotation, jacobians[1:]])  # initial basis `rotation`, not the identity
+    rotated = rotation.T @ jacobians @ rotation
     torch.testing.assert_close(
-        linear_spectrum(first_undoes).exponents, linear_spectrum(there).exponents, atol=1e-13, rtol=0
+        linear_spectrum(rotated_start).exponents, linear_spectrum(rotated).exponents, atol=1e-13, rtol=0
     )
 
 
@@ -168,7 +169,7 @@ def test_leading_k_are_the_first_of_all(k):
     assert some.sizes == (k, k)
 
 
-def test_batch_first_module_takes_its_own_layout():
+def test_batch_first_module_takes_batch_first_inputs():
     network, inputs = network_and_inputs("gru", 2)
     other = nn.GRU(4, 6, 2, batch_first=True, dtype=torch.float64)
     other.load_state_dict(network.state_dict())
@@ -179,33 +180,33 @@ def test_batch_first_module_takes_its_own_layout():
 def test_long_sequence_in_chunks(monkeypatch):
     network, inputs = network_and_inputs("lstm", 2)
     at_once = lyapunov_spectrum(network, inputs)
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.CHUNK_BYTES", 1)
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.PIECE", 5)
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SHARED_SIZE", 0)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.JACOBIAN_BYTES", 1)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.CHUNK_STEPS", 5)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SMALL_BLOCK", 0)
     monkeypatch.setattr("hyperpruning.lyapunov.growth.PANEL", 2)
     torch.testing.assert_close(lyapunov_spectrum(network, inputs).growth, at_once.growth, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("stretches", [1, 3, 50])
-def test_growth_of_every_stretch(stretches):
+@pytest.mark.parametrize("segments", [1, 3, 50])
+def test_growth_of_every_stretch(segments):
     network, inputs = network_and_inputs("lstm", 1)
     start = random_start(network)
     jacobians = module_jacobians(network, inputs, start, "h")
-    spectrum = lyapunov_spectrum(network, inputs, start=start, warmup=4, stretches=stretches)
-    assert spectrum.lengths == {1: (10,), 3: (3, 3, 4), 50: (1,) * 10}[stretches]
+    spectrum = lyapunov_spectrum(network, inputs, start=start, warmup=4, segments=segments)
+    assert spectrum.lengths == {1: (10,), 3: (3, 3, 4), 50: (1,) * 10}[segments]
     for part, end in enumerate(np.cumsum(spectrum.lengths)):  # the plain definition, over the steps up to each end
         expected = exponents(jacobians[: 4 + end], 4)
-        np.testing.assert_allclose(spectrum.history()[part], expected.mean(0), atol=1e-10, rtol=0)
+        np.testing.assert_allclose(spectrum.convergence()[part], expected.mean(0), atol=1e-10, rtol=0)
 
 
-def test_spectrum_tells_what_it_is(tmp_path):
+def test_attributes_and_round_trip_of_a_spectrum(tmp_path):
     network, inputs = network_and_inputs("lstm", 2)
     spectrum = lyapunov_spectrum(network, inputs, warmup=4)
     assert spectrum.steps == 10
     assert spectrum.exponents.shape == (12,)
-    assert spectrum.infinite == 0
+    assert spectrum.n_minus_inf == 0
     assert spectrum.exponents.dtype == torch.float64
-    torch.testing.assert_close(spectrum.history()[-1], spectrum.exponents)
+    torch.testing.assert_close(spectrum.convergence()[-1], spectrum.exponents)
     assert bool((spectrum.sorted().diff() <= 0).all())
 
     spectrum.save(tmp_path / "dense.npz")
@@ -215,9 +216,9 @@ def test_spectrum_tells_what_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["dense.npz"]
 
 
-def test_another_file_is_refused(tmp_path):
+def test_loading_another_file_raises(tmp_path):
     np.savez(tmp_path / "old.npz", growth=np.zeros((3, 1, 2)), sizes=np.array([2]))
-    with pytest.raises(ValueError, match="no lengths, warmup, state, convention"):
+    with pytest.raises(ValueError, match="got no lengths, warmup, state, convention"):
         Spectrum.load(tmp_path / "old.npz")
 
 
@@ -226,22 +227,22 @@ def test_standard_error_is_that_of_independent_steps():
     size, steps = 6, 4000
     torch.manual_seed(0)
     jacobians = torch.randn(steps + 10, size, size, dtype=torch.float64) / size**0.5
-    spectrum = linear_spectrum(jacobians, warmup=10, stretches=40)
+    spectrum = linear_spectrum(jacobians, warmup=10, segments=40)
     expected = np.sqrt(polygamma(1, (size - np.arange(size)) / 2) / (4 * steps))
-    # estimated from 40 stretches, it has a relative error of 1 / sqrt(80) = 0.11; four of them
+    # the estimate from 40 segments has a relative error of 1 / sqrt(80) = 0.11; the tolerance is four of these
     np.testing.assert_allclose(spectrum.standard_error(), expected, rtol=0.45)
 
 
 def test_standard_error_over_sequences_and_of_minus_infinity():
     torch.manual_seed(0)
     network, inputs = nn.RNN(3, 5, nonlinearity="relu"), torch.randn(20, 3, 3)
-    spectrum = lyapunov_spectrum(network, inputs, stretches=1)
+    spectrum = lyapunov_spectrum(network, inputs, segments=1)
     errors = spectrum.standard_error()
     assert bool((errors[torch.isneginf(spectrum.exponents)] == 0).all())
     alive = torch.isfinite(spectrum.exponents)
     torch.testing.assert_close(errors[alive], spectrum.per_sequence.std(0)[alive] / 3**0.5)
-    with pytest.raises(ValueError, match="two sequences or stretches"):
-        lyapunov_spectrum(network, inputs[:, :1], stretches=1).standard_error()
+    with pytest.raises(ValueError, match="at least two sequences or segments"):
+        lyapunov_spectrum(network, inputs[:, :1], segments=1).standard_error()
 
 
 @pytest.mark.parametrize("gates", [2, 3])
@@ -251,7 +252,7 @@ def test_recurrent_highway_layers(gates):
     layers = [random_highway(width, hidden, depth, gates) for width in (4, hidden)]
     inputs = torch.randn(12, 2, 4, dtype=torch.float64)
 
-    def stack(state, x):  # both layers as one plain step: no hand-written Jacobian, no blocks
+    def stack(state, x):  # both layers as one plain step, without hand-written Jacobian and without blocks
         lower, upper = state.chunk(2, -1)
         lower = layers[0].step(lower, x)
         return torch.cat([lower, layers[1].step(upper, lower)], -1)
@@ -265,7 +266,7 @@ def test_recurrent_highway_layers(gates):
     assert spectrum.sizes == (5, 5)
 
 
-def test_layers_are_converted():
+def test_layers_are_converted_to_the_requested_dtype():
     torch.manual_seed(0)
     layer = highway(torch.randn(8, 3), torch.randn(2, 8, 4), torch.randn(2, 8))
     inputs = torch.randn(15, 2, 3)
@@ -276,7 +277,7 @@ def test_layers_are_converted():
 
 
 class OwnCell(nn.Module):
-    """A user's cell: two states, [h, m], of which the layer above would read h."""
+    """A custom cell with the state [h, m], of which a layer above would read h."""
 
     state_size, hidden_size = 6, 3
 
@@ -291,7 +292,7 @@ class OwnCell(nn.Module):
         return [self]
 
 
-def test_a_network_that_describes_itself():
+def test_a_network_with_driven_layers():
     torch.manual_seed(0)
     network, inputs = OwnCell(), torch.randn(20, 2, 2)
     full = lyapunov_spectrum(network, inputs, state="full")  # in a float64 copy of the module
@@ -303,10 +304,10 @@ def test_a_network_that_describes_itself():
 
 
 @pytest.mark.parametrize("threads", [2])
-def test_threads_and_single_sequences_change_nothing(threads, monkeypatch):
+def test_threads_and_single_sequences_do_not_change_the_result(threads, monkeypatch):
     network, inputs = network_and_inputs("lstm", 2)
     expected = lyapunov_spectrum(network, inputs).growth
-    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SHARED_SIZE", 0)
+    monkeypatch.setattr("hyperpruning.lyapunov.blocks.SMALL_BLOCK", 0)
     torch.set_num_threads(threads)
     torch.testing.assert_close(lyapunov_spectrum(network, inputs).growth, expected, atol=1e-12, rtol=0)
     assert torch.get_num_threads() == threads

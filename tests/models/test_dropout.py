@@ -1,4 +1,4 @@
-"""Dropouts against their formulas: which entries share a mask, what it is scaled by, and who sees the raw weights."""
+"""Dropouts against their formulas: which entries share a mask, the scale factor, and the unmasked parameters."""
 
 import pytest
 import torch
@@ -17,10 +17,10 @@ def test_locked_dropout_is_one_mask_for_all_steps():
     kept = mask > 0
     torch.testing.assert_close(mask[kept], torch.full_like(mask[kept], 1 / 0.6))
     assert abs(float(kept.float().mean()) - 0.6) < 0.04  # 3.6 standard deviations of 2000 draws
-    assert mask.std(0).min() > 0  # columns of the batch differ
+    assert mask.std(0).min() > 0  # the masks of the batch's columns differ
 
 
-def test_locked_dropout_follows_the_global_generator_and_ends_with_training():
+def test_locked_dropout_uses_the_global_generator_and_only_training_mode():
     values, module = torch.randn(5, 4, 6), LockedDropout(0.5)
     drawn = []
     for _ in range(2):
@@ -35,15 +35,15 @@ def test_locked_dropout_follows_the_global_generator_and_ends_with_training():
     assert locked_dropout(values, 0.0) is values
 
 
-def test_embedding_dropout_drops_whole_words_wherever_they_stand():
+def test_embedding_dropout_drops_all_occurrences_of_a_word():
     torch.manual_seed(0)
     embedding = WordDropEmbedding(50, 8, dropout=0.3)
     tokens = torch.randint(50, (30, 20))
     values = embedding(tokens)
     factors = values / functional.embedding(tokens, embedding.weight)
     by_word = torch.stack([factors[tokens == word][0] for word in range(50)])
-    torch.testing.assert_close(factors, by_word[tokens])  # all occurrences alike
-    torch.testing.assert_close(by_word, by_word[:, :1].expand(-1, 8))  # all entries alike
+    torch.testing.assert_close(factors, by_word[tokens])  # all occurrences have the same factor
+    torch.testing.assert_close(by_word, by_word[:, :1].expand(-1, 8))  # all entries have the same factor
     assert {round(value, 5) for value in by_word[:, 0].tolist()} == {0.0, round(1 / 0.7, 5)}
     (gradient,) = torch.autograd.grad(values.sum(), embedding.weight)
     torch.testing.assert_close(gradient, by_word * tokens.flatten().bincount(minlength=50)[:, None])
@@ -60,7 +60,7 @@ def test_an_embedding_without_dropout_draws_nothing():
     assert torch.rand(1).equal(expected)
 
 
-def test_weight_drop_runs_on_a_copy_of_the_recurrent_matrix():
+def test_weight_drop_uses_a_copy_of_the_recurrent_matrix():
     torch.manual_seed(0)
     layer, plain = WeightDropLSTM(3, 5, weight_drop=0.5).double(), nn.LSTM(3, 5).double()
     plain.load_state_dict(layer.state_dict())
@@ -89,4 +89,4 @@ def test_a_pruned_recurrent_weight_stays_pruned_under_weight_drop(p):
         layer.weight_hh_l0.zero_()
     inputs = torch.randn(6, 2, 3)
     one, other = layer(inputs)[0], layer(inputs)[0]
-    assert one.equal(other)  # nothing recurrent is left that could be dropped
+    assert one.equal(other)  # there is no recurrent weight to drop

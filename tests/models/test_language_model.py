@@ -1,4 +1,4 @@
-"""Language models: reproducible, tied where asked, and equal to what torch's layers compute step by step."""
+"""Language models: reproducible, with tied weights if requested, and equal to torch's layers step by step."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 from hyperpruning.models.stack import CELLS, GATES
 
 
@@ -28,7 +28,7 @@ def test_windows_with_a_carried_state_equal_the_whole_text(cell):
     tokens = torch.randint(7, (12, 3))
     whole, _ = model(tokens)
     first, state = model(tokens[:5])
-    second, _ = model(tokens[5:], detached(state))
+    second, _ = model(tokens[5:], repackage_hidden(state))
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=0, atol=1e-12)
 
 
@@ -42,11 +42,11 @@ def test_row_groups_divide_every_recurrent_weight(cell):
 def test_tied_weights_are_one_parameter():
     model = LanguageModel(9, hidden=6, embedding=6, tied=True)
     assert model.decoder.weight is model.encoder.weight
-    with pytest.raises(ValueError, match="6 is not 5"):
+    with pytest.raises(ValueError, match="embedding=6 and width 5"):
         LanguageModel(9, hidden=5, embedding=6, tied=True)
 
 
-VARIATIONAL = {"embedding": 0.1, "input": 0.4, "between": 0.2, "output": 0.4}
+VARIATIONAL = {"embedding": 0.1, "input": 0.4, "hidden": 0.2, "output": 0.4}
 KINDS = {
     "rhn": {"cell": "rhn", "hidden": 5, "layers": 2, "depth": 3, "dropout": VARIATIONAL | {"state": 0.25}},
     "uncoupled": {"cell": "uncoupled_rhn", "hidden": [5, 6], "depth": 2, "dropout": 0.2},
@@ -57,7 +57,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_carries_its_state_and_drops_only_while_it_trains(kind):
+def test_every_kind_carries_its_state_and_drops_in_training_mode_only(kind):
     model = LanguageModel(9, embedding=4, seed=1, **KINDS[kind]).double()
     tokens = torch.randint(9, (12, 3), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -68,9 +68,9 @@ def test_every_kind_carries_its_state_and_drops_only_while_it_trains(kind):
     whole, _ = model.eval()(tokens)
     assert whole.shape == (12, 3, 9)
     first, state = model(tokens[:5])
-    second, _ = model(tokens[5:], detached(state))
+    second, _ = model(tokens[5:], repackage_hidden(state))
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=0, atol=1e-12)
-    assert model.hidden(tokens)[0].shape == (12, 3, model.rnn.widths[-1])
+    assert model.hidden_states(tokens)[0].shape == (12, 3, model.rnn.widths[-1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +117,7 @@ def test_a_list_of_widths_computes_what_one_module_does():
     assert stacked(tokens)[0].equal(fused(tokens)[0])
 
 
-def test_ordinary_dropout_stands_at_three_places():
+def test_ordinary_dropout_is_applied_at_three_places():
     model, tokens = LanguageModel(9, hidden=5, embedding=4, dropout=0.5, seed=2), torch.randint(9, (6, 2))
     torch.manual_seed(4)
     logits, _ = model(tokens)
@@ -131,20 +131,20 @@ def test_ordinary_dropout_stands_at_three_places():
 @pytest.mark.parametrize(
     ("sizes", "says"),
     [
-        ({"cell": "rmn"}, "'rmn' is not"),
-        ({"hidden": []}, "one layer at least"),
-        ({"hidden": [3, 0]}, "one unit at least"),
-        ({"depth": 2}, "recurrent highway layer"),
-        ({"dropout": {"state": 0.2}}, "recurrent highway layer"),
-        ({"cell": "gru", "dropout": {"weight": 0.2}}, "belongs to an LSTM"),
-        ({"dropout": {"input": 1.0}}, "input is 1.0"),
-        ({"dropout": -0.1}, "input is -0.1"),
-        ({"dropout": {"inputs": 0.1}}, "'inputs' is not"),
-        ({"dropout": {"latent": 0.2}}, "experts"),
-        ({"experts": 0}, "experts"),
-        ({"hidden": [6, 5], "embedding": 6, "tied": True}, "6 is not 5"),
+        ({"cell": "rmn"}, "got 'rmn'"),
+        ({"hidden": []}, "at least one layer"),
+        ({"hidden": [3, 0]}, "at least one unit"),
+        ({"depth": 2}, "recurrent highway layer, got depth=2"),
+        ({"dropout": {"state": 0.2}}, "recurrent highway layer, got depth=1, state=0.2"),
+        ({"cell": "gru", "dropout": {"weight": 0.2}}, "got 0.2 for 'gru'"),
+        ({"dropout": {"input": 1.0}}, "'input' must be at least 0 and below 1, got 1.0"),
+        ({"dropout": -0.1}, "'input' must be at least 0 and below 1, got -0.1"),
+        ({"dropout": {"inputs": 0.1}}, "got 'inputs'"),
+        ({"dropout": {"latent": 0.2}}, "got 0.2 with experts=1"),
+        ({"experts": 0}, "experts must be at least 1, got 0"),
+        ({"hidden": [6, 5], "embedding": 6, "tied": True}, "embedding=6 and width 5"),
     ],
 )
-def test_sizes_that_do_not_go_together_are_refused(sizes, says):
+def test_incompatible_sizes_are_refused(sizes, says):
     with pytest.raises(ValueError, match=says):
         LanguageModel(9, **sizes)

@@ -1,11 +1,11 @@
-"""Parameter counts of the published networks, on the meta device: no memory, no time."""
+"""Parameter counts of the published networks, on the meta device, which allocates no memory."""
 
 import pytest
 import torch
 
 from hyperpruning.models.language_model import LanguageModel
 
-AWD_DROPOUT = {"embedding": 0.1, "input": 0.4, "between": 0.25, "weight": 0.5, "output": 0.4}
+AWD_DROPOUT = {"embedding": 0.1, "input": 0.4, "hidden": 0.25, "weight": 0.5, "output": 0.4}
 PTB, WIKITEXT2 = 10_000, 33_278
 PUBLISHED = {
     # Zaremba et al. 2014, large; Liu et al. 2021
@@ -23,7 +23,7 @@ PUBLISHED = {
         WIKITEXT2,
         {"embedding": 400, "hidden": [1150, 1150, 400], "dropout": AWD_DROPOUT},
     ),
-    # Yang et al. 2018; published as 22M and 35M, counted from their code 21.5M and 34.9M
+    # Yang et al. 2018; published as 22M and 35M; their code gives 21.5M and 34.9M
     "MoS PTB": (21_500_620, PTB, {"embedding": 280, "hidden": [960, 960, 620], "dropout": AWD_DROPOUT, "experts": 15}),
     "MoS WikiText-2": (
         34_909_528,

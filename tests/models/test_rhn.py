@@ -1,4 +1,4 @@
-"""Recurrent highway layers: the published equations in a naive loop, their state, their dropout, their Jacobian."""
+"""Recurrent highway layers: the published equations in a naive loop, the state, the dropout, the Jacobian."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hyperpruning.models.stack import Stack
 
 
 def by_equations(layer, inputs, state, mask):
-    """Zilly et al. 2017, equations 6 to 9, one sum at a time; the gates read mask * s."""
+    """Zilly et al. 2017, equations 6 to 9, computed term by term; the gates read mask * s."""
     size, every = layer.hidden_size, []
     for x in inputs:
         for depth, (r, b) in enumerate(zip(layer.r, layer.b, strict=True)):
@@ -42,7 +42,7 @@ def test_a_layer_computes_the_equations(gates, depth):
 
 
 @pytest.mark.parametrize("gates", [2, 3])
-def test_one_mask_hides_units_from_all_gates_and_never_from_the_carry(gates):
+def test_one_dropout_mask_applies_to_all_gates_and_not_to_the_carry(gates):
     torch.manual_seed(0)
     layer = random_highway(3, 6, 4, gates)
     layer.dropout = 0.5
@@ -82,17 +82,17 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(coupled, d
     given = [torch.randn(3, 2, 2).double().requires_grad_(), torch.randn(1, 2, 3).double().requires_grad_()]
     assert torch.autograd.gradcheck(run, [*given, *parameters])
     assert torch.autograd.gradgradcheck(run, [*given, *parameters])
-    alone = given[0].detach()  # at the beginning of a sequence nothing but the parameters is differentiated
+    alone = given[0].detach()  # without a start state, only the parameters are differentiated
     assert torch.autograd.gradgradcheck(lambda *values: run(alone, None, *values), parameters)
 
 
-def test_parameters_are_matrices_and_vectors_of_torchs_range():
+def test_parameters_have_torchs_shapes_and_initial_range():
     layer = RHNLayer(3, 16, depth=4, coupled=False)
     shapes = {name: tuple(value.shape) for name, value in layer.named_parameters()}
     assert shapes == {"w": (48, 3)} | {f"r.{d}": (48, 16) for d in range(4)} | {f"b.{d}": (48,) for d in range(4)}
     largest = max(float(value.detach().abs().max()) for value in layer.parameters())
     assert 0.24 < largest <= 0.25  # 1 / sqrt(16)
-    with pytest.raises(ValueError, match="depth is 0"):
+    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
         RHNLayer(3, 5, depth=0)
 
 
@@ -100,7 +100,7 @@ def test_a_stack_of_them_has_a_spectrum_in_evaluation_mode():
     torch.manual_seed(0)
     layers = [RHNLayer(3, 5, depth=2, dropout=0.3), RHNLayer(5, 4, depth=3)]
     stack, inputs = Stack(layers).double(), torch.randn(30, 2, 3).double()
-    with pytest.raises(ValueError, match=r"call network\.eval"):
+    with pytest.raises(ValueError, match=r"Call network\.eval"):
         lyapunov_spectrum(stack, inputs)
     stack.eval()
     spectrum = lyapunov_spectrum(stack, inputs, warmup=0)

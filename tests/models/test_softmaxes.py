@@ -1,4 +1,4 @@
-"""The mixture of softmaxes: its formula, that it normalises, and that chunks change nothing."""
+"""The mixture of softmaxes: its formula, its normalisation, and independence of the chunk size."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_probabilities_sum_to_one():
     torch.testing.assert_close(p.sum(-1), torch.full((40, 2), 1 + 11e-8, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_what_underflows_has_the_floor_and_finite_gradients():
+def test_an_underflowing_probability_has_the_floor_and_finite_gradients():
     ours = head()
     with torch.no_grad():
         ours.bias[3] = -2000.0
@@ -45,35 +45,35 @@ def test_chunks_give_the_same_values_and_gradients(monkeypatch, chunk):
     weights = torch.randn(7, 3, 11).double()
     whole = ours(h)
     expected = torch.autograd.grad((whole * weights).sum(), [h, *ours.parameters()])
-    monkeypatch.setattr(softmaxes, "CHUNK", chunk)
+    monkeypatch.setattr(softmaxes, "LOGITS_PER_CHUNK", chunk)
     parts = ours(h)
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-14)
     for one, other in zip(torch.autograd.grad((parts * weights).sum(), [h, *ours.parameters()]), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
 
 
-def test_chunks_keep_less_for_the_backward_pass(monkeypatch):
-    def kept():
-        """Numbers that autograd holds after the forward pass."""
-        held = {}
+def test_chunks_store_less_for_the_backward_pass(monkeypatch):
+    def stored_bytes():
+        """Bytes that autograd stores after the forward pass."""
+        stored = {}
 
-        def remember(tensor):
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        def pack(tensor):
+            stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             logs = large(h)
         assert logs.requires_grad
-        return sum(held.values())
+        return sum(stored.values())
 
     large, h = MixtureOfSoftmaxes(6, 4, 500, experts=8), torch.randn(20, 4, 6)
-    whole = kept()
-    monkeypatch.setattr(softmaxes, "CHUNK", 8 * 500 * 10)
-    assert whole > 80 * 8 * 500 * 4  # at least once all K x V logits of all 80 tokens
-    assert kept() < whole / 8
+    whole = stored_bytes()
+    monkeypatch.setattr(softmaxes, "LOGITS_PER_CHUNK", 8 * 500 * 10)
+    assert whole > 80 * 8 * 500 * 4  # at least one copy of the K x V logits of all 80 tokens
+    assert stored_bytes() < whole / 8
 
 
-def test_latents_have_locked_dropout_while_training():
+def test_latents_have_locked_dropout_in_training_mode():
     ours, h = head(dropout=0.5), torch.randn(1, 1, 6).double().expand(9, 1, 6)
     drawn = ours(h)
     assert drawn.std(0).max() < 1e-12  # one mask for all steps

@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invented import Invented
+from invented import invent_run
 
 from hyperpruning.report.page import report
 
 
 @pytest.fixture
 def invent(tmp_path: Path) -> Callable[..., Path]:
-    """Make a run folder; see `Invented`."""
+    """Make a run folder; see `invent_run`."""
 
     def make(name: str = "run", **settings: Any) -> Path:
-        Invented(tmp_path / name, **settings)
-        return tmp_path / name
+        return invent_run(tmp_path / name, **settings)
 
     return make
 
@@ -24,16 +23,16 @@ def invent(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search that has ended; only to be read."""
-    return Invented(tmp_path_factory.mktemp("finished")).folder
+    return invent_run(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="session")
-def exhaustive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search that has trained everybody to the end; only to be read."""
-    return Invented(tmp_path_factory.mktemp("exhaustive"), exhaustive=True).folder
+    return invent_run(tmp_path_factory.mktemp("train_all"), train_all=True)
 
 
 @pytest.fixture(scope="session")
-def page(exhaustive: Path) -> str:
+def page(train_all: Path) -> str:
     """Its report."""
-    return report(exhaustive)
+    return report(train_all)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -11,17 +12,21 @@ import numpy as np
 import pytest
 from invented import SCOPES
 
-from hyperpruning.report.figures import spectra_figure
-from hyperpruning.report.markup import code, escape, table
-from hyperpruning.report.page import report, write_report
+from hyperpruning.report.components import COMPONENTS as MEANINGS
+from hyperpruning.report.components import described
+from hyperpruning.report.figures import spectra_figure, with_id_prefix
+from hyperpruning.report.page import accent, nbsp, report, write_report
 from hyperpruning.report.tables import cells, results, verdict
+from hyperpruning.search.ledger import LEDGER, RunFolderError, _check
+from hyperpruning.sparsity.serialization import COMPONENTS
 
 Invent = Callable[..., Path]
 VOID = {"meta", "link", "br"}
+HOSTILE = '"><script>alert(1)</script>'
 
 
 class Checker(HTMLParser):
-    """Tags that close, ids that are there once, headings in order."""
+    """Tags that close, ids, addresses, classes, and the text that a reader sees."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -29,10 +34,13 @@ class Checker(HTMLParser):
         self.ids: list[str] = []
         self.addresses: list[str] = []
         self.alone: list[str] = []
+        self.classes: set[str] = set()
+        self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
+        self.classes |= set(values.get("class", "").split())
         self.ids += [values["id"]] if "id" in values else []
         self.addresses += [value for name, value in values.items() if name in ("src", "href", "xlink:href")]
         if tag == "svg" and not (values.get("role") == "img" and values.get("aria-label")):
@@ -44,6 +52,9 @@ class Checker(HTMLParser):
         self.handle_starttag(tag, attrs)
         if tag not in VOID:
             self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -65,31 +76,32 @@ def test_the_page_is_whole_and_needs_nothing_else(page: str) -> None:
     assert page.count("<svg") == 3 + 2 + 3 + 4 + 1
 
 
-def test_the_page_and_the_terminal_have_the_same_numbers(exhaustive: Path, page: str) -> None:
-    rows = results(exhaustive)
-    assert escape(verdict(rows)) in page
+def test_the_page_and_the_terminal_have_the_same_numbers(train_all: Path, page: str) -> None:
+    rows = results(train_all)
+    text = Checker(page).text
+    assert nbsp(verdict(rows)) in text
     for row in rows:
         for cell in cells(row):
-            assert escape(cell) in page
+            assert nbsp(cell) in text
 
 
-def test_sections_stand_in_order(exhaustive: Path, page: str) -> None:
+def test_sections_stand_in_order(train_all: Path, page: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", page) == [
         "Results",
-        "The winner, and how to load it",
-        "What was searched",
-        "Who stayed in",
-        "Perplexity",
+        "Winner",
+        "Search setup",
+        "Elimination by rounds",
+        "Validation perplexity",
         "Lyapunov spectra",
-        "What could be known early",
-        "Where the weights are",
-        "Epochs and time",
-        "To repeat it",
+        "Early prediction of the final result",
+        "Density by tensor and gate",
+        "Cost",
+        "Reproducibility",
     ]
     assert "not finished" not in page
     assert "winner.safetensors" in page
-    assert hashlib.sha256((exhaustive / "ledger.jsonl").read_bytes()).hexdigest() in page
-    assert "69 epochs, 58&nbsp;%" in page  # saved by one judge: 120 - 51
+    assert hashlib.sha256((train_all / "ledger.jsonl").read_bytes()).hexdigest() in page
+    assert nbsp("69 epochs, 58 %") in page  # saved by one criterion: 120 - 51
 
 
 @pytest.mark.parametrize("until", ["header", "pool", "rounds"])
@@ -103,11 +115,11 @@ def test_the_page_of_an_unfinished_search_says_what_is_missing(invent: Invent, u
 @pytest.mark.parametrize(
     "settings",
     [
-        {"failing": ("c03", "c04"), "exhaustive": True, "distance": "wasserstein"},
-        {"objectives": ["loss"], "pool": 4, "keep": [3, 1], "train": {"epochs": 4, "seed": 0}},
-        {"objectives": ["ls", "loss"], "rungs": [0, 4], "spectrum": {"until": None, "state": "h", "warmup": 20}},
+        {"failing": ("c03", "c04"), "train_all": True, "distance": "wasserstein"},
+        {"criteria": ["loss"], "n_candidates": 4, "keep": [3, 1], "train": {"epochs": 4, "seed": 0}},
+        {"criteria": ["ls", "loss"], "rungs": [0, 4], "spectra_until": None},
     ],
-    ids=["diverged", "one judge, one finalist", "rung 0"],
+    ids=["diverged", "one criterion, one finalist", "rung 0"],
 )
 def test_pages_of_other_searches(invent: Invent, settings: dict[str, object]) -> None:
     page = report(invent(**settings))
@@ -115,10 +127,10 @@ def test_pages_of_other_searches(invent: Invent, settings: dict[str, object]) ->
     assert "NaN" not in page
 
 
-def test_the_same_run_gives_the_same_file_and_leaves_matplotlib_as_it_was(exhaustive: Path, page: str) -> None:
+def test_the_same_run_gives_the_same_file_and_leaves_matplotlib_as_it_was(train_all: Path, page: str) -> None:
     before = dict(mpl.rcParams)
-    path = write_report(exhaustive)
-    assert path == exhaustive / "report.html"
+    path = write_report(train_all)
+    assert path == train_all / "report.html"
     assert path.read_text(encoding="utf-8") == page
     assert dict(mpl.rcParams) == before
 
@@ -131,11 +143,63 @@ def test_what_comes_from_files_is_escaped(invent: Invent) -> None:
     assert "&lt;i&gt;run" in page
 
 
-def test_building_blocks_escape() -> None:
-    assert escape('<a href="x">&</a>') == "&lt;a href=&quot;x&quot;&gt;&amp;&lt;/a&gt;"
-    assert escape("f = 0.5, 80 %") == "f&nbsp;=&nbsp;0.5, 80&nbsp;%"
-    assert "x = 1" in code("x = 1")  # can be copied as it stands
-    assert "<td>&lt;" in table(["<h>"], [["<c>"]]).replace(' data-label="&lt;h&gt;"', "")
+def forged(folder: Path, names: dict[str, str]) -> Path:
+    """Replace strings in a ledger, with checksums that are right."""
+    lines = (folder / LEDGER).read_text().splitlines()
+    (folder / LEDGER).unlink()
+    for line in lines:
+        for name, replacement in names.items():
+            line = line.replace(json.dumps(name), json.dumps(replacement))
+        values = {key: value for key, value in json.loads(line).items() if key != "check"}
+        with (folder / LEDGER).open("a") as file:
+            file.write(json.dumps(values | {"check": _check(values)}) + "\n")
+    return folder
+
+
+def test_hostile_words_become_text(invent: Invent, page: str) -> None:
+    folder = invent(train_all=True, failing=("c03",))
+    words = {"A loss is finite <and> was nan.": HOSTILE, "sign": f"sign{HOSTILE}", "uniform": "'</style></svg> $x$ id="}
+    attacked = report(forged(folder, words))
+    checked, harmless = Checker(attacked), Checker(page)
+    assert "<script" not in attacked.lower()
+    assert HOSTILE in checked.text
+    assert checked.open == []
+    assert checked.classes == harmless.classes
+    assert len(checked.ids) == len(set(checked.ids))
+    assert attacked.count("<svg") == page.count("<svg")
+
+
+@pytest.mark.parametrize("name", ["rank_sum", "c01"])
+@pytest.mark.parametrize("replacement", [HOSTILE, "../../../victim"])
+def test_hostile_names_are_refused(invent: Invent, name: str, replacement: str) -> None:
+    with pytest.raises(RunFolderError, match="is of another version"):
+        report(forged(invent(), {name: replacement}))
+
+
+def test_code_can_be_copied_as_it_stands(train_all: Path, page: str) -> None:
+    code = re.findall("<pre><code>(.*?)</code></pre>", page, re.DOTALL)
+    assert len(code) == 1
+    assert "\nmodel = hp.load_model(" in code[0]
+    assert "\N{NO-BREAK SPACE}" not in code[0]
+
+
+def test_only_criteria_with_a_colour_become_classes(page: str) -> None:
+    assert [accent(name) for name in ("ls", "loss", "rank_sum", "", HOSTILE)] == ["ls", "loss", "", "", ""]
+    style = page[page.index("<style>") : page.index("</style>")]
+    used = Checker(page).classes - {"missing"}  # of an unfinished search
+    assert all(f".{name}" in style for name in used)
+
+
+def test_figures_keep_their_ids_apart() -> None:
+    svg = '<svg><path id="a"/><use href="#a" style="clip-path: url(#a)"/></svg>'
+    assert with_id_prefix(svg, "f1-") == '<svg><path id="f1-a"/><use href="#f1-a" style="clip-path: url(#f1-a)"/></svg>'
+
+
+def test_components_of_a_method_are_explained() -> None:
+    for component, value in MEANINGS:
+        assert value in COMPONENTS[component], f"{component} has no {value}"
+    assert described({"method": "rigl", "drop_fraction": 0.4})["grow"].startswith("gradient: new weights grow where")
+    assert described({"drop": "of another version"}) == {"drop": "of another version"}
 
 
 def test_a_figure_of_spectra_can_be_saved(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ Invent = Callable[..., Path]
 def test_the_bracket_is_as_long_as_the_search_costs(finished: Path, judge: str) -> None:
     run = read_run(finished)
     lines = series.bracket(run, judge)
-    assert sum(line.until for line in lines) == run.judge_epochs()
+    assert sum(line.until for line in lines) == run.search_epochs
     assert lines[0].network == run.history.winners[judge]
     assert [line.outcome for line in lines] == ["chosen"] + 2 * ["finalist"] + 9 * ["out"]
     assert [line.until for line in lines] == 3 * [10] + 3 * [3] + 6 * [2]
-    first = run.history.rounds[judge, 0]["dropped"]
-    assert [line.network for line in lines[-6:]] == first
+    first = run.history.rounds[judge, 0].dropped
+    assert tuple(line.network for line in lines[-6:]) == first
 
 
 def test_the_bracket_of_a_search_under_way(invent: Invent) -> None:
@@ -32,8 +32,8 @@ def test_the_bracket_of_a_search_under_way(invent: Invent) -> None:
     assert lines[-1] == series.Line("c02", 1, "failed")
 
 
-def test_a_bracket_ends_with_the_judge_and_not_with_the_training(exhaustive: Path) -> None:
-    lines = series.bracket(read_run(exhaustive), "ls")
+def test_a_bracket_ends_with_the_judge_and_not_with_the_training(train_all: Path) -> None:
+    lines = series.bracket(read_run(train_all), "ls")
     assert sum(line.until for line in lines) == 51
     assert sum(line.final is not None for line in lines) == 3
 
@@ -56,13 +56,13 @@ def test_the_lowest_drawn_exponent() -> None:
     assert series.lowest([np.array([-math.inf])]) == -1
 
 
-def test_scatter(exhaustive: Path) -> None:
-    run = read_run(exhaustive)
+def test_scatter(train_all: Path) -> None:
+    run = read_run(train_all)
     for judge in ("ls", "loss"):
         points = series.scatter(run, 2, judge)
         assert points is not None
         assert len(points.networks) == len(points.early) == len(points.final) == 12
-        scores = run.history.rounds[judge, 0]["scores"]
+        scores = run.history.rounds[judge, 0].scores
         expected = [scores[name] if judge == "ls" else math.exp(scores[name]) for name in points.networks]
         assert points.early == pytest.approx(expected)
     assert series.scatter(run, 9, "ls") is None  # spectra end with epoch 3

@@ -10,6 +10,7 @@ from invented import epoch_record, identity
 from rich.console import Console
 
 from hyperpruning.report.status import Status, status, status_table
+from hyperpruning.search.history import Failure
 from hyperpruning.search.ledger import Ledger, RunFolderError
 from hyperpruning.training.checkpoint import _check
 
@@ -35,7 +36,7 @@ def write_sidecar(folder: Path, name: str, until: int) -> None:
 
 def test_stages(invent: Invent) -> None:
     header = status(invent("a", until="header"))
-    assert header.stage == "pool, generation 1 of 2, to epoch 2"
+    assert header.stage == "batch 1 of 2, to epoch 2"
     assert (header.done, header.seconds, header.left(2), header.finished) == (0, None, None, False)
     assert status(invent("b", until="pool")).stage == "round 1 of 2, at epoch 2"
     assert status(invent("c", until="rounds")).stage == "training the finalists to epoch 10"
@@ -46,12 +47,12 @@ def test_stages(invent: Invent) -> None:
 
 def test_the_plan_is_exact_once_the_rounds_are_held(invent: Invent) -> None:
     assert status(invent("a", until="rounds")).planned == status(invent("b")).done
-    assert status(invent("c", until="pool", exhaustive=True)).planned == 13 * 10
-    assert status(invent("d", exhaustive=True)).done == 130
+    assert status(invent("c", until="pool", train_all=True)).planned == 13 * 10
+    assert status(invent("d", train_all=True)).done == 130
 
 
 def test_the_plan_counts_what_diverged_as_far_as_it_came(invent: Invent) -> None:
-    found = status(invent(exhaustive=True, failing=("c03",)))
+    found = status(invent(train_all=True, failing=("c03",)))
     assert found.done == 12 * 10 + 1
     assert {network.name: network.verdicts["ls"] for network in found.networks[1:]}["c03"] == "failed"
 
@@ -86,7 +87,7 @@ def test_networks_in_training_are_seen_ahead_of_the_ledger(invent: Invent) -> No
 def test_what_the_ledger_says_newly_is_seen(invent: Invent) -> None:
     folder = invent(until="rounds")
     assert status(folder).networks[1].verdicts["ls"] in ("in", "out")
-    Ledger(folder).append({"kind": "failure", "network": "c01", "reason": "nan"})
+    Ledger(folder).append(Failure("c01", "nan"))
     assert "failed" in status(folder).networks[1].verdicts.values()
 
 
@@ -94,7 +95,15 @@ def test_the_table_says_everything(invent: Invent) -> None:
     folder = invent(until="rounds")
     write_sidecar(folder, "c01", 4)
     text = printed(status(folder), workers=2)
-    for part in ("training the finalists", "c12", "uniform, magnitude, random", "LSH", "the loss", "rank sum", "left"):
+    for part in (
+        "training the finalists",
+        "c12",
+        "uniform, magnitude, random",
+        "validation",
+        "distance",
+        "rank sum",
+        "left",
+    ):
         assert part in text
     assert max(map(len, text.splitlines())) <= 100
     assert "4:09:09 left" in printed(replace(status(folder), planned=10_000), workers=1)

@@ -18,11 +18,11 @@ from hyperpruning.report.tables import (
     results,
     results_table,
     some,
-    spearman,
     verdict,
 )
 from hyperpruning.search.ledger import RunFolderError
-from hyperpruning.search.schedulers import cost
+from hyperpruning.search.ranking import spearman
+from hyperpruning.training.record import Metric
 
 Invent = Callable[..., Path]
 
@@ -37,29 +37,29 @@ def printed(renderable: object, width: int = 100) -> str:
 def test_results_are_dense_and_a_choice_for_each_judge(finished: Path) -> None:
     rows = results(finished)
     history = read_run(finished).history
-    assert [row.label for row in rows] == ["dense", "LSH's choice", "the loss's choice", "rank sum's choice"]
-    assert [row.network for row in rows[1:]] == [history.winners[judge] for judge in ("ls", "loss", "rank_sum")]
+    assert [row.label for row in rows] == ["dense", "by LS distance", "by validation loss", "by rank sum"]
+    assert [row.network for row in rows[1:]] == [history.winners[criterion] for criterion in ("ls", "loss", "rank_sum")]
     dense, chosen = rows[0], rows[1]
-    assert (dense.sparsity, dense.method, dense.spent, dense.judges) == (0, "none", None, ())
+    assert (dense.sparsity, dense.method, dense.spent, dense.criteria) == (0, "none", None, ())
     assert chosen.sparsity == pytest.approx(1 - 8_000 / 40_000, abs=1e-15)
-    assert chosen.test == pytest.approx(np.exp(history.finals[chosen.network]["test_loss"]))
-    assert chosen.spent == cost(pool=12, rungs=[2, 3], keep=[6, 3], epochs=10) == 51
+    assert chosen.test == pytest.approx(np.exp(history.finals[chosen.network].test_loss))
+    assert chosen.spent == 12 * 2 + 6 * 1 + 3 * 7 == 51
     assert chosen.full == 120
     assert chosen.place is None  # not everybody was trained to the end
 
 
-def test_place_and_best_of_the_pool_when_everybody_was_trained(exhaustive: Path) -> None:
-    rows = {row.label: row for row in results(exhaustive)}
-    finals = read_run(exhaustive).history.finals
-    losses = sorted(final["valid_loss"] for name, final in finals.items() if name != "dense")
-    chosen, best = rows["LSH's choice"], rows["best of the pool"]
+def test_place_and_best_of_the_pool_when_everybody_was_trained(train_all: Path) -> None:
+    rows = {row.label: row for row in results(train_all)}
+    finals = read_run(train_all).history.finals
+    losses = sorted(final.valid_loss for name, final in finals.items() if name != "dense")
+    chosen, best = rows["by LS distance"], rows["best of all"]
     assert chosen.of == len(losses) == 12
     assert losses[chosen.place - 1] == pytest.approx(np.log(chosen.valid))  # type: ignore[operator]
     assert (best.place, best.spent, best.full) == (1, 120, 120)
 
 
 def test_those_that_diverged_do_not_stand_in_the_way_of_a_place(invent: Invent) -> None:
-    rows = results(invent(exhaustive=True, failing=("c03", "c07")))
+    rows = results(invent(train_all=True, failing=("c03", "c07")))
     assert {row.of for row in rows if row.place is not None} == {10}
 
 
@@ -67,7 +67,7 @@ def test_those_that_diverged_do_not_stand_in_the_way_of_a_place(invent: Invent) 
 def test_unfinished_searches_have_what_they_have(invent: Invent, until: str) -> None:
     folder = invent(until=until)
     assert results(folder) == []
-    assert "not come to its choice" in verdict([])
+    assert "no winner yet" in verdict([])
     assert "network" in printed(results_table([]))
     assert printed(correlations_table(correlations(folder)))
 
@@ -76,53 +76,62 @@ def test_no_run_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError):
         results(tmp_path)
     (tmp_path / "ledger.jsonl").write_text("")
-    with pytest.raises(RunFolderError, match="begins with the settings"):
+    with pytest.raises(RunFolderError, match="must begin with the settings"):
         results(tmp_path)
 
 
-def row(label: str, network: str, test: float, judges: tuple[str, ...] = (), **values: int) -> Row:
-    return Row(label, judges, network, "none", 0.8, 20, 3, 5.0, test, **values)
+def row(label: str, network: str, test: float, criteria: tuple[str, ...] = (), **values: int) -> Row:
+    return Row(label, criteria, network, "none", 0.8, 20, 3, 5.0, test, metric=PERPLEXITY, **values)
 
 
+PERPLEXITY = Metric("perplexity", "", "exp")
 DENSE = row("dense", "dense", 4.54)
-LSH = row("LSH's choice", "c01", 4.60, ("ls",), spent=51, full=120)
-LOSS = row("the loss's choice", "c02", 4.70, ("loss",), spent=51, full=120)
+LSH = row("by LS distance", "c01", 4.60, ("ls",), spent=51, full=120)
+LOSS = row("by validation loss", "c02", 4.70, ("loss",), spent=51, full=120)
 
 
 def test_verdict_says_who_won_and_by_how_much() -> None:
     text = verdict([DENSE, LSH, LOSS])
-    assert "LSH's choice is better than the choice of the loss: test perplexity 4.60 against 4.70, 0.10 lower." in text
+    assert (
+        "winner by LS distance is better than the winner by validation loss: test perplexity 4.60 against 4.70" in text
+    )
     assert "worse than the dense network: test perplexity 4.60 against 4.54, 0.06 higher" in text
     assert "51 epochs; all candidates to the end, 120" in text
     assert "chance" in text
 
 
+def test_verdict_of_a_metric_of_which_more_is_better() -> None:
+    accuracy = Metric("accuracy", "%", None, maximize=True)
+    text = verdict([replace(one, metric=accuracy) for one in (DENSE, LSH, LOSS)])
+    assert "winner by LS distance is worse than the winner by validation loss: test accuracy 4.60 against 4.70" in text
+
+
 def test_verdict_says_when_lsh_lost() -> None:
     text = verdict([DENSE, replace(LSH, test=4.8), LOSS])
-    assert "worse than the choice of the loss: test perplexity 4.80 against 4.70, 0.10 higher" in text
+    assert "worse than the winner by validation loss: test perplexity 4.80 against 4.70, 0.10 higher" in text
 
 
 def test_verdict_says_when_there_is_no_difference() -> None:
     assert "chose the same network, c01" in verdict([DENSE, LSH, replace(LOSS, network="c01")])
-    assert "as good as the choice of the loss" in verdict([DENSE, LSH, replace(LOSS, test=4.6001)])
+    assert "as good as the winner by validation loss" in verdict([DENSE, LSH, replace(LOSS, test=4.6001)])
 
 
 def test_verdict_of_a_single_judge_and_of_a_place() -> None:
     text = verdict([DENSE, replace(LOSS, place=2, of=11)])
-    assert text.startswith("The loss's choice is c02, with a test perplexity of 4.70.")
+    assert text.startswith("The winner by validation loss is c02 (test perplexity 4.70).")
     assert "number 2 of 11" in text
 
 
-def test_tables_fit_a_hundred_columns(exhaustive: Path) -> None:
-    for table in (results_table(results(exhaustive)), correlations_table(correlations(exhaustive))):
+def test_tables_fit_a_hundred_columns(train_all: Path) -> None:
+    for table in (results_table(results(train_all)), correlations_table(correlations(train_all))):
         assert "…" not in printed(table, width=100)
-    assert "80.00 %" in printed(results_table(results(exhaustive)), width=100)
+    assert "80.00 %" in printed(results_table(results(train_all)), width=100)
 
 
-def test_correlations_agree_with_scipy(exhaustive: Path) -> None:
-    run = read_run(exhaustive)
-    finals = [run.history.finals[name]["valid_loss"] for name in run.ended]
-    found = {(each.predictor, each.epoch): each for each in correlations(exhaustive)}
+def test_correlations_agree_with_scipy(train_all: Path) -> None:
+    run = read_run(train_all)
+    finals = [run.history.finals[name].valid_loss for name in run.ended]
+    found = {(each.predictor, each.epoch): each for each in correlations(train_all)}
     assert {epoch for _, epoch in found} == {0, 1, 2, 3}
     assert {predictor for predictor, _ in found} == {
         *(f"LS distance, {kind}" for kind in DISTANCES),
@@ -133,9 +142,9 @@ def test_correlations_agree_with_scipy(exhaustive: Path) -> None:
     losses = [run.history.epochs[name][2].valid_loss for name in run.ended]
     assert found["validation loss", 2].rho == pytest.approx(stats.spearmanr(losses, finals).statistic)
     assert found["validation loss", 2].n == 12
-    scores = run.history.rounds["ls", 0]["scores"]
+    scores = run.history.rounds["ls", 0].scores
     expected = stats.spearmanr([scores[name] for name in run.ended], finals).statistic
-    assert found[f"LS distance, {run.settings['distance']}", 2].rho == pytest.approx(expected)
+    assert found[f"LS distance, {run.plan.distance}", 2].rho == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import hyperpruning
-from hyperpruning.search import search
+from hyperpruning.search import driver
 from hyperpruning.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ BARE = """
 import importlib.abc, sys
 from pathlib import Path
 
-OTHERS = {"pydantic", "typer", "rich", "click", "safetensors", "matplotlib", "filelock"}
+OTHERS = {"pydantic", "typer", "rich", "click", "safetensors", "matplotlib", "filelock", "tomlkit", "jinja2"}
 
 class Missing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -26,7 +26,7 @@ class Missing(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Missing())
 import torch
 import hyperpruning as hp
-from hyperpruning.search.search import search
+from hyperpruning.search.driver import search
 
 torch.set_num_threads(1)
 text, out = map(Path, sys.argv[1:])
@@ -39,16 +39,16 @@ plan = hp.Plan(
     train=hp.TrainConfig(epochs=2, lr=5.0, updates_per_epoch=1),
     sparsity=0.6,
     space=hp.SearchSpace({"allocation": ("uniform", "er"), "drop_fraction": hp.FloatRange(0.4, 0.9, 0.1)}),
-    pool=3,
+    n_candidates=3,
     rungs=(1,),
     keep=(1,),
     spectrum=hp.SpectrumConfig(warmup=4),
 )
-print(search(plan, out / "run").winners)
+print(search(plan, out / "run", lock=False).winners)
 import paper_scale  # which promises the same of itself
 
-options = {"data": text, "state": out / "state", "scratch": out / "scratch", "seconds": 0}
-paper_scale.main(["--small", "--pool", "4", *(str(one) for name in options for one in (f"--{name}", options[name]))])
+options = {"data": text, "state": out / "state", "scratch": out / "scratch", "seconds": 0, "n-candidates": 4}
+paper_scale.main(["--small", *(str(one) for name in options for one in (f"--{name}", options[name]))])
 assert not OTHERS & {name.split(".")[0] for name in sys.modules}
 """
 
@@ -71,6 +71,6 @@ def test_a_source_tree_has_no_version(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(search, "version", missing)
+    monkeypatch.setattr(driver, "version", missing)
     plan = SimpleNamespace(train=TrainConfig(device="cpu"))
-    assert search._versions(plan)["hyperpruning"] == "source tree"
+    assert driver._versions(plan)["hyperpruning"] == "source tree"

@@ -3,20 +3,22 @@
 import multiprocessing
 import random
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from hyperpruning.search.executors import executor
+from hyperpruning.search.driver import search
+from hyperpruning.search.executors import process_pool
+from hyperpruning.search.history import RoundDecision
 from hyperpruning.search.ledger import LEDGER, read
-from hyperpruning.search.search import search
 from small import small, write_text
 
 
 def _run(text: Path, folder: Path, workers: int) -> None:
     torch.set_num_threads(1)
-    with executor(workers) as pool:
+    with process_pool(workers) if workers > 1 else nullcontext() as pool:
         search(small(text).plan(), folder, executor=pool)
 
 
@@ -81,10 +83,10 @@ def test_a_driver_killed_with_its_workers_at_work_leaves_none_behind(whole, tmp_
 def test_a_worker_killed_leaves_a_search_that_continues(whole, tmp_path):
     text, expected, _ = whole
     folder = tmp_path / "run"
-    pool = executor(2)
+    pool = process_pool(2)
 
     def kill_one(fact):
-        if fact["kind"] == "round":
+        if isinstance(fact, RoundDecision):
             next(iter(pool._processes.values())).kill()
 
     with pytest.raises(Exception, match=r"terminated abruptly|not usable anymore"):
@@ -100,7 +102,7 @@ def test_checkpoints_damaged_while_the_search_rests_cost_only_time(whole, tmp_pa
     folder = tmp_path / "run"
 
     def stop(fact):
-        if fact["kind"] == "round" and fact["round"] == 1:
+        if isinstance(fact, RoundDecision) and fact.round == 1:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):

@@ -1,13 +1,17 @@
-"""The ledger: a damaged line costs that line alone, and a run folder has one driver."""
+"""The ledger: a damaged line costs that line alone, and one search at a time works in a run folder."""
+
+import json
 
 import pytest
 
-from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, locked, read
+from hyperpruning.search.history import Candidate, Header, Winner, to_json
+from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, _check, locked, read
+from hyperpruning.training.record import Metric
 
 FACTS = [
-    {"kind": "search", "identity": {"pool": 2}, "versions": {}},
-    {"kind": "candidate", "name": "c01", "generation": 0, "point": {"drop": "magnitude"}},
-    {"kind": "winner", "objective": "ls", "network": "c01"},
+    Header({"n_candidates": 2}, {}, Metric("perplexity", "", "exp")),
+    Candidate("c01", 0, {"drop": "magnitude"}),
+    Winner("ls", "c01"),
 ]
 
 
@@ -21,14 +25,14 @@ def folder(tmp_path):
 
 def test_what_is_written_is_read(folder):
     history = read(folder)
-    assert history.header["identity"] == {"pool": 2}
-    assert history.candidates["c01"].point == {"drop": "magnitude"}
+    assert history.header == FACTS[0]
+    assert history.candidates["c01"].config == {"drop": "magnitude"}
     assert history.winners == {"ls": "c01"}
 
 
 def test_a_damaged_line_costs_that_line_alone(folder, caplog):
     path = folder / LEDGER
-    path.write_text(path.read_text().replace('"c01", "generation"', '"c02", "generation"'))
+    path.write_text(path.read_text().replace('"c01", "batch"', '"c02", "batch"'))
     history = read(folder, warn=True)
     assert not history.candidates
     assert history.winners == {"ls": "c01"}
@@ -51,13 +55,13 @@ def test_a_full_disk_tears_no_line(folder, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hyperpruning.search.ledger.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         Ledger(folder).append(FACTS[-1])
     assert (folder / LEDGER).read_bytes() == before
 
 
-def test_two_drivers_are_one_too_many(tmp_path):
+def test_a_run_folder_in_use_is_refused(tmp_path):
     with locked(tmp_path), pytest.raises(RunFolderError, match="is in use"), locked(tmp_path):
         pass
     with locked(tmp_path):
@@ -65,5 +69,13 @@ def test_two_drivers_are_one_too_many(tmp_path):
 
 
 def test_a_folder_without_a_ledger_is_no_run_folder(tmp_path):
-    with pytest.raises(RunFolderError, match="has none"):
+    with pytest.raises(RunFolderError, match="Give the --out of a search"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("values", [{"kind": "oracle"}, {"kind": "winner"}, to_json(FACTS[2]) | {"more": 1}])
+def test_a_line_of_another_version_is_refused_with_its_number(folder, values):
+    with (folder / LEDGER).open("a") as file:
+        file.write(json.dumps(values | {"check": _check(values)}) + "\n")
+    with pytest.raises(RunFolderError, match=r"Line 4 of .* is of another version"):
+        read(folder)

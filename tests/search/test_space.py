@@ -1,10 +1,11 @@
-"""Suggestions: repeatable, distinct, valid, and informed by what is told."""
+"""Suggestions: repeatable, distinct, valid, and informed by what is observed."""
 
 import math
 
 import pytest
 
-from hyperpruning.search.space import SAMPLERS, FloatRange, SearchSpace, suggest
+from hyperpruning.search.samplers import SAMPLERS, suggest
+from hyperpruning.search.space import FloatRange, SearchSpace
 from hyperpruning.sparsity.serialization import from_config
 
 SPACE = SearchSpace(
@@ -17,46 +18,55 @@ SPACE = SearchSpace(
 )
 
 
-def scored(points):
-    return [(point, float(point["drop_fraction"]) + (point["drop_scope"] == "tensor")) for point in points]
+def scored(configs):
+    return [(config, float(config["drop_fraction"]) + (config["drop_scope"] == "tensor")) for config in configs]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_question_gets_the_same_answer(sampler):
-    told = scored(suggest(SPACE, [], sampler=SAMPLERS[sampler], seed=1, count=6))
-    told[2] = (told[2][0], math.inf)
-    answers = [suggest(SPACE, told, sampler=SAMPLERS[sampler], seed=2, count=6) for _ in range(2)]
+    observed = scored(suggest(SPACE, [], sampler=SAMPLERS[sampler], seed=1, count=6))
+    observed[2] = (observed[2][0], math.inf)
+    answers = [suggest(SPACE, observed, sampler=SAMPLERS[sampler], seed=2, count=6) for _ in range(2)]
     assert answers[0] == answers[1]
-    assert answers[0] != suggest(SPACE, told, sampler=SAMPLERS[sampler], seed=3, count=6)
+    assert answers[0] != suggest(SPACE, observed, sampler=SAMPLERS[sampler], seed=3, count=6)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_points_are_distinct_new_and_valid(sampler):
-    told = []
+def test_configs_are_distinct_new_and_valid(sampler):
+    observed = []
     for seed in range(4):
-        fresh = suggest(SPACE, told, sampler=SAMPLERS[sampler], seed=seed, count=8)
+        fresh = suggest(SPACE, observed, sampler=SAMPLERS[sampler], seed=seed, count=8)
         assert len(fresh) == 8
-        told += scored(fresh)
-    points = [point for point, _ in told]
-    assert all(points.count(point) == 1 for point in points)
-    assert all(from_config(point).drop_fraction == point["drop_fraction"] for point in points)
+        observed += scored(fresh)
+    configs = [config for config, _ in observed]
+    assert all(configs.count(config) == 1 for config in configs)
+    assert all(from_config(config).drop_fraction == config["drop_fraction"] for config in configs)
 
 
-def test_tpe_learns_from_what_it_is_told():
-    told = []
+def test_tpe_learns_from_what_it_is_observed():
+    observed = []
     for seed in range(6):
-        told += scored(suggest(SPACE, told, sampler=SAMPLERS["tpe"], seed=seed, count=5))
-    first, last = ([score for _, score in part] for part in (told[:10], told[-10:]))
+        observed += scored(suggest(SPACE, observed, sampler=SAMPLERS["tpe"], seed=seed, count=5))
+    first, last = ([score for _, score in part] for part in (observed[:10], observed[-10:]))
     assert sum(last) < sum(first)
 
 
 def test_an_exhausted_space_gives_what_it_has():
     space = SearchSpace({"drop_scope": ("tensor", "global"), "drop_fraction": FloatRange(0.3, 0.4, 0.1)})
     assert space.size() == 4
-    points = suggest(space, [], sampler=SAMPLERS["tpe"], seed=0, count=9)
-    assert len(points) == 4
-    assert suggest(space, scored_plain(points), sampler=SAMPLERS["tpe"], seed=0, count=2) == []
+    configs = suggest(space, [], sampler=SAMPLERS["tpe"], seed=0, count=9)
+    assert len(configs) == 4
+    assert suggest(space, scored_plain(configs), sampler=SAMPLERS["tpe"], seed=0, count=2) == []
 
 
-def scored_plain(points):
-    return [(point, 1.0) for point in points]
+def scored_plain(configs):
+    return [(config, 1.0) for config in configs]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [((0.5, 0.3, 0.1), "low must be at most high"), ((0.3, 0.5, 0.3), "whole number of steps"), ((0, 1, 0), "above 0")],
+)
+def test_a_range_that_is_none_is_refused(numbers, says):
+    with pytest.raises(ValueError, match=says):
+        FloatRange(*numbers)

@@ -11,11 +11,11 @@ from torch import nn
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import GRANULARITIES, Granularity
 from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS, growth_quotas
-from hyperpruning.sparsity.regrowth import REGROWN
+from hyperpruning.sparsity.regrowth_inits import REGROWTH_INITS
 from hyperpruning.sparsity.scopes import DROP_SCOPES
 from hyperpruning.sparsity.scores import DROPS, GROWTHS, gradient, lamp, magnitude_gradient
-from hyperpruning.sparsity.updates import exchange, grow
-from pruned import generator, view, views
+from hyperpruning.sparsity.updates import drop_and_grow, grow
+from pruned import generator, prunable_parameter, prunable_parameters
 
 EMPTY = [0.0] * 6
 FREE = {"floor": 0.0, "ceiling": 1.0}
@@ -23,12 +23,12 @@ FREE = {"floor": 0.0, "ceiling": 1.0}
 
 def kept(method, shown, fraction):
     """What an update leaves of each tensor."""
-    targets = {name: int(one.chosen(one.mask).count_nonzero()) for name, one in shown.items()}
-    return exchange(method, shown, targets, fraction, {}, generator())[0]
+    targets = {name: int(one.block_mask(one.mask).count_nonzero()) for name, one in shown.items()}
+    return drop_and_grow(method, shown, targets, fraction, {}, generator())[0]
 
 
 def survivors(scope, values, fraction):
-    shown = {"w": view([values])}
+    shown = {"w": prunable_parameter([values])}
     return shown["w"].weight[kept(Method(drop_scope=DROP_SCOPES[scope]), shown, fraction)["w"]].tolist()
 
 
@@ -51,13 +51,15 @@ def test_the_signs_with_one_sign_only(sign):
 
 
 def test_a_global_drop_ranks_all_tensors_together():
-    shown = views(small=[[1.0, 2.0, 3.0, 0.0]], large=[[4.0, 5.0, 0.0, 0.0]])
+    shown = prunable_parameters(small=[[1.0, 2.0, 3.0, 0.0]], large=[[4.0, 5.0, 0.0, 0.0]])
     left = kept(Method(drop_scope=DROP_SCOPES["global"]), shown, 0.6)  # floor(0.6 * 5) = 3
     assert {name: int(mask.sum()) for name, mask in left.items()} == {"small": 0, "large": 2}
 
 
 def test_gates_drop_for_themselves():
-    shown = {"w": view([[9.0, 8.0, 0, 0], [7.0, 6.0, 0, 0], [1.0, 2.0, 0, 0], [3.0, 4.0, 0, 0]], gates=2)}
+    shown = {
+        "w": prunable_parameter([[9.0, 8.0, 0, 0], [7.0, 6.0, 0, 0], [1.0, 2.0, 0, 0], [3.0, 4.0, 0, 0]], row_groups=2)
+    }
     left = kept(Method(drop_scope=DROP_SCOPES["gate"]), shown, 0.5)["w"]
     assert left.int().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
 
@@ -68,7 +70,9 @@ def test_every_scope_drops_a_subset_of_the_right_size(scope, seed, fraction, den
     source = generator(seed)
     weights = {name: torch.randn(size, generator=source).round() for name, size in (("a", (6, 9)), ("b", (4, 5)))}
     masks = {name: torch.rand(w.shape, generator=source) < density for name, w in weights.items()}
-    shown = {name: view(w * masks[name], masks[name], name=name, gates=2) for name, w in weights.items()}
+    shown = {
+        name: prunable_parameter(w * masks[name], masks[name], name=name, row_groups=2) for name, w in weights.items()
+    }
     left = kept(Method(drop_scope=DROP_SCOPES[scope]), shown, fraction)
     assert not any((left[name] & ~masks[name]).any() for name in masks)
     for group in [list(masks)] if scope == "global" else [[name] for name in masks]:
@@ -79,12 +83,12 @@ def test_every_scope_drops_a_subset_of_the_right_size(scope, seed, fraction, den
 
 @pytest.mark.parametrize("scope", ["tensor", "global", "sign"])
 def test_of_equal_weights_the_first_stay(scope):
-    shown = {"w": view([[2.0, 2.0, 2.0, 2.0, *EMPTY]])}
+    shown = {"w": prunable_parameter([[2.0, 2.0, 2.0, 2.0, *EMPTY]])}
     assert kept(Method(drop_scope=DROP_SCOPES[scope]), shown, 0.5)["w"].tolist()[0][:4] == [True, True, False, False]
 
 
 def test_drop_scores():
-    one = view([[3.0, -2.0, 1.0, 0.0]], gradient=[[0.0, 4.0, -9.0, 5.0]])
+    one = prunable_parameter([[3.0, -2.0, 1.0, 0.0]], gradient=[[0.0, 4.0, -9.0, 5.0]])
     assert DROPS["taylor"](one).tolist() == [[0, 8, 9, 0]]
     assert DROPS["magnitude_gradient"](one).tolist() == [[3, 6, 10, 5]]
     assert functools.partial(magnitude_gradient, weight=0.5)(one).tolist() == [[3, 4, 5.5, 2.5]]
@@ -97,8 +101,10 @@ def test_lamp_is_its_formula():
     weights[2:4] = 0
     squares = weights.double().square()
     expected = torch.stack([w2 / squares[squares >= w2].sum() for w2 in squares.flatten()]).view(5, 7)
-    torch.testing.assert_close(lamp(view(weights)).double(), expected, rtol=1e-6, atol=0)
-    assert int((lamp(view(weights)) == 1).sum()) == 1  # the largest, which a global choice therefore never empties
+    torch.testing.assert_close(lamp(prunable_parameter(weights)).double(), expected, rtol=1e-6, atol=0)
+    assert (
+        int((lamp(prunable_parameter(weights)) == 1).sum()) == 1
+    )  # the largest, which a global choice therefore never empties
 
 
 def grown(rule, shown, left, count):
@@ -108,7 +114,7 @@ def grown(rule, shown, left, count):
 
 def test_random_growth_reaches_every_empty_position():
     left = torch.tensor([[True, False, False, True, False]])
-    shown = {"w": view(torch.zeros(1, 5), left)}
+    shown = {"w": prunable_parameter(torch.zeros(1, 5), left)}
     source, method = generator(), Method()
     seen = sum(grow(method, shown, {"w": left.view(-1)}, {"w": 1}, source)["w"].int() for _ in range(60))
     assert (seen > 0).tolist() == (~left).tolist()  # a position is missed with probability (2/3)^60 = 3e-11
@@ -116,21 +122,21 @@ def test_random_growth_reaches_every_empty_position():
 
 def test_gradient_growth_takes_the_steepest():
     left = torch.tensor([[True, False, False, False, False]])
-    shown = {"w": view(torch.zeros(1, 5), left, gradient=[[9.0, -4.0, 3.0, 2.0, -5.0]])}
+    shown = {"w": prunable_parameter(torch.zeros(1, 5), left, gradient=[[9.0, -4.0, 3.0, 2.0, -5.0]])}
     assert grown("gradient", shown, {"w": left}, 2)["w"].tolist() == [[False, True, False, False, True]]
 
 
 def test_growth_by_the_average_gradient_takes_its_steepest():
     left = torch.tensor([[True, False, False, False]])
-    shown = {"w": view(torch.zeros(1, 4), left, average=torch.tensor([[9.0, 1.0, -3.0, 2.0]]))}
+    shown = {"w": prunable_parameter(torch.zeros(1, 4), left, average=torch.tensor([[9.0, 1.0, -3.0, 2.0]]))}
     assert grown("gradient_average", shown, {"w": left}, 1)["w"].tolist() == [[False, False, True, False]]
 
 
 def test_what_has_never_been_active_grows_first():
-    left, ever = torch.zeros(1, 8, dtype=torch.bool), torch.tensor([[True] * 5 + [False] * 3])
-    shown = {"w": view(torch.zeros(1, 8), left, ever=ever)}
-    assert grown("unfired", shown, {"w": left}, 3)["w"].equal(~ever)
-    assert int((grown("unfired", shown, {"w": left}, 5)["w"] & ever).sum()) == 2
+    left, ever_active = torch.zeros(1, 8, dtype=torch.bool), torch.tensor([[True] * 5 + [False] * 3])
+    shown = {"w": prunable_parameter(torch.zeros(1, 8), left, ever_active=ever_active)}
+    assert grown("unfired", shown, {"w": left}, 3)["w"].equal(~ever_active)
+    assert int((grown("unfired", shown, {"w": left}, 5)["w"] & ever_active).sum()) == 2
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -138,32 +144,32 @@ def test_gradient_growth_fills_up_at_random(sparse):
     embedding = nn.Embedding(50, 4, sparse=sparse)
     embedding(torch.tensor([3])).square().sum().backward()  # one row has gradients
     left = torch.zeros(50, 4, dtype=torch.bool)
-    shown = {"w": view(embedding.weight.detach(), left)}
-    shown["w"].parameter.grad = embedding.weight.grad
+    shown = {"w": prunable_parameter(embedding.weight.detach(), left)}
+    shown["w"].tensor.grad = embedding.weight.grad
     found = grown("gradient", shown, {"w": left}, 30)["w"]
     assert int(found.sum()) == 30
     assert found[3].all()
 
 
 def test_gradient_growth_without_gradients_says_so():
-    with pytest.raises(ValueError, match=r"'w' has none; call step\(\) after .* before optimizer.zero_grad\(\)"):
-        gradient(view(torch.zeros(2, 2)))
+    with pytest.raises(ValueError, match=r"got none for 'w'. Call step\(\) after .* before optimizer.zero_grad\(\)"):
+        gradient(prunable_parameter(torch.zeros(2, 2)))
 
 
 def test_gradient_growth_explains_when_gradients_never_reach_what_is_pruned():
     mask = torch.rand(12, 12, generator=generator()) < 0.4
     slopes = torch.randn(12, 12, generator=generator(1))
-    with pytest.raises(ValueError, match="multiply no mask into the forward pass"):
-        gradient(view(mask.float(), gradient=slopes * mask))
-    assert gradient(view(mask.float(), gradient=slopes)).values.equal(slopes.view(-1))
+    with pytest.raises(ValueError, match="Do not multiply a mask into the forward pass"):
+        gradient(prunable_parameter(mask.float(), gradient=slopes * mask))
+    assert gradient(prunable_parameter(mask.float(), gradient=slopes)).values.equal(slopes.view(-1))
     rows = slopes * (torch.arange(12) < 1)[:, None] * mask  # a single row: too little to say
-    assert gradient(view(mask.float(), gradient=rows)).values.equal(rows.view(-1))
+    assert gradient(prunable_parameter(mask.float(), gradient=rows)).values.equal(rows.view(-1))
 
 
 def test_gates_grow_in_equal_parts():
     left = torch.zeros(8, 5, dtype=torch.bool)
     left[:2] = True  # the first gate is full
-    shown = {"w": view(torch.zeros(8, 5), left, gates=4)}
+    shown = {"w": prunable_parameter(torch.zeros(8, 5), left, row_groups=4)}
     method = Method(grow_scope=DROP_SCOPES["gate"])
     found = grow(method, shown, {"w": left.view(-1)}, {"w": 12}, generator())["w"]
     assert found.view(4, -1).sum(dim=1).tolist() == [0, 4, 4, 4]
@@ -171,8 +177,8 @@ def test_gates_grow_in_equal_parts():
 
 def test_global_growth_lets_tensors_compete():
     shown = {
-        "flat": view(torch.zeros(1, 4), gradient=[[1.0, 2.0, 1.0, 1.0]], name="flat"),
-        "steep": view(torch.zeros(1, 4), gradient=[[5.0, 6.0, 7.0, 0.5]], name="steep"),
+        "flat": prunable_parameter(torch.zeros(1, 4), gradient=[[1.0, 2.0, 1.0, 1.0]], name="flat"),
+        "steep": prunable_parameter(torch.zeros(1, 4), gradient=[[5.0, 6.0, 7.0, 0.5]], name="steep"),
     }
     method = Method(grow=gradient, grow_scope=DROP_SCOPES["global"])
     found = grow(method, shown, dict.fromkeys(shown, torch.zeros(4, dtype=torch.bool)), {"flat": 4, "steep": 0}, None)
@@ -182,40 +188,40 @@ def test_global_growth_lets_tensors_compete():
 
 @pytest.mark.parametrize("name", ["row", "column", "block_4x4"])
 def test_units_are_pruned_whole(name):
-    unit = GRANULARITIES[name].unit(torch.Size((8, 12)))
+    block_shape = GRANULARITIES[name].block_shape(torch.Size((8, 12)))
     weights = torch.arange(1.0, 97).view(8, 12)
-    shown = {"w": view(weights, torch.ones(8, 12), unit=unit)}
+    shown = {"w": prunable_parameter(weights, torch.ones(8, 12), block_shape=block_shape)}
     one = shown["w"]
-    half = one.units // 2
-    left = exchange(Method(granularity=GRANULARITIES[name]), shown, {"w": half}, 0.0, {}, generator())[0]["w"]
-    assert one.spread(one.chosen(left)).equal(left)
-    assert int(left.sum()) * one.units == half * 96
-    expected = one.pooled(weights).topk(half).indices
-    assert sorted(one.chosen(left).nonzero().squeeze(1).tolist()) == sorted(expected.tolist())
+    half = one.n_blocks // 2
+    left = drop_and_grow(Method(granularity=GRANULARITIES[name]), shown, {"w": half}, 0.0, {}, generator())[0]["w"]
+    assert one.weight_mask(one.block_mask(left)).equal(left)
+    assert int(left.sum()) * one.n_blocks == half * 96
+    expected = one.block_scores(weights).topk(half).indices
+    assert sorted(one.block_mask(left).nonzero().squeeze(1).tolist()) == sorted(expected.tolist())
 
 
-def test_n_of_m_holds_in_every_group_through_an_exchange():
+def test_n_of_m_holds_in_every_group_through_an_update():
     granularity = Granularity(keep=2, of=4)
     weights = torch.tensor([[9.0, 8, 0, 0, 1, 2, 0, 0]])
-    shown = {"w": view(weights, gradient=[[1.0, 1, 2, 3, 4, 4, 5, 6]])}
+    shown = {"w": prunable_parameter(weights, gradient=[[1.0, 1, 2, 3, 4, 4, 5, 6]])}
     method = Method(granularity=granularity, grow=gradient)
-    left, new = exchange(method, shown, {"w": 4}, 0.5, {}, generator())
+    left, new = drop_and_grow(method, shown, {"w": 4}, 0.5, {}, generator())
     assert left["w"].int().tolist() == [[1, 1, 0, 0, 0, 0, 0, 0]]  # the smallest of the tensor
     assert new["w"].int().tolist() == [[0, 0, 0, 0, 0, 0, 1, 1]]  # and as many again in its group
 
 
 def test_sizes_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="must divide into 4 x 4 blocks, and 6 x 8 does not"):
-        GRANULARITIES["block_4x4"].unit(torch.Size((6, 8)))
-    with pytest.raises(ValueError, match="groups of 4 in a row, and 8 x 6 does not"):
-        GRANULARITIES["two_of_four"].unit(torch.Size((8, 6)))
+    with pytest.raises(ValueError, match="must divide into 4 x 4 blocks, got 6 x 8"):
+        GRANULARITIES["block_4x4"].block_shape(torch.Size((6, 8)))
+    with pytest.raises(ValueError, match="groups of 4 weights in a row, got 8 x 6"):
+        GRANULARITIES["two_of_four"].block_shape(torch.Size((8, 6)))
 
 
 def test_shares():
     momentum = {"momentum_buffer": torch.tensor([[4.0, 2.0, 9.0]])}
     shown = {
-        "a": view([[1.0, -3.0, 100.0]], gradient=[[2.0, 4.0, 8.0]], optimizer=momentum),
-        "b": view([[5.0, 5.0, 5.0]], gradient=[[1.0, 1.0, 1.0]], optimizer=momentum),
+        "a": prunable_parameter([[1.0, -3.0, 100.0]], gradient=[[2.0, 4.0, 8.0]], optimizer=momentum),
+        "b": prunable_parameter([[5.0, 5.0, 5.0]], gradient=[[1.0, 1.0, 1.0]], optimizer=momentum),
     }
     left = {"a": torch.tensor([[True, True, False]]), "b": torch.zeros(1, 3, dtype=torch.bool)}
     found = {name: share(shown, left, {"a": 1, "b": 2}) for name, share in REDISTRIBUTIONS.items()}
@@ -231,9 +237,9 @@ def test_shares():
 
 def test_momentum_of_adam_and_of_none():
     adam = {"exp_avg": torch.tensor([[2.0]]), "exp_avg_sq": torch.tensor([[4.0]])}
-    assert view([[1.0]], optimizer=adam).momentum.item() == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="give SGD a momentum"):
-        _ = view([[1.0]]).momentum
+    assert prunable_parameter([[1.0]], optimizer=adam).momentum.item() == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="Give SGD a momentum"):
+        _ = prunable_parameter([[1.0]]).momentum
 
 
 def quotas(shares, survivors, lost, **limits):
@@ -265,10 +271,10 @@ def test_quotas_always_fit(rows, floor, ceiling):
 
 
 def test_what_a_new_weight_begins_with():
-    one = view([[2.0, -4.0, 7.0, 0.0]])
+    one = prunable_parameter([[2.0, -4.0, 7.0, 0.0]])
     left, new = torch.tensor([[True, True, False, False]]), torch.tensor([[False, False, True, True]])
-    assert REGROWN["zero"](one, left, new) == 0
-    assert REGROWN["keep"](one, left, new) is None
-    drawn = REGROWN["random"](one, left, new)
+    assert REGROWTH_INITS["zero"](one, left, new) == 0
+    assert REGROWTH_INITS["keep"](one, left, new) is None
+    drawn = REGROWTH_INITS["random"](one, left, new)
     assert drawn.abs().max() <= 3
     assert len(drawn.unique()) == 4

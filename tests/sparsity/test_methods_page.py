@@ -1,20 +1,20 @@
-"""docs/methods.md is written from the registry: `python tests/sparsity/test_methods_page.py` writes it anew."""
+"""docs/methods.md is generated from the registry: `python tests/sparsity/test_methods_page.py` writes it."""
 
 from pathlib import Path
 
-from hyperpruning.sparsity.catalogue import NAMED
+from hyperpruning.sparsity.catalogue import CATALOGUE
 from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.published import PUBLISHED
+from hyperpruning.sparsity.published_updates import PUBLISHED_UPDATES
 from hyperpruning.sparsity.serialization import COMPONENTS, to_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """# Methods
 
-Each is a composition of the parts below, ready as `hp.METHODS["rigl"]`, in an experiment.toml as
-`[space] method = ["rigl", "set"]`. What a line does not say is the default:
+Each method is a composition of the parts below. Use it as `hp.METHODS["rigl"]`, or in an experiment.toml as
+`[space] method = ["rigl", "set"]`. The table lists the parts that differ from the defaults. The defaults are:
 {default}.
-Sparsity and length of the training are the Sparsifier's, and the interval can be. This page is written from the
-registry (`python tests/sparsity/test_methods_page.py`), and a test fails when it is stale.
+The Sparsifier gets the sparsity and the length of the training, and optionally the interval. This page is generated
+from the registry (`python tests/sparsity/test_methods_page.py`), and a test fails if it is out of date.
 
 | method | composition | source | when to use it |
 |---|---|---|---|
@@ -22,83 +22,88 @@ registry (`python tests/sparsity/test_methods_page.py`), and a test fails when i
 PARTS = """
 ## The parts
 
-An update keeps the largest scores (drop, within its scope), shares what it exchanges out among the tensors
-(redistribute), grows the largest scores (grow, within its scope), and begins the new weights (regrown). How many, is
-counted elsewhere and exactly: sampling is without replacement, shares are whole numbers by largest remainder, and of
-equal weights the first in memory stays.
+An update keeps the weights with the largest scores (drop, ranked within drop_scope), divides the number of new weights
+among the tensors (redistribute), grows the weights with the largest scores (grow, ranked within grow_scope), and gives
+the new weights their first values (regrowth_init). The numbers of weights are exact: random choices are without
+replacement, proportional shares are rounded by largest remainder, and of equal scores the first in memory is chosen.
 
 | part | choices |
 |---|---|
 """
 TAIL = """
-A function of your own takes any of these places ([extending.md](extending.md)).
+Each part can also be a function of your own ([extending.md](extending.md)).
 
-**Structured.** A unit (row, column, block) is chosen and moved whole, by the sum of its weights' scores. The budget is
-then the nearest below the asked one that whole units reach, `sparsifier.budget`, and is met exactly. Units may change
-tensors only where they cost the same. N:M holds within every group of consecutive weights of a row; its sparsity is
-given by that.
+**Blocks.** A row, a column or a rectangle of weights is dropped and grown as a whole, by the sum of its weights'
+scores. The number of active weights (`sparsifier.active_cost`) is then the largest that whole blocks reach within the
+target, and it is exact. Blocks move between tensors only if all of them have the same cost. N:M sparsity holds in every
+group of M consecutive weights of a row, and determines the sparsity.
 
-**What a budget counts.** Weights, or with `Sparsifier(..., cost=hyperpruning.sparsity.costs.multiply_adds(model))`
-(`counts = "multiply_adds"` in [pruning]) multiply-adds a token: embeddings cost none and stay dense, a decoder costs
-its product, a convolution its positions.
+**What the sparsity counts.** By default weights. With
+`Sparsifier(..., cost=hyperpruning.sparsity.costs.multiply_adds(model))` (in an experiment.toml
+`counts = "multiply_adds"` in [pruning]) it counts the multiply-adds per token: embeddings cost nothing and stay dense,
+a decoder costs its matrix product, a convolution costs its output positions.
 
-**Before a comparison.** While a density falls, a network is denser than the others; a search therefore refuses methods
-that are not at their final density by its first rung.
+**Methods in a search.** While its density falls, a network is denser than the other candidates. A search therefore
+refuses methods that do not have their final density at the first rung.
 
-**Soft shrinkage.** Until it stops, `iss-p` is a dense network whose pruned weights shrink; evaluations use the pruned
-copy (`sparsifier.hardened()`), and only afterwards weights and optimizer state outside the masks are zero.
+**Soft shrinkage.** Until `stop`, `iss-p` trains a dense network whose pruned weights shrink. Evaluations use the pruned
+network (`sparsifier.masked()`). After `stop`, pruned weights and their optimizer state are zero.
 
-**Whole units** of an LSTM, GRU, RNN or RHN, with everything that goes with them in all tensors (Intrinsic Sparse
-Structures, Wen et al. 2018), are pruned by `structured/units.py` and `unit_choices.py`, and cut away: what is left is a
-smaller dense network with the same outputs. [examples/shrink.py](../examples/shrink.py) trains with the group penalty,
-prunes, and shrinks. A unit costs hundreds of weights, so a budget of weights is met from below.
+**Hidden units** of an LSTM, GRU, RNN or RHN can be pruned with all their weights in all tensors (Intrinsic Sparse
+Structures, Wen et al. 2018) by `structured/units.py` and `structured/selection.py`, and then be removed: the result is
+a smaller dense network with the same outputs. [examples/shrink.py](../examples/shrink.py) trains with the group
+penalty, prunes, and shrinks. A hidden unit has hundreds of weights, so the number of weights stays slightly below the
+weight budget.
 
-**Densities by search.** `sparsity/spdy.py` allocates weights to tensors by dynamic programming, exactly to the
-budget or within a latency that `measured_times` measures, and searches how sensitive each tensor is with a calibration
-loss (SPDY, Frantar & Alistarh 2022): [examples/allocation.py](../examples/allocation.py).
+**Searched densities.** `sparsity/spdy.py` allocates weights to tensors by dynamic programming, either exactly to the
+weight budget or within a latency that `measure_times` measured. It searches the sensitivity of each tensor with a
+calibration loss (SPDY, Frantar & Alistarh 2022): [examples/allocation.py](../examples/allocation.py).
 
-## As published, faults included
+## Updates of the published recurrent engine
 
-Opt-in updates with the published recurrent engine's behaviour, to reproduce its results: {published} (growth by chance,
-SET's sign error, the threshold that ignores the drop fraction, the tolerance loop). Their budget holds in expectation
-at best. They are in no default space.
+These optional updates behave as the published code of the recurrent engine does, faults included, to reproduce its
+results: {published}. Its faults: growth by chance, the wrong sign in SET, a threshold
+that ignores the drop fraction, and a tolerance loop. The number of active weights is only approximately the target. No
+default search space contains them.
 
 ## Left out
 
-- **DeepR** (Bellec et al. 2018) replaces the optimizer's step by a noisy, sign-constrained one in every step: a second
-  engine, and with the large learning rates of recurrent recipes its noise and penalty would need scales of their own.
-- **Movement pruning** (Sanh et al. 2020) ranks by how weights move away from a pre-trained start; these networks are
-  trained from scratch.
-- **STR** (Kusupati et al. 2020) learns thresholds and reaches the sparsity that it reaches: no exact budget.
-- **SynFlow** (Tanaka et al. 2020) multiplies |W| through all time steps, which overflows in recurrent networks, and its
-  linear paths say little about gates.
+- **DeepR** (Bellec et al. 2018) replaces every optimizer step by a noisy step with fixed signs. That would be a second
+  engine, and the large learning rates of recurrent recipes would need other scales of its noise and penalty.
+- **Movement pruning** (Sanh et al. 2020) ranks weights by their movement away from a pre-trained start; these networks
+  are trained from scratch.
+- **STR** (Kusupati et al. 2020) learns thresholds, so the resulting sparsity cannot be chosen exactly.
+- **SynFlow** (Tanaka et al. 2020) multiplies |W| over all time steps, which overflows in recurrent networks, and its
+  linear paths carry little information about gates.
 """
 
 
 def line(name):
-    spelling, usual = to_config(NAMED[name].method), to_config(Method())
-    numbers = {part: f"{value:g}" if isinstance(value, float) else value for part, value in spelling.items()}
-    parts = ", ".join(f"{part} {value}" for part, value in numbers.items() if spelling[part] != usual[part])
-    return f"| {name} | {parts or 'the default'} | {NAMED[name].source} | {NAMED[name].use} |\n"
+    config, default = to_config(CATALOGUE[name].method), to_config(Method())
+    numbers = {part: f"{value:g}" if isinstance(value, float) else value for part, value in config.items()}
+    parts = ", ".join(f"{part} {value}" for part, value in numbers.items() if config[part] != default[part])
+    return f"| {name} | {parts or 'the default'} | {CATALOGUE[name].source} | {CATALOGUE[name].use} |\n"
+
+
+SHOWN_DEFAULTS = ("allocation", "mask_init", "drop", "drop_scope", "grow", "redistribute", "drop_fraction", "decay")
 
 
 def page():
-    usual = to_config(Method())
-    default = ", ".join(f"{part} {usual[part]}" for part in ("allocation", "topology", "drop", "drop_scope", "grow"))
-    default += f", redistribute {usual['redistribute']}, drop_fraction {usual['drop_fraction']}, decay {usual['decay']}"
+    defaults, published = to_config(Method()), ", ".join(f"`{name}`" for name in PUBLISHED_UPDATES)
+    default = ", ".join(f"{part} {defaults[part]}" for part in SHOWN_DEFAULTS)
     choices = "".join(f"| {part} | {', '.join(named)} |\n" for part, named in COMPONENTS.items() if part != "update")
-    head, tail = HEAD.format(default=default), TAIL.format(published=", ".join(f"`{name}`" for name in PUBLISHED))
-    return head + "".join(map(line, NAMED)) + PARTS + choices + tail
+    head, tail = HEAD.format(default=default), TAIL.format(published=published)
+    return head + "".join(map(line, CATALOGUE)) + PARTS + choices + tail
 
 
-def test_the_page_is_what_the_registry_says():
+def test_the_page_matches_the_registry():
     assert PAGE.read_text() == page()
 
 
-def test_every_method_says_where_it_is_from_and_what_for():
-    for name, named in NAMED.items():
-        assert len(named.source) > 10, name
-        assert len(named.use) > 10, name
+def test_every_method_has_a_source_and_a_use():
+    for name, entry in CATALOGUE.items():
+        assert len(entry.source) > 10, name
+        assert len(entry.use) > 10, name
 
 
 if __name__ == "__main__":

@@ -6,20 +6,20 @@ from torch import nn
 
 from hyperpruning.sparsity.serialization import COMPONENTS, from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from pruned import generator, view
+from pruned import generator, prunable_parameter
 
-PUBLISHED = {name: rule for name, rule in COMPONENTS["update"].items() if rule is not None}
+PUBLISHED_UPDATES = {name: rule for name, rule in COMPONENTS["update"].items() if rule is not None}
 METHOD = from_config({})
 
 
 def weights(seed=0):
     mask = torch.rand(60, 50, generator=generator(seed)) < 0.4
-    return view(torch.randn(60, 50, generator=generator(seed + 1)) * mask, mask)
+    return prunable_parameter(torch.randn(60, 50, generator=generator(seed + 1)) * mask, mask)
 
 
 def update(name, shown, fraction=0.5, memory=None):
     targets = {key: int(one.mask.sum()) for key, one in shown.items()}
-    return PUBLISHED[name](METHOD, shown, targets, fraction, {} if memory is None else memory, generator(7))
+    return PUBLISHED_UPDATES[name](METHOD, shown, targets, fraction, {} if memory is None else memory, generator(7))
 
 
 def test_set_drops_the_most_negative_weights():
@@ -32,7 +32,7 @@ def test_set_drops_the_most_negative_weights():
 
 
 def test_magnitude_drops_ties_beyond_the_quota():
-    shown = {"w": view([[1.0, 1.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0]])}
+    shown = {"w": prunable_parameter([[1.0, 1.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0]])}
     assert update("published_magnitude", shown, 0.25)[0]["w"].sum() == 1  # the quota is one of four
 
 
@@ -70,7 +70,7 @@ def test_the_tolerance_loop_stops_within_two_percent_and_shrinks_its_step():
     assert float(memory["increment"]) < 0.2
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED_UPDATES)
 @pytest.mark.parametrize("redistribute", ["none", "magnitude", "nonzeros"])
 def test_a_published_update_runs_and_is_saved_with_its_state(name, redistribute):
     def run(cut):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpruning.sparsity import selection
-from hyperpruning.sparsity.selection import apportion, counted, largest, largest_of_each, sample, within
+from hyperpruning.sparsity.selection import apportion, count_true, largest, largest_in_each_group, sample, scatter_mask
 
 
 def generator(seed=0):
@@ -75,13 +75,13 @@ def test_apportion_returns_integers_that_already_fit():
 
 
 def test_apportion_refuses_the_impossible():
-    with pytest.raises(ValueError, match="bounds must hold the total"):
+    with pytest.raises(ValueError, match="total must be within the sums of lower and upper"):
         apportion(7, {"a": 1}, {"a": 0}, {"a": 6})
-    with pytest.raises(ValueError, match="finite and non-negative"):
+    with pytest.raises(ValueError, match="finite and not negative"):
         apportion(1, {"a": float("nan")}, {"a": 0}, {"a": 6})
 
 
-def head(scores, eligible, count):
+def top(scores, eligible, count):
     """The choice as a stable sort makes it."""
     places = np.flatnonzero(eligible)
     chosen = np.zeros(len(scores), dtype=bool)
@@ -92,12 +92,12 @@ def head(scores, eligible, count):
 @given(
     st.lists(st.tuples(st.sampled_from([-2.0, -0.0, 0.0, 1.0, 3.5]), st.booleans()), max_size=40), st.integers(0, 40)
 )
-def test_largest_is_the_head_of_a_stable_sort(rows, count):
+def test_largest_is_the_top_of_a_stable_sort(rows, count):
     scores, eligible = np.array([row[0] for row in rows], dtype=np.float32), np.array([row[1] for row in rows], bool)
     count = min(count, int(eligible.sum()))
     cut = len(rows) // 3  # two tensors that compete
     parts = [[torch.tensor(values[:cut]), torch.tensor(values[cut:])] for values in (scores, eligible)]
-    assert torch.cat(largest(*parts, count)).tolist() == head(scores, eligible, count).tolist()
+    assert torch.cat(largest(*parts, count)).tolist() == top(scores, eligible, count).tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -112,7 +112,7 @@ def test_many_are_chosen_like_few(dtype, kind, monkeypatch):
     eligible = torch.rand(70_000, generator=generator(2)) < 0.6
     for count in (0, 1, 777, 30_000, int(eligible.sum())):
         found = largest(scores.split([30_000, 40_000]), eligible.split([30_000, 40_000]), count)
-        expected = head(scores.float().numpy() if dtype == torch.bfloat16 else scores.numpy(), eligible.numpy(), count)
+        expected = top(scores.float().numpy() if dtype == torch.bfloat16 else scores.numpy(), eligible.numpy(), count)
         assert torch.cat(found).equal(torch.from_numpy(expected))
 
 
@@ -124,20 +124,20 @@ def test_a_misleading_sample_costs_time_only(wave, monkeypatch):
     eligible = torch.rand(70_000, generator=generator(2)) < 0.6
     for count in (100, 20_000, 41_000):
         (found,) = largest([scores], [eligible], count)
-        assert found.equal(torch.from_numpy(head(scores.numpy(), eligible.numpy(), count)))
+        assert found.equal(torch.from_numpy(top(scores.numpy(), eligible.numpy(), count)))
 
 
 @pytest.mark.parametrize("size", [0, 7, 70_000, 1_000_001])
 def test_many_are_counted_like_few(size):
     mask = torch.rand(size + 3, generator=generator(size)) < 0.9
     for part in (mask, mask[3:], ~mask, torch.ones_like(mask)):  # also where memory is not aligned
-        assert counted(part) == int(part.sum())
+        assert count_true(part) == int(part.sum())
 
 
 def test_largest_of_each_chooses_in_every_group():
     scores = torch.tensor([4.0, 3, 2, 1, 5, 5, 5, 5])
     eligible = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1]).bool()
-    assert largest_of_each(scores, eligible, torch.tensor([1, 3])).int().tolist() == [0, 1, 0, 0, 1, 1, 1, 0]
+    assert largest_in_each_group(scores, eligible, torch.tensor([1, 3])).int().tolist() == [0, 1, 0, 0, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("size", [0, 1, 10, 65_536, 65_537, 200_000])
@@ -167,6 +167,6 @@ def test_sample_is_uniform(size, part, monkeypatch):
     assert (hits[1:] - draws * chance).abs().max() <= 5 * (draws * chance * (1 - chance)) ** 0.5
 
 
-def test_within_places_a_choice():
+def test_scatter_mask_writes_a_selection_back():
     mask = torch.tensor([[True, False], [True, True]])
-    assert within(mask, torch.tensor([False, True, True])).tolist() == [[False, False], [True, True]]
+    assert scatter_mask(mask, torch.tensor([False, True, True])).tolist() == [[False, False], [True, True]]

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from hyperpruning.sparsity.spdy import (
     allocate,
-    allocate_within,
-    cheapest,
+    allocate_within_latency,
+    best_levels,
     geometric_levels,
-    measured_times,
-    scaled,
+    measure_times,
+    quadratic_errors,
+    scale_errors,
     search_coefficients,
-    square_errors,
 )
 
 ERRORS = st.one_of(st.integers(0, 20).map(float), st.floats(-1, 100))
@@ -39,7 +39,7 @@ def total(of, choice):
 
 
 def limit_at(part, costs):
-    """A limit between the cheapest levels (0) and all the dearest (1)."""
+    """A limit between the cheapest levels (0) and all the most expensive (1)."""
     low, high = (sum(Fraction(bound(of)) for of in costs.values()) for bound in (min, max))
     limit = low + Fraction(part) * (high - low)
     return int(limit) if limit == int(limit) else math.nextafter(float(limit), math.inf)
@@ -57,10 +57,10 @@ def test_the_program_finds_the_optimum_of_whole_costs(table, limit):
     costs, errors = table
     best = brute_force(costs, errors, limit)
     if best is None:
-        with pytest.raises(ValueError, match="must hold the cheapest levels of t0"):
-            cheapest(costs, errors, limit)
+        with pytest.raises(ValueError, match="the cost of the cheapest levels of t0"):
+            best_levels(costs, errors, limit)
     else:
-        choice = cheapest(costs, errors, limit)
+        choice = best_levels(costs, errors, limit)
         assert total(costs, choice) <= limit
         assert float(total(errors, choice)) == pytest.approx(
             float(best), abs=1e-9
@@ -72,7 +72,7 @@ def test_a_common_divisor_keeps_large_costs_exact(table, part):
     costs, errors = table
     limit = limit_at(part, costs)
     best = brute_force(costs, errors, limit)
-    choice = cheapest(costs, errors, limit, buckets=40)
+    choice = best_levels(costs, errors, limit, n_buckets=40)
     assert float(total(errors, choice)) == pytest.approx(float(best), abs=1e-9)
 
 
@@ -80,7 +80,7 @@ def test_a_common_divisor_keeps_large_costs_exact(table, part):
 def test_rounded_costs_never_exceed_the_limit_and_lose_at_most_a_bucket_each(table, part, buckets):
     costs, errors = table
     limit = limit_at(part, costs)
-    choice = cheapest(costs, errors, limit, buckets=buckets)  # never refused for rounding
+    choice = best_levels(costs, errors, limit, n_buckets=buckets)  # never refused for rounding
     assert total(costs, choice) <= Fraction(limit)
     assert math.fsum(costs[name][level] for name, level in choice.items()) <= limit
     spare = Fraction(limit) - sum(Fraction(min(of)) for of in costs.values())
@@ -90,19 +90,24 @@ def test_rounded_costs_never_exceed_the_limit_and_lose_at_most_a_bucket_each(tab
 
 def test_a_budget_that_leaves_no_room_for_rounding_is_met_by_the_common_divisor():
     costs, errors = {name: [7_000_000, 0] for name in "abc"}, {name: [0, 1] for name in "abc"}
-    assert cheapest(costs, errors, 21_000_000, buckets=40) == {"a": 0, "b": 0, "c": 0}  # 40 / 3 buckets each, otherwise
-    assert sum(cheapest(costs, errors, 20_999_999, buckets=40).values()) == 1
+    # without the common divisor each tensor would have 40 / 3 buckets
+    assert best_levels(costs, errors, 21_000_000, n_buckets=40) == {
+        "a": 0,
+        "b": 0,
+        "c": 0,
+    }
+    assert sum(best_levels(costs, errors, 20_999_999, n_buckets=40).values()) == 1
 
 
 def test_rounding_up_by_hand():
     costs, errors = {"a": [0.3, 0.1], "b": [0.2, 0.1]}, {"a": [0, 1], "b": [0, 2]}
-    assert cheapest(costs, errors, 0.6) == {"a": 0, "b": 0}
-    assert cheapest(costs, errors, 0.45) == {"a": 0, "b": 1} or cheapest(costs, errors, 0.45) == {"a": 1, "b": 0}
-    assert cheapest(costs, errors, 0.35) == {"a": 1, "b": 0}
-    assert cheapest(costs, errors, 0.2) == {"a": 1, "b": 1}
+    assert best_levels(costs, errors, 0.6) == {"a": 0, "b": 0}
+    assert best_levels(costs, errors, 0.45) == {"a": 0, "b": 1} or best_levels(costs, errors, 0.45) == {"a": 1, "b": 0}
+    assert best_levels(costs, errors, 0.35) == {"a": 1, "b": 0}
+    assert best_levels(costs, errors, 0.2) == {"a": 1, "b": 1}
     # 0.1 + 0.2 is above 0.3 in binary: the target is that number, to the last bit
-    assert cheapest(costs, errors, 0.3) == {"a": 1, "b": 1}
-    assert cheapest(costs, errors, 0.1 + 0.2) == {"a": 1, "b": 0}
+    assert best_levels(costs, errors, 0.3) == {"a": 1, "b": 1}
+    assert best_levels(costs, errors, 0.1 + 0.2) == {"a": 1, "b": 0}
 
 
 @given(
@@ -132,27 +137,27 @@ def test_an_allocation_by_hand():
 def test_what_cannot_be_reached_is_explained():
     levels, errors = {"encoder": [10, 5], "rnn": [10, 5]}, {"encoder": [0, 1], "rnn": [0, 1]}
     for budget in (9, 21):
-        with pytest.raises(ValueError, match=f"levels of encoder, rnn, 10 to 20 weights, and {budget} does not"):
+        with pytest.raises(ValueError, match=f"10 to 20 weights, .* levels of encoder, rnn, got {budget}"):
             allocate(levels, errors, budget)
     times = {"encoder": [0.2, 0.1], "rnn": [0.3, 0.15]}
-    with pytest.raises(ValueError, match=r"cheapest levels of encoder, rnn, 0.25 in all, and 0.24 does not"):
-        allocate_within(levels, times, errors, 0.24)
-    with pytest.raises(ValueError, match="'rnn' has 2 costs and 0 errors"):
+    with pytest.raises(ValueError, match=r"at least 0.25, the cost of the cheapest levels of encoder, rnn, got 0.24"):
+        allocate_within_latency(levels, times, errors, 0.24)
+    with pytest.raises(ValueError, match="got 2 costs and 0 errors for 'rnn'"):
         allocate(levels, {"encoder": [0, 1]}, 15)
-    with pytest.raises(ValueError, match="'rnn' has 2 costs and 1 errors"):
-        allocate_within(levels, times, errors | {"rnn": [0]}, 1.0)
-    with pytest.raises(ValueError, match="'encoder' has 1 costs and 2 errors"):
-        allocate_within(levels | {"encoder": [10]}, times, errors, 1.0)
+    with pytest.raises(ValueError, match="got 2 costs and 1 errors for 'rnn'"):
+        allocate_within_latency(levels, times, errors | {"rnn": [0]}, 1.0)
+    with pytest.raises(ValueError, match="got 1 costs and 2 errors for 'encoder'"):
+        allocate_within_latency(levels | {"encoder": [10]}, times, errors, 1.0)
     for bad in ([0, math.nan], [0, math.inf]):
-        with pytest.raises(ValueError, match="'rnn' has"):
+        with pytest.raises(ValueError, match="for 'rnn'"):
             allocate(levels, errors | {"rnn": bad}, 15)
     with pytest.raises(ValueError, match="not negative"):
-        cheapest({"a": [-1.0]}, {"a": [0.0]}, 1.0)
+        best_levels({"a": [-1.0]}, {"a": [0.0]}, 1.0)
     for limit, buckets in ((math.nan, 10), (math.inf, 10), (1.0, 0)):
-        with pytest.raises(ValueError, match="must be finite and buckets at least 1"):
-            cheapest({"a": [1.0]}, {"a": [0.0]}, limit, buckets=buckets)
-    with pytest.raises(ValueError, match="number >= 2"):
-        geometric_levels({"a": 10}, number=1)
+        with pytest.raises(ValueError, match="must be finite and n_buckets at least 1"):
+            best_levels({"a": [1.0]}, {"a": [0.0]}, limit, n_buckets=buckets)
+    with pytest.raises(ValueError, match="n_levels must be at least 2"):
+        geometric_levels({"a": 10}, n_levels=1)
 
 
 @given(tables(st.floats(1e-6, 1e-2)), st.floats(1e-6, 5e-2))
@@ -160,27 +165,27 @@ def test_a_latency_target_is_never_exceeded(table, target):
     times, errors = table
     levels = {name: list(range(len(of))) for name, of in times.items()}  # a level's weights are its number
     if sum(Fraction(min(of)) for of in times.values()) > Fraction(target):
-        with pytest.raises(ValueError, match="raise it, or add cheaper levels"):
-            allocate_within(levels, times, errors, target)
+        with pytest.raises(ValueError, match="Raise it, or add cheaper levels"):
+            allocate_within_latency(levels, times, errors, target)
     else:
-        counts = allocate_within(levels, times, errors, target)
+        counts = allocate_within_latency(levels, times, errors, target)
         assert math.fsum(times[name][count] for name, count in counts.items()) <= target
 
 
 def test_levels_and_errors_are_spdys():
-    levels = geometric_levels({"a": 10_000, "b": 300}, number=5, least=0.0016)
+    levels = geometric_levels({"a": 10_000, "b": 300}, n_levels=5, min_density=0.0016)
     assert levels == {"a": [10_000, 2000, 400, 80, 16], "b": [300, 60, 12, 2, 0]}
-    assert square_errors(levels)["a"] == [0, 1 / 16, 1 / 4, 9 / 16, 1]
-    assert scaled({"a": [0, 2.0], "b": [1.0]}, {"a": 0.5, "b": 3.0}) == {"a": [0, 1.0], "b": [3.0]}
+    assert quadratic_errors(levels)["a"] == [0, 1 / 16, 1 / 4, 9 / 16, 1]
+    assert scale_errors({"a": [0, 2.0], "b": [1.0]}, {"a": 0.5, "b": 3.0}) == {"a": [0, 1.0], "b": [3.0]}
 
 
 # A toy: eight tensors, of which the calibration loss cares for one; SPDY's prior treats all alike.
-LEVELS = geometric_levels({f"t{i}": 1000 for i in range(8)}, number=11, least=0.01)
+LEVELS = geometric_levels({f"t{i}": 1000 for i in range(8)}, n_levels=11, min_density=0.01)
 BUDGET = 2000
 
 
 def solve(coefficients):
-    return allocate(LEVELS, scaled(square_errors(LEVELS), coefficients), BUDGET)
+    return allocate(LEVELS, scale_errors(quadratic_errors(LEVELS), coefficients), BUDGET)
 
 
 def prefers(name):
@@ -189,7 +194,7 @@ def prefers(name):
 
 def search(evaluate, seed=0, **settings):
     return search_coefficients(
-        solve, list(LEVELS), evaluate, generator=torch.Generator().manual_seed(seed), starts=10, **settings
+        solve, list(LEVELS), evaluate, generator=torch.Generator().manual_seed(seed), n_starts=10, **settings
     )
 
 
@@ -236,23 +241,23 @@ def test_the_search_takes_no_loss_that_is_not_finite():
 
     counts = search(sometimes, patience=10)
     assert seen.index(counts) % 2 == 1
-    with pytest.raises(ValueError, match="must be finite for some allocation, and is not for 10"):
+    with pytest.raises(ValueError, match="of one random start must be finite, got none among 10"):
         search(lambda counts: math.inf)
-    with pytest.raises(ValueError, match="starts >= 1"):
-        search_coefficients(solve, list(LEVELS), prefers("t0"), generator=torch.Generator(), starts=0)
+    with pytest.raises(ValueError, match="n_starts at least 1"):
+        search_coefficients(solve, list(LEVELS), prefers("t0"), generator=torch.Generator(), n_starts=0)
 
 
 def test_the_search_under_a_latency_target():
     """Times that do not fall with the weights of t0: pruning it buys nothing, so it stays dense."""
     times = {name: [1e-3 * count / 1000 for count in of] for name, of in LEVELS.items()}
     times["t0"] = [1e-3] * 11
-    errors = square_errors(LEVELS)
+    errors = quadratic_errors(LEVELS)
     counts = search_coefficients(
-        lambda c: allocate_within(LEVELS, times, scaled(errors, c), 3e-3),
+        lambda c: allocate_within_latency(LEVELS, times, scale_errors(errors, c), 3e-3),
         list(LEVELS),
         prefers("t2"),
         generator=torch.Generator().manual_seed(0),
-        starts=10,
+        n_starts=10,
         patience=20,
     )
     assert counts["t0"] == 1000
@@ -264,19 +269,19 @@ def test_the_network_of_the_published_results_is_allocated_exactly():
     """2 x 1500 LSTM, 66 M weights: thousands of buckets, the budget still to the weight."""
     sizes = {"encoder": 15_000_000, "ih0": 9_000_000, "hh0": 9_000_000, "ih1": 9_000_000, "hh1": 9_000_000}
     levels = geometric_levels(sizes | {"decoder": 15_000_000})
-    errors = square_errors(levels)
+    errors = quadratic_errors(levels)
     counts = allocate(levels, errors, 21_780_001)
     assert sum(counts.values()) == 21_780_001
-    near = cheapest(levels, errors, 21_780_001)
+    near = best_levels(levels, errors, 21_780_001)
     assert sum(counts[name] - levels[name][level] for name, level in near.items()) < 0.02 * 66e6  # less than one level
 
 
 def test_measured_times_have_a_number_for_every_level_and_hold_a_target():
     shapes = {"a": torch.Size((60, 40)), "b": torch.Size((30, 60))}
     levels = {"a": [2400, 240, 24], "b": [1800, 90]}
-    times = measured_times(shapes, levels, repetitions=3)
+    times = measure_times(shapes, levels, repetitions=3)
     assert {name: len(of) for name, of in times.items()} == {"a": 3, "b": 2}
     assert all(0 < seconds < 1 for of in times.values() for seconds in of)
     target = sum(max(of) for of in times.values()) * 0.999
-    counts = allocate_within(levels, times, square_errors(levels), target)
+    counts = allocate_within_latency(levels, times, quadratic_errors(levels), target)
     assert math.fsum(times[name][levels[name].index(count)] for name, count in counts.items()) <= target

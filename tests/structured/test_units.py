@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from highway import highway
-from hyperpruning.models.stack import Stack, chain
+from hyperpruning.models.stack import Stack, stacked_layers
 from hyperpruning.structured.selection import strongest_units, units_within, weights_left
 from hyperpruning.structured.units import Axis, Units, group_lasso, group_norms, recurrent_units, shrink, unit_masks
 
@@ -375,7 +375,7 @@ def test_a_tie_must_be_told_whole():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_stack_of_single_layers_is_described_layer_by_layer(cell):
-    model = nn.ModuleDict({"rnn": Stack(chain(CELLS[cell], 3, (6, 4))), "decoder": nn.Linear(4, 5)})
+    model = nn.ModuleDict({"rnn": Stack(stacked_layers(CELLS[cell], 3, (6, 4))), "decoder": nn.Linear(4, 5)})
     groups = recurrent_units(model, "rnn.0", readers=["rnn.1.weight_ih_l0"])
     groups |= recurrent_units(model, "rnn.1", readers=["decoder.weight"])
     kept = strongest_units({name: torch.arange(1.0 * units.size) for name, units in groups.items()}, 5)

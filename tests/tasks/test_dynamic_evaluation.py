@@ -149,7 +149,7 @@ def test_tied_weights_are_one_tensor():
 def test_a_part_of_the_training_text_is_extrapolated():
     network = build("lstm")
     repeated = tokens(50).repeat(4)  # four equal columns of 10 windows
-    one = gradient_scale(network, repeated, replace(SMALL, share=0.1))  # the first window
+    one = gradient_scale(network, repeated, replace(SMALL, fraction=0.1))  # the first window
     logits, _ = network(repeated[:5, None])
     loss = functional.cross_entropy(logits[:, 0], repeated[1:6])
     first = torch.autograd.grad(loss, list(network.parameters()))
@@ -169,8 +169,8 @@ def test_it_learns_a_text_that_repeats_itself(pruned):
 def test_what_cannot_be_is_explained():
     network = build("lstm")
     with pytest.raises(ValueError, match="above 0 and at most 1"):
-        replace(PTB, share=0)
-    with pytest.raises(ValueError, match="epsilon above it"):
+        replace(PTB, fraction=0)
+    with pytest.raises(ValueError, match="epsilon above 0"):
         replace(PTB, epsilon=0)
-    with pytest.raises(ValueError, match=r"call network\.eval\(\)"):
+    with pytest.raises(ValueError, match=r"Call network\.eval\(\)"):
         gradient_scale(network.train(), tokens(200), SMALL)

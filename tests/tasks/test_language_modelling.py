@@ -20,7 +20,7 @@ def test_the_loss_is_cross_entropy_and_while_training_penalties(text, alpha, bet
     torch.manual_seed(0)
     loss, _ = task.loss(network, batch, None)
     torch.manual_seed(0)
-    hidden, _ = network.hidden(batch[0])
+    hidden, _ = network.hidden_states(batch[0])
     dropped = network.output_dropout(hidden)
     logits = network.decoder(dropped)
     expected = functional.cross_entropy(logits.flatten(0, 1), batch[1].flatten())
@@ -37,7 +37,7 @@ def test_the_loss_is_cross_entropy_and_while_training_penalties(text, alpha, bet
     [
         {"dropout": 0.1},
         {"cell": "rhn", "layers": 1, "depth": 2, "dropout": {"embedding": 0.1, "state": 0.1, "output": 0.1}},
-        {"experts": 2, "tied": True, "dropout": {"weight": 0.5, "latent": 0.1, "between": 0.1}},
+        {"experts": 2, "tied": True, "dropout": {"weight": 0.5, "latent": 0.1, "hidden": 0.1}},
     ],
 )
 def test_everything_is_computed_on_the_device_of_the_network(text, sizes):
@@ -111,9 +111,9 @@ def test_windows_of_few_columns_are_longer_and_shorter_where_they_do_not_fit(tex
 
 def test_a_share_changes_the_text_and_its_identity(text):
     task = LanguageModelling(folder=text)
-    part = replace(task, share=0.5)
+    part = replace(task, fraction=0.5)
     assert len(part.corpus().train) == round(len(task.corpus().train) / 2)
     assert part.identity()["text_sha256"] != task.identity()["text_sha256"]
-    assert part.describe(part.network(0))["share"] == 0.5
-    with pytest.raises(ValueError, match=r"The train text is too short\. A column needs two tokens or more, and"):
-        replace(task, share=0.002).steps(0, 0)
+    assert part.describe(part.network(0))["fraction"] == 0.5
+    with pytest.raises(ValueError, match=r"The train text is too short\. Each column .* at least two tokens, got"):
+        replace(task, fraction=0.002).steps(0, 0)

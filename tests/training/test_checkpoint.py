@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_falls_back_one_generation(saved, begin, damage, su
     assert training.epoch == 2
     assert [record.epoch for record in records] == [0, 1, 2]
     if (saved / "epoch-0003.json").exists():
-        assert "going back one" in caplog.text
+        assert "going back to the one before" in caplog.text
 
 
 def test_when_both_are_damaged_training_begins_anew(saved, begin):

@@ -1,20 +1,19 @@
 """The recipes of the published networks: random windows, accumulated parts, triggered averages, finetuning, bf16."""
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
 import torch
 
 from hyperpruning.experiment import ExperimentError
-from hyperpruning.search.plan import job
-from hyperpruning.search.worker import train_slice
+from hyperpruning.search.worker import job_for, run_job
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.tasks.dynamic_evaluation import DynamicEvaluation
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.checkpoint import load, save
-from hyperpruning.training.config import CHOICES, TrainConfig
+from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import Training, epochs, train_batches
 from hyperpruning.training.pruning import COSTS, SCOPES, update_steps
 from hyperpruning.training.snt_asgd import non_monotone
@@ -23,7 +22,7 @@ from small import small
 
 RECIPES = {
     "random windows": {"bptt_deviation": 5.0, "bptt_longest": 30},
-    "accumulated": {"accumulate": 4},
+    "accumulated": {"gradient_accumulation": 4},
     "triggered": {"average_from": 1.0, "non_monotone": 1},
     "finetuned": {"average_from": 1.0, "finetune_from": 0.5, "finetune_lr": 1.25},
     "bf16": {"precision": "bf16"},
@@ -59,7 +58,10 @@ def test_every_recipe_continues_from_a_checkpoint_bit_for_bit(text, tmp_path, me
         records += epochs(second)
         assert comparable(records) == comparable(expected)
         assert all(second.best[name].equal(value) for name, value in whole.best.items())
-        assert sum(int(mask.sum()) for mask in second.sparsifier.masks.values()) == second.sparsifier.plan.target
+        assert (
+            sum(int(mask.sum()) for mask in second.sparsifier.masks.values())
+            == second.sparsifier.weight_budget.target_cost
+        )
 
 
 @pytest.mark.parametrize(("cell", "more"), [("lstm", {}), ("gru", {}), ("rhn", {"depth": 2}), ("lstm", {"experts": 2})])
@@ -100,12 +102,12 @@ def test_mask_updates_follow_the_steps_that_epochs_of_random_windows_have(text):
         due = {step for step in range(1, count + 1) if training.sparsifier.when(start + step)}
         assert due == update_steps(count, 3)
         start += count
-    assert training.sparsifier.plan.total_steps == start
+    assert training.sparsifier.weight_budget.total_steps == start
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(text):
     """Without dropout the mean of the parts' gradients is the gradient of the mean."""
-    whole, parts = (begin(text, None, accumulate=count, clip=1e9) for count in (1, 4))
+    whole, parts = (begin(text, None, gradient_accumulation=count, max_grad_norm=1e9) for count in (1, 4))
     for training in (whole, parts):
         train_batches(training, list(training.task.batches(0, 0))[:3])  # the state is carried part by part
     assert len(as_step(next(iter(parts.task.batches(0, 0)))).parts) == 4
@@ -121,7 +123,7 @@ def test_averaging_begins_by_the_non_monotone_trigger(text):
     assert [averaging for _, averaging in began] == [epoch > first for epoch, _ in began]
 
 
-def test_averaging_waits_until_nothing_fades(text):
+def test_averaging_waits_until_soft_shrinkage_ends(text):
     training = begin(text, "iss-p", epochs=8, average_from=1.0, non_monotone=1, lr=80.0)
     for record in epochs(training):
         if training.optimizer.averaging:
@@ -146,25 +148,25 @@ def test_finetuning_goes_on_from_the_best_weights_with_their_masks_which_stay(te
 
 
 def test_recipes_that_cannot_be_carried_out_are_refused(text):
-    with pytest.raises(ValueError, match=r"finetune_from is 0.5 where the method has its density at 0.75 of the steps"):
+    with pytest.raises(ValueError, match=r"got 0.5 with the final density at 0.75 of the steps. Raise finetune_from"):
         begin(text, "gmp", finetune_from=0.5)
     for settings, sentence in (
-        ({"bptt_deviation": 5.0, "bptt_longest": 10}, "10 is below 20"),
-        ({"bptt_longest": 30}, "there are none where it is 30: set bptt_deviation"),
-        ({"bptt_deviation": 5.0, "bptt": 4}, "and 4 is less: raise it"),
-        ({"finetune_from": 0.95}, "0.95 of 4 leaves none"),
-        ({"finetune_lr": 2.0}, "set finetune_from, or leave it out"),
-        ({"precision": "bf15"}, "did you mean 'bf16'"),
-        ({"precision": "tf32", "device": "cpu"}, 'precision "tf32" is one of GPUs, and device is "cpu"'),
+        ({"bptt_deviation": 5.0, "bptt_longest": 10}, "must be at least 20 .bptt, and 5., got 10"),
+        ({"bptt_longest": 30}, "bptt_longest needs bptt_deviation above 0, got 30"),
+        ({"bptt_deviation": 5.0, "bptt": 4}, "got 4. Raise it"),
+        ({"finetune_from": 0.95}, "got 0.95 of 4 epochs"),
+        ({"finetune_lr": 2.0}, "Set finetune_from, or leave it out"),
+        ({"precision": "bf15"}, "Did you mean 'bf16'"),
+        ({"precision": "tf32", "device": "cpu"}, 'precision "tf32" needs a GPU, got device "cpu"'),
     ):
         with pytest.raises(ExperimentError, match=sentence):
             small(text, training=settings)
     for settings, sentence in (
-        ({"accumulate": 3}, "its 8 columns do not divide into 3"),
-        ({"bptt": 5000}, "bptt is 5000 where the training text has"),
+        ({"gradient_accumulation": 3}, "must be a multiple of gradient_accumulation in .training., got 8 and 3"),
+        ({"bptt": 5000}, "bptt must be at most the .*, got 5000"),
         ({"batch": 100_000}, "The train text is too short"),
-        ({"device": "abacus"}, "device is 'abacus'"),
-        ({"device": "cuda:99"}, "device is 'cuda:99'"),
+        ({"device": "abacus"}, "got 'abacus'"),
+        ({"device": "cuda:99"}, "got 'cuda:99'"),
     ):
         with pytest.raises(ValueError, match=sentence):
             begin(text, **settings)
@@ -173,17 +175,19 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
 @pytest.mark.parametrize(
     ("make", "settings", "sentence"),
     [
-        (TrainConfig, {"epochs": 0}, "epochs is at least 1, and 0 is not: change it"),
-        (TrainConfig, {"lr": float("nan")}, "lr is above 0, and nan is not"),
-        (TrainConfig, {"average_from": 1.5}, "average_from is at least 0 and at most 1, and 1.5 is not"),
-        (TrainConfig, {"counts": "x"}, "counts is one of weights, multiply_adds, and 'x' is not"),
-        (TrainConfig, {"scope": "x"}, "scope is one of all, recurrent, and 'x' is not"),
-        (TrainConfig, {"precision": "tf32", "device": "cpu"}, "is one of GPUs"),
-        (TrainConfig, {"finetune_from": 0.95}, "0.95 of 10 leaves none"),
-        (LanguageModelling, {"accumulate": 0}, "accumulate is at least 1, and 0 is not"),
-        (LanguageModelling, {"bptt": 0}, "bptt is at least 1, and 0 is not"),
-        (LanguageModelling, {"bptt_longest": 30}, "set bptt_deviation, or leave it out"),
-        (DynamicEvaluation, {"bptt": 0}, "bptt is 0 and batch 100"),
+        (TrainConfig, {"epochs": 0}, "epochs must be at least 1, got 0."),
+        (TrainConfig, {"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
+        (TrainConfig, {"lr": "0.5"}, "lr must be a number, got '0.5'"),
+        (TrainConfig, {"lr": float("nan")}, "lr must be a number, got nan"),
+        (TrainConfig, {"average_from": 1.5}, "average_from must be at least 0 and at most 1, got 1.5"),
+        (TrainConfig, {"counts": "x"}, "counts must be among weights, multiply_adds, got 'x'"),
+        (TrainConfig, {"scope": "x"}, "scope must be among all, recurrent, got 'x'"),
+        (TrainConfig, {"precision": "tf32", "device": "cpu"}, "needs a GPU"),
+        (TrainConfig, {"finetune_from": 0.95}, "got 0.95 of 10 epochs"),
+        (LanguageModelling, {"gradient_accumulation": 0}, "gradient_accumulation must be at least 1, got 0"),
+        (LanguageModelling, {"bptt": 0}, "bptt must be at least 1, got 0"),
+        (LanguageModelling, {"bptt_longest": 30}, "Set bptt_deviation, or leave it out"),
+        (DynamicEvaluation, {"bptt": 0}, "bptt and batch must be at least 1, got 0 and 100"),
     ],
 )
 def test_values_are_refused_where_they_are_given(make, settings, sentence):
@@ -192,7 +196,9 @@ def test_values_are_refused_where_they_are_given(make, settings, sentence):
 
 
 def test_the_choices_are_those_that_there_are():
-    assert (tuple(SCOPES), tuple(COSTS)) == (CHOICES["scope"], CHOICES["counts"])
+    assert (tuple(SCOPES), tuple(COSTS)) == tuple(
+        field.metadata["choices"] for field in fields(TrainConfig) if field.name in ("scope", "counts")
+    )
 
 
 def test_a_density_that_arrives_after_the_finetuning_begins_is_refused(text):
@@ -204,7 +210,7 @@ def test_a_density_that_arrives_after_the_finetuning_begins_is_refused(text):
         steps = [plan.task.steps(epoch, seed) for epoch in range(4)]
         if 0.75 * sum(steps) > sum(steps[:3]):
             refused += 1
-            with pytest.raises(ValueError, match="Finetuning begins with weights as sparse as asked"):
+            with pytest.raises(ValueError, match="must not be before the method reaches its final density"):
                 Training(plan.task, train, METHODS["gmp"], sparsity=0.6)
         else:
             Training(plan.task, train, METHODS["gmp"], sparsity=0.6)
@@ -214,7 +220,10 @@ def test_a_density_that_arrives_after_the_finetuning_begins_is_refused(text):
 def test_grasp_differentiates_every_network_twice(text):
     for model in ({"cell": "rhn", "depth": 2}, {"cell": "gru"}):
         training = begin(text, "grasp", model={"hidden": 8, "embedding": 8, **model})
-        assert sum(int(mask.sum()) for mask in training.sparsifier.masks.values()) == training.sparsifier.plan.target
+        assert (
+            sum(int(mask.sum()) for mask in training.sparsifier.masks.values())
+            == training.sparsifier.weight_budget.target_cost
+        )
 
 
 def test_products_are_in_tf32_within_the_training_alone(text, tmp_path, monkeypatch):
@@ -231,7 +240,7 @@ def test_products_are_in_tf32_within_the_training_alone(text, tmp_path, monkeypa
     monkeypatch.setattr("hyperpruning.training.device.device_of", lambda name: torch.device("cuda"))
     monkeypatch.setattr("hyperpruning.training.epochs.forward_precision", lambda config: nullcontext())
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    done = train_slice(job(plan, tmp_path, None, 2))
+    done = run_job(job_for(plan, tmp_path, None, 2))
     assert done.final is not None  # the test loss too
     assert seen == {True: {("high", True)}, False: {("highest", False)}}
     assert before == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
@@ -239,6 +248,6 @@ def test_products_are_in_tf32_within_the_training_alone(text, tmp_path, monkeypa
 
 def test_masks_stay_within_the_budget_between_all_updates(text):
     training = begin(text, "rigl", **RECIPES["all"])
-    target = training.sparsifier.plan.target
+    target = training.sparsifier.weight_budget.target_cost
     for before, after in pairwise(epochs(training)):
         assert before.active == after.active == target

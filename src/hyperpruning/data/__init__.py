@@ -1,1 +1,1 @@
-"""What is learnt: corpora, vocabularies, batches."""
+"""Data: corpora, vocabularies, batches."""

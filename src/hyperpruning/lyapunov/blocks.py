@@ -1,8 +1,8 @@
-"""The spectrum of a stack, layer by layer: its Jacobian is block triangular, so that each layer's block does alone.
+"""The spectrum of a stack, computed layer by layer: its Jacobian is block triangular, one diagonal block per layer.
 
-Trajectory first, a piece at a time; then each block's Jacobians, a few at a time; then their product. Small
-layers share every call, whose overhead counts there; large ones are carried one sequence at a time, on as many threads
-as torch may use. What is held in memory does not grow with the sequence.
+For each chunk of time, the trajectory is computed first, then each block's Jacobians, a few at a time, then their
+product. Small layers are batched into shared calls, because there the overhead of a call dominates. Large layers are
+processed one sequence at a time, on torch's number of threads. Memory use does not grow with the sequence length.
 """
 
 from __future__ import annotations
@@ -16,236 +16,250 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from hyperpruning.lyapunov.growth import Frame, TracedFrame, independent, living
-from hyperpruning.lyapunov.layers import DrivenLayer, LinearisedLayer, automatic_jacobian, walk
-from hyperpruning.lyapunov.networks import Driven, finite
+from hyperpruning.lyapunov.growth import LUFrame, QRFrame, independent_columns, live_units
+from hyperpruning.lyapunov.layers import DrivenLayer, LayerWithJacobian, forward_mode_jacobian, unroll
+from hyperpruning.lyapunov.networks import DrivenMap, all_finite
 
-PIECE = 64  # steps of the trajectory held at a time
-CHUNK_BYTES = 2**21  # Jacobians held at a time: they stay in the cache
-SHARED_SIZE = 128  # layers up to this size share calls
-PROBES = 8  # steps at which a layer without hand-written Jacobian is looked at for dead units
+CHUNK_STEPS = 64  # time steps per chunk of the trajectory
+JACOBIAN_BYTES = 2**21  # memory for Jacobians at a time, small enough for the cache
+SMALL_BLOCK = 128  # largest block size that is batched with others
+PROBE_STEPS = 8  # time steps per chunk at which automatic Jacobians are examined for dead units
 
-# Each layer's states before the steps (S, B, D_l), and its inputs (S, B, I_l).
-Piece = Sequence[tuple[Tensor, Tensor]]
-# Which steps, which sequences -> their Jacobians (s, b, D, D).
-Jacobians = Callable[[slice, slice], Tensor]
-EVERY = slice(None)
+# For each layer, the states before the steps (S, B, D_l) and the inputs (S, B, I_l).
+TrajectoryChunk = Sequence[tuple[Tensor, Tensor]]
+# (slice of steps, slice of sequences) -> their Jacobians (s, b, D, D).
+JacobianFunction = Callable[[slice, slice], Tensor]
+ALL = slice(None)
 
 
-def trajectory(network: Driven) -> Iterator[Piece]:
-    """Yield the network's states and inputs, layer by layer, a piece of time after the other."""
+def trajectory_chunks(network: DrivenMap) -> Iterator[TrajectoryChunk]:
+    """Yield the states and inputs of all layers, one chunk of time after the other."""
     states = list(network.start)
-    for inputs in torch.split(network.inputs, PIECE):
-        piece = []
+    for inputs in torch.split(network.inputs, CHUNK_STEPS):
+        chunk = []
         for index, layer in enumerate(network.layers):
-            visited = walk(layer, states[index], inputs)  # (S + 1, B, D_l)
-            if not finite(visited):
-                raise ValueError("a trajectory stays finite, but this one left its dtype's range: scale the inputs")
+            visited = unroll(layer, states[index], inputs)  # (S + 1, B, D_l)
+            if not all_finite(visited):
+                raise ValueError("The trajectory must stay finite, got NaN or infinity. Scale inputs or weights.")
             states[index] = visited[-1]
-            piece.append((visited[:-1], inputs))
+            chunk.append((visited[:-1], inputs))
             inputs = visited[1:, :, : layer.hidden_size]
-        yield piece
+        yield chunk
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Which product is formed, and how: `traced` so that autograd can follow, `published` as the published code does.
+class Algorithm:
+    """How the product of Jacobians is computed.
 
-    The published code multiplies transposed Jacobians in forward order, J_t^T Q, and lets `loose` steps pass before it
-    first orthonormalises. `probed`: look for dead units where only differentiation can tell.
+    differentiable: by a QR at every step, which autograd can record.
+    probe: examine automatic Jacobians for dead units, which are then left out.
+    published: as in the published code, with transposed Jacobians in forward order, J_t^T Q.
+    steps_before_qr: for `published`, the number of steps that are multiplied before the first QR.
     """
 
-    traced: bool = False
-    probed: bool = True
+    differentiable: bool = False
+    probe: bool = True
     published: bool = False
-    loose: int = 0
+    steps_before_qr: int = 0
 
 
-class Revived(Exception):
-    """A unit that seemed dead at the steps looked at is alive at another; never leaves this file."""
+class UnitNotDead(Exception):
+    """A unit that was dead at the probed steps is live at another step; only raised and caught in this file."""
 
 
 class Block:
-    """One layer's diagonal block of the Jacobian: which units live, and which of their directions are not lost at once.
+    """One layer's diagonal block of the Jacobian, with its live units and the directions that are tracked.
 
-    path: states and inputs of a piece of time, (S, B, D_l), (S, B, I_l). What the weights say of dead units holds
-    at any gates; a layer that is differentiated is looked at here and there, unless `probed` is False, and watched.
+    Dead units are those with a zero row or column. A hand-written Jacobian shows them for any values of the gates. An
+    automatic Jacobian is examined at `PROBE_STEPS` steps of the first chunk and checked at all later steps.
+
+    states, inputs: of the first chunk of time, (S, B, D_l), (S, B, I_l).
     """
 
-    def __init__(self, layer: DrivenLayer, size: int, k: int | None, rule: Rule, path: tuple[Tensor, Tensor]) -> None:
-        self.layer, self.size, self.k, self.rule = layer, size, size if k is None else k, rule
+    def __init__(
+        self, layer: DrivenLayer, size: int, k: int | None, algorithm: Algorithm, states: Tensor, inputs: Tensor
+    ) -> None:
+        self.layer, self.size, self.k, self.algorithm = layer, size, size if k is None else k, algorithm
         if not 1 <= self.k <= size:
-            raise ValueError(f"k is between 1 and the {size} exponents of a layer, but is {k}")
-        states, inputs = path
-        self.alive = self.followed = torch.arange(size, device=states.device)
-        self.linearised = layer if isinstance(layer, LinearisedLayer) else None
-        if self.linearised and not rule.published:
-            like = self.linearised.slopes(states[0, :1], inputs[0, :1])
+            raise ValueError(f"k must be between 1 and the {size} exponents of a layer, got {k}. Change it.")
+        self.live = self.tracked = torch.arange(size, device=states.device)
+        self.with_jacobian = layer if isinstance(layer, LayerWithJacobian) else None
+        if self.with_jacobian and not algorithm.published:
+            like = self.with_jacobian.jacobian_terms(states[0, :1], inputs[0, :1])
             generator = torch.Generator().manual_seed(0)
-            slopes = 0.5 + torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)
-            generic = self.linearised.assembled(slopes, size)[0]
-            self.alive = living(generic != 0)
-            self.followed = independent(generic[self.alive[:, None], self.alive])
-        elif rule.probed and not rule.published:
-            here_and_there = slice(None, None, max(1, len(states) // PROBES))
-            self.support = (self.jacobians(states, inputs)(here_and_there, EVERY) != 0).flatten(0, 1).any(0)
-            self.alive = living(self.support)
-            self.followed = torch.arange(len(self.alive), device=states.device)
-        self.followed = self.followed[: self.k]
+            terms = 0.5 + torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)
+            generic = self.with_jacobian.jacobian(terms, size)[0]
+            self.live = live_units(generic != 0)
+            self.tracked = independent_columns(generic[self.live[:, None], self.live])
+        elif algorithm.probe and not algorithm.published:
+            probed = slice(None, None, max(1, len(states) // PROBE_STEPS))
+            self.support = (self.jacobians(states, inputs)(probed, ALL) != 0).flatten(0, 1).any(0)
+            self.live = live_units(self.support)
+            self.tracked = torch.arange(len(self.live), device=states.device)
+        self.tracked = self.tracked[: self.k]
 
-    def jacobians(self, states: Tensor, inputs: Tensor) -> Jacobians:
-        """Return what forms the living part of the Jacobians along a path; all of them at once would be large."""
-        if self.linearised is None:
-            varying = states
+    def jacobians(self, states: Tensor, inputs: Tensor) -> JacobianFunction:
+        """Return a function that computes the Jacobians of the live units at given steps of a chunk.
+
+        The Jacobians of all steps at once would need too much memory.
+        """
+        if self.with_jacobian is None:
+            terms = states
         else:
-            varying = self.linearised.slopes(states.flatten(0, 1), inputs.flatten(0, 1))
-            varying = varying.reshape(*states.shape[:2], *varying.shape[1:])
+            terms = self.with_jacobian.jacobian_terms(states.flatten(0, 1), inputs.flatten(0, 1))
+            terms = terms.reshape(*states.shape[:2], *terms.shape[1:])
 
-        def formed(steps: slice, sequences: slice) -> Tensor:
-            here = varying[steps, sequences]  # (s, b, ...)
-            if self.linearised is None:
+        def at(steps: slice, sequences: slice) -> Tensor:
+            here = terms[steps, sequences]  # (s, b, ...)
+            if self.with_jacobian is None:
                 driving = inputs[steps, sequences].flatten(0, 1)
-                jacobians = self.watched(automatic_jacobian(self.layer.step, here.flatten(0, 1), driving, self.size))
+                jacobians = forward_mode_jacobian(self.layer.step, here.flatten(0, 1), driving, self.size)
+                self.check_dead_units(jacobians)
             else:
-                jacobians = self.linearised.assembled(here.flatten(0, 1), self.size)
-            if len(self.alive) < self.size:
-                jacobians = jacobians[:, self.alive[:, None], self.alive]
+                jacobians = self.with_jacobian.jacobian(here.flatten(0, 1), self.size)
+            if len(self.live) < self.size:
+                jacobians = jacobians[:, self.live[:, None], self.live]
             jacobians = jacobians.reshape(*here.shape[:2], *jacobians.shape[1:])
-            return jacobians.mT if self.rule.published else jacobians
+            return jacobians.mT if self.algorithm.published else jacobians
 
-        return formed
+        return at
 
-    def watched(self, jacobians: Tensor) -> Tensor:
-        """Return the Jacobians as they are, unless one shows a dead unit alive."""
-        if len(self.alive) < self.size:
+    def check_dead_units(self, jacobians: Tensor) -> None:
+        """Raise UnitNotDead if a Jacobian has a non-zero entry that makes a dead unit live."""
+        if len(self.live) < self.size:
             self.support = self.support | (jacobians != 0).any(0)
-            if not torch.equal(living(self.support), self.alive):
-                raise Revived
-        return jacobians
+            if not torch.equal(live_units(self.support), self.live):
+                raise UnitNotDead
 
-    def frame(self, chains: int, like: Tensor) -> Frame | TracedFrame:
-        """Return the start basis of so many of these blocks."""
-        start = (chains, len(self.alive), self.followed, like)
-        if self.rule.traced or self.rule.published:
-            return TracedFrame(*start, loose=self.rule.loose if self.rule.published else 0)
-        return Frame(*start)
+    def frame(self, chains: int, like: Tensor) -> LUFrame | QRFrame:
+        """Return the initial frame for `chains` copies of this block."""
+        start = (chains, len(self.live), self.tracked, like)
+        if self.algorithm.differentiable or self.algorithm.published:
+            steps_before_qr = self.algorithm.steps_before_qr if self.algorithm.published else 0
+            return QRFrame(*start, steps_before_qr=steps_before_qr)
+        return LUFrame(*start)
 
-    def place(self, growth: Tensor) -> Tensor:
-        """Return the growth of those followed at their positions among all, -inf elsewhere: (S, B, k)."""
-        if len(self.followed) == self.k:
+    def in_state_order(self, growth: Tensor) -> Tensor:
+        """Return the growth of the tracked directions at their positions in the state, -inf elsewhere, (S, B, k)."""
+        if len(self.tracked) == self.k:
             return growth
-        positions = (
-            self.alive[self.followed] if self.k == self.size else torch.arange(len(self.followed)).to(self.alive)
-        )
-        everywhere = growth.new_full((*growth.shape[:2], self.k), -torch.inf)
-        return everywhere.index_copy(-1, positions, growth)
+        positions = self.live[self.tracked] if self.k == self.size else torch.arange(len(self.tracked)).to(self.live)
+        all_positions = growth.new_full((*growth.shape[:2], self.k), -torch.inf)
+        return all_positions.index_copy(-1, positions, growth)
 
 
-class Team:
-    """Blocks of equal size that are carried along together, for some of the sequences."""
+class BlockGroup:
+    """Blocks of equal size that are processed in shared calls, for some of the sequences."""
 
     def __init__(self, blocks: Sequence[Block], layers: Sequence[int], sequences: range, like: Tensor) -> None:
         self.blocks, self.layers, self.sequences = blocks, layers, slice(sequences.start, sequences.stop)
-        chains, size = len(blocks) * len(sequences), len(blocks[0].alive)
+        chains, size = len(blocks) * len(sequences), len(blocks[0].live)
         self.frame = blocks[0].frame(chains, like)
-        self.held = max(1, CHUNK_BYTES // max(1, chains * size**2 * like.element_size()))
+        self.steps = max(1, JACOBIAN_BYTES // max(1, chains * size**2 * like.element_size()))
 
-    def advance(self, forms: Sequence[Jacobians], measured: Sequence[bool]) -> Sequence[Tensor]:
-        """Carry the frame through a piece; return what each step adds to each layer's growth, (S, sequences, k).
+    def advance(self, jacobians: Sequence[JacobianFunction], measured: Sequence[bool]) -> Sequence[Tensor]:
+        """Advance the frame by a chunk; return each step's contribution to each layer's growth, (S, sequences, k).
 
-        forms: of all layers. measured: after which steps the growth is asked for.
+        jacobians: the functions of all layers. measured: whether the growth is measured after each step.
         """
         growth = []
-        for first in range(0, len(measured), self.held):
-            now = slice(first, first + self.held)
-            jacobians = together([forms[layer](now, self.sequences) for layer in self.layers])
-            growth.append(self.frame.push(jacobians, measured[now]))
+        for first in range(0, len(measured), self.steps):
+            now = slice(first, first + self.steps)
+            batch = concatenated([jacobians[layer](now, self.sequences) for layer in self.layers])
+            growth.append(self.frame.advance(batch, measured[now]))
         by_layer = torch.cat(growth).chunk(len(self.layers), 1)
-        return [block.place(part) for block, part in zip(self.blocks, by_layer, strict=True)]
+        return [block.in_state_order(part) for block, part in zip(self.blocks, by_layer, strict=True)]
 
 
-def together(jacobians: Sequence[Tensor]) -> Tensor:
-    """Return (S, B, D, D) of several blocks side by side, (S, blocks * B, D, D)."""
+def concatenated(jacobians: Sequence[Tensor]) -> Tensor:
+    """Concatenate the Jacobians (S, B, D, D) of several blocks to (S, blocks * B, D, D)."""
     if len(jacobians) == 1:
         return jacobians[0]
     if jacobians[0].requires_grad:
         return torch.cat(list(jacobians), 1)
-    batch = jacobians[0].shape[1]  # copied one by one: torch.cat takes ten times as long for what lies like these
-    side_by_side = jacobians[0].new_empty(len(jacobians[0]), len(jacobians) * batch, *jacobians[0].shape[2:])
+    batch = jacobians[0].shape[1]  # copies: torch.cat takes ten times as long for tensors of this memory layout
+    result = jacobians[0].new_empty(len(jacobians[0]), len(jacobians) * batch, *jacobians[0].shape[2:])
     for index, part in enumerate(jacobians):
-        side_by_side[:, index * batch : (index + 1) * batch].copy_(part)
-    return side_by_side
+        result[:, index * batch : (index + 1) * batch].copy_(part)
+    return result
 
 
-def teams(blocks: Sequence[Block], batch: int, like: Tensor) -> list[Team]:
-    """Return who is carried with whom: small blocks of equal size all together, large ones sequence by sequence."""
+def group_blocks(blocks: Sequence[Block], batch: int, like: Tensor) -> list[BlockGroup]:
+    """Group small blocks with the same shape for all sequences; split large blocks by sequence."""
     small: dict[tuple[int, ...], list[int]] = {}
-    found = []
+    groups = []
     for index, block in enumerate(blocks):
-        if len(block.alive) <= SHARED_SIZE:
-            small.setdefault((len(block.alive), *block.followed.tolist()), []).append(index)
+        if len(block.live) <= SMALL_BLOCK:
+            small.setdefault((len(block.live), *block.tracked.tolist()), []).append(index)
         else:
-            found += [Team([block], [index], range(b, b + 1), like) for b in range(batch)]
+            groups += [BlockGroup([block], [index], range(b, b + 1), like) for b in range(batch)]
     for layers in small.values():
-        found.append(Team([blocks[layer] for layer in layers], layers, range(batch), like))
-    return found
+        groups.append(BlockGroup([blocks[layer] for layer in layers], layers, range(batch), like))
+    return groups
 
 
-def growth(network: Driven, sizes: Sequence[int], k: int | None, rule: Rule, lengths: Sequence[int]) -> Tensor:
-    """Return the growth over the last stretches of the inputs, of so many steps each, (S, B, K) in state order.
+def growth(
+    network: DrivenMap, sizes: Sequence[int], k: int | None, algorithm: Algorithm, lengths: Sequence[int]
+) -> Tensor:
+    """Return the growth over each segment at the end of the inputs, (S, B, K) in state order.
 
-    sizes: how many leading entries of each layer's state are followed.
+    sizes: number of leading entries of each layer's state that are followed.
+    k: number of leading exponents per layer; None for all.
+    lengths: time steps of each segment; all steps before the first segment are warm-up.
     """
     try:
-        return _growth(network, sizes, k, rule, lengths)
-    except Revived:
-        return _growth(network, sizes, k, replace(rule, probed=False), lengths)
+        return _growth(network, sizes, k, algorithm, lengths)
+    except UnitNotDead:
+        return _growth(network, sizes, k, replace(algorithm, probe=False), lengths)
 
 
-def _growth(network: Driven, sizes: Sequence[int], k: int | None, rule: Rule, lengths: Sequence[int]) -> Tensor:
+def _growth(
+    network: DrivenMap, sizes: Sequence[int], k: int | None, algorithm: Algorithm, lengths: Sequence[int]
+) -> Tensor:
     layers, (steps, batch, _) = network.layers, network.inputs.shape
-    large = [layer for layer, size in zip(layers, sizes, strict=True) if size > SHARED_SIZE]
-    apart = (
-        not rule.traced and not network.inputs.is_cuda and all(isinstance(layer, LinearisedLayer) for layer in large)
-    )
-    lengths = [steps - sum(lengths), *lengths]  # the warm-up before the first
-    belongs = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    last = [*(belongs.diff() > 0).tolist(), True]  # a stretch ends here
-    with threads(len(large) * batch if apart else min(1, len(large))) as each:
-        walked = trajectory(network)
-        beginning = next(walked)
-        each_layer = zip(layers, sizes, beginning, strict=True)
-        blocks = [Block(layer, size, k, rule, path) for layer, size, path in each_layer]
-        everyone = teams(blocks, batch, network.inputs)
-        grown = network.inputs.new_zeros(len(lengths), batch, sum(block.k for block in blocks), dtype=torch.float64)
-        for first, piece in zip(range(0, steps, PIECE), chain([beginning], walked), strict=True):
-            now = slice(first, first + PIECE)
-            forms = [block.jacobians(*path) for block, path in zip(blocks, piece, strict=True)]
+    large = [layer for layer, size in zip(layers, sizes, strict=True) if size > SMALL_BLOCK]
+    hand_written = all(isinstance(layer, LayerWithJacobian) for layer in large)
+    threaded = hand_written and not algorithm.differentiable and not network.inputs.is_cuda
+    lengths = [steps - sum(lengths), *lengths]  # segment 0 is the warm-up
+    segment_of = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    is_last = [*(segment_of.diff() > 0).tolist(), True]  # whether a step ends its segment
+    with thread_map(len(large) * batch if threaded else min(1, len(large))) as map_groups:
+        chunks = trajectory_chunks(network)
+        first_chunk = next(chunks)
+        each_layer = zip(layers, sizes, first_chunk, strict=True)
+        blocks = [Block(layer, size, k, algorithm, *at) for layer, size, at in each_layer]
+        groups = group_blocks(blocks, batch, network.inputs)
+        total = network.inputs.new_zeros(len(lengths), batch, sum(block.k for block in blocks), dtype=torch.float64)
+        for first, chunk in zip(range(0, steps, CHUNK_STEPS), chain([first_chunk], chunks), strict=True):
+            now = slice(first, first + CHUNK_STEPS)
+            jacobians = [block.jacobians(*at) for block, at in zip(blocks, chunk, strict=True)]
             by_layer: list[list[Tensor]] = [[] for _ in blocks]
-            advanced = each(lambda team, at=forms, ends=last[now]: team.advance(at, ends), everyone)
-            for team, parts in zip(everyone, advanced, strict=True):
-                for layer, part in zip(team.layers, parts, strict=True):
+            advanced = map_groups(lambda group, at=jacobians, ends=is_last[now]: group.advance(at, ends), groups)
+            for group, parts in zip(groups, advanced, strict=True):
+                for layer, part in zip(group.layers, parts, strict=True):
                     by_layer[layer].append(part)
             added = torch.cat([torch.cat(parts, 1) for parts in by_layer], -1)  # (steps, B, K)
-            grown = grown.index_add(0, belongs[now].to(added.device), added)
-    return grown[1:]
+            total = total.index_add(0, segment_of[now].to(added.device), added)
+    return total[1:]
 
 
 @contextmanager
-def threads(large: int) -> Iterator[Callable[..., Iterable[Sequence[Tensor]]]]:
-    """Provide a `map` over teams, of which so many are large: on torch's number of threads, one team each.
+def thread_map(large: int) -> Iterator[Callable[..., Iterable[Sequence[Tensor]]]]:
+    """Provide a `map` over block groups: on torch's number of threads, one group per thread, if several are large.
 
-    Where none is large, one thread does all: on small matrices several only wait for each other, for many times longer.
+    Without large groups it runs on one thread, because several threads are many times slower on small matrices.
+
+    large: number of large groups.
     """
     before = torch.get_num_threads()
 
-    def alone() -> None:  # both settings are a thread's own; that of MKL is not, hence `before` again at the end
+    def start_thread() -> None:  # torch keeps both settings per thread, MKL does not: hence `before` again at the end
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
 
     try:
         if min(before, large) > 1:
-            with ThreadPoolExecutor(min(before, large), initializer=alone) as pool:
+            with ThreadPoolExecutor(min(before, large), initializer=start_thread) as pool:
                 yield pool.map
         else:
             if not large:

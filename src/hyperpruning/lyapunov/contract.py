@@ -1,4 +1,4 @@
-"""The contract of a driven layer, to run any cell through: the package's own, and yours."""
+"""The contract test of a driven layer, for the package's own cells and for any other."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from hyperpruning.lyapunov.layers import DrivenLayer, LinearisedLayer, automatic_jacobian
+from hyperpruning.lyapunov.layers import DrivenLayer, LayerWithJacobian, forward_mode_jacobian
 
 
 def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None:
-    """Check a layer: shapes, rows that do not depend on each other, what it says of its Jacobian, and its path.
+    """Check a driven layer: its shapes, the independence of the rows, its Jacobian and its `unroll`.
 
-    A hand-written Jacobian is compared with forward-mode AD, and that with reverse-mode AD; at random slopes it must
-    have every entry and all the rank that it has at `state`.
+    A hand-written Jacobian is compared with forward-mode AD, which is compared with reverse-mode AD. With random terms
+    it must be non-zero wherever it is non-zero at `state`, and have at least the same rank.
 
-    layer: see `DrivenLayer` and `LinearisedLayer`.
-    state, input: (N, D) and (N, I) in float64, N of at least 2.
-    Raises: AssertionError, which says what is broken.
+    layer: see `DrivenLayer` and `LayerWithJacobian`.
+    state, input: (N, D) and (N, I) in float64, N >= 2.
+    Raises: AssertionError with the rule that does not hold.
 
     >>> from hyperpruning.lyapunov.layers import StepLayer
     >>> weights = torch.randn(3, 3, dtype=torch.float64)
@@ -25,26 +25,64 @@ def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None
     >>> check_driven_layer(layer, torch.randn(4, 3).double(), torch.randn(4, 3).double())
     """
     following = layer.step(state, input)
-    _check(following.shape == state.shape == (len(state), layer.state_size), "a step keeps its state's shape (N, D)")
-    _check(1 <= layer.hidden_size <= layer.state_size, "hidden_size lies between 1 and state_size")
-    assert_close(layer.step(state[:1], input[:1]), following[:1], msg="rows of the batch depend on each other")
+    expected = (len(state), layer.state_size)
+    _check(
+        tuple(state.shape) == tuple(following.shape) == expected,
+        f"state and step(state, input) must have the shape (N, state_size) = {expected}, got {tuple(state.shape)} and "
+        f"{tuple(following.shape)}. Return the whole next state.",
+    )
+    _check(
+        1 <= layer.hidden_size <= layer.state_size,
+        f"hidden_size must be between 1 and state_size={layer.state_size}, got {layer.hidden_size}. Change it.",
+    )
+    _check_close(
+        layer.step(state[:1], input[:1]),
+        following[:1],
+        "step must treat the rows of the batch independently, got another result for the first row alone. Avoid "
+        "operations across the batch.",
+    )
     for size in {layer.hidden_size, layer.state_size}:
-        pushed = automatic_jacobian(layer.step, state, input, size)
-        pulled = torch.func.vmap(torch.func.jacrev(lambda s, x: layer.step(s[None], x[None])[0]))(state, input)
-        assert_close(pushed, pulled[:, :size, :size], atol=1e-12, rtol=1e-10)
-        if isinstance(layer, LinearisedLayer):
-            slopes = layer.slopes(state, input)
-            assert_close(layer.assembled(slopes, size), pushed, atol=1e-12, rtol=1e-10)
-            generic = layer.assembled(0.5 + torch.rand_like(slopes[:1]), size)[0]
-            _check(generic.shape == (size, size), "assembled makes one (size, size) matrix of each row of slopes")
-            _check(not bool(pushed[:, generic == 0].any()), "an entry is zero at random slopes, and not zero here")
-            full = torch.linalg.matrix_rank(generic)
-            _check(
-                bool((torch.linalg.matrix_rank(pushed) <= full).all()), "the rank is lower at random slopes than here"
+        forward = forward_mode_jacobian(layer.step, state, input, size)
+        reverse = torch.func.vmap(torch.func.jacrev(lambda s, x: layer.step(s[None], x[None])[0]))(state, input)
+        _check_close(
+            forward,
+            reverse[:, :size, :size],
+            "Forward- and reverse-mode AD of step must agree, got different Jacobians. Use differentiable operations.",
+        )
+        if isinstance(layer, LayerWithJacobian):
+            terms = layer.jacobian_terms(state, input)
+            _check_close(
+                layer.jacobian(terms, size),
+                forward,
+                f"jacobian(jacobian_terms(state, input), {size}) must equal the Jacobian of step, got another. Correct "
+                "one of the two methods.",
             )
-    if hasattr(layer, "path"):
-        visited = layer.path(state, torch.stack([input, input]))
-        assert_close(visited, torch.stack([state, following, layer.step(following, input)]), atol=1e-12, rtol=1e-10)
+            _check_random_terms(layer.jacobian(0.5 + torch.rand_like(terms[:1]), size)[0], forward)
+    if hasattr(layer, "unroll"):
+        _check_close(
+            layer.unroll(state, torch.stack([input, input])),
+            torch.stack([state, following, layer.step(following, input)]),
+            "unroll must return the state before the first step and after each step, got other states. Correct it.",
+        )
+
+
+def _check_random_terms(random: Tensor, jacobians: Tensor) -> None:
+    """Check that the Jacobian (D, D) with random terms has all entries and the rank of the Jacobians (N, D, D)."""
+    _check(
+        not bool(jacobians[:, random == 0].any()),
+        "jacobian with random terms must be non-zero at every entry that can be non-zero, got a zero at an entry that "
+        "is non-zero at this state. Move what makes it zero into jacobian_terms.",
+    )
+    rank, found = torch.linalg.matrix_rank(random), torch.linalg.matrix_rank(jacobians).max()
+    _check(
+        bool(found <= rank),
+        f"jacobian with random terms must have the highest rank, got {int(rank)} and rank {int(found)} at this state. "
+        "Move what varies into jacobian_terms.",
+    )
+
+
+def _check_close(found: Tensor, expected: Tensor, rule: str) -> None:
+    assert_close(found, expected, atol=1e-12, rtol=1e-10, msg=lambda difference: f"{rule}\n{difference}")
 
 
 def _check(holds: bool, rule: str) -> None:

@@ -1,7 +1,7 @@
-"""A recurrent layer as a driven map: what the spectrum asks of it, and what it does where a layer offers less.
+"""The protocols of a driven layer, and the defaults for layers without `unroll` or a hand-written Jacobian.
 
-A network offers `driven_layers() -> Sequence[DrivenLayer]`, from the bottom up; any object with the attributes of
-`DrivenLayer` is a layer. Nothing has to be inherited or imported.
+A network provides `driven_layers() -> Sequence[DrivenLayer]`, from the bottom up. Any object with the attributes of
+`DrivenLayer` is a driven layer; it needs no base class and no import.
 """
 
 from __future__ import annotations
@@ -18,85 +18,88 @@ Step = Callable[[Tensor, Tensor], Tensor]
 
 
 class DrivenLayer(Protocol):
-    """What the spectrum needs of one layer: `step(state (N, D), input (N, I)) -> state (N, D)`, row by row independent.
+    """One recurrent layer: `step(state (N, D), input (N, I)) -> state (N, D)`, where the N rows are independent.
 
-    The leading `hidden_size` entries of the state are what the layer above reads and what `state="h"` follows.
-    Optional, for speed: `path(state, inputs (S, N, I)) -> (S + 1, N, D)`, the state before the first step and after
-    each; and the methods of `LinearisedLayer`.
+    The leading `hidden_size` entries of the state are the layer's output, which the layer above reads and `state="h"`
+    follows. Optional, for speed: `unroll(state, inputs (S, N, I)) -> (S + 1, N, D)`, the state before the first step
+    and after each step, and the methods of `LayerWithJacobian`.
     """
 
     @property
     def state_size(self) -> int:
-        """Entries D of the state."""
+        """Number of entries D of the state."""
 
     @property
     def hidden_size(self) -> int:
-        """Leading entries of the state that the layer above reads."""
+        """Number of leading entries of the state that the layer above reads."""
 
     def step(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the next state (N, D)."""
 
 
 @runtime_checkable
-class LinearisedLayer(DrivenLayer, Protocol):
-    """A layer that knows its Jacobian, which forward-mode AD finds otherwise: faster, and it shows dead units."""
+class LayerWithJacobian(DrivenLayer, Protocol):
+    """A layer with a hand-written Jacobian: faster than forward-mode AD, and it shows dead units in advance.
 
-    def slopes(self, state: Tensor, input: Tensor) -> Tensor:
-        """Return whatever in the Jacobian varies along the sequence, such as gates' slopes, (N, ...)."""
+    The Jacobian is computed in two parts, so that it can be evaluated for a few steps at a time.
+    """
 
-    def assembled(self, slopes: Tensor, size: int) -> Tensor:
-        """Return the Jacobian d next[:size] / d state[:size] from its slopes, (N, size, size).
+    def jacobian_terms(self, state: Tensor, input: Tensor) -> Tensor:
+        """Return the terms of the Jacobian that vary along the sequence, such as gate derivatives, (N, ...)."""
 
-        At random slopes it has every entry that is ever non-zero, and the highest rank that it ever has.
+    def jacobian(self, terms: Tensor, size: int) -> Tensor:
+        """Return the Jacobian d next[:size] / d state[:size], (N, size, size), from the terms (N, ...).
+
+        With random terms, it must be non-zero at every entry that can be non-zero and have the highest possible rank.
         """
 
 
 @dataclass(frozen=True)
 class StepLayer:
-    """A plain function `step(state, input) -> state` as a layer of its own."""
+    """A plain function `step(state, input) -> state` as a driven layer."""
 
     function: Step
     state_size: int
 
     @property
     def hidden_size(self) -> int:
-        """The whole state is followed."""
+        """The whole state is the output."""
         return self.state_size
 
     def step(self, state: Tensor, input: Tensor) -> Tensor:
-        """Return the next state, whose shape must not change."""
+        """Return the next state, of the same shape."""
         following = self.function(state, input)
         if following.shape != state.shape:
             raise ValueError(
-                f"a step keeps the shape of its state, but {tuple(state.shape)} became {tuple(following.shape)}: "
-                "return the next state alone, as (B, D)"
+                f"A step must keep the shape of its state {tuple(state.shape)}, got {tuple(following.shape)}. Return "
+                "only the next state, (B, D)."
             )
         return following
 
 
-def walk(layer: DrivenLayer, state: Tensor, inputs: Tensor) -> Tensor:
-    """Return the state before the first step and after each, (S + 1, N, D)."""
-    if hasattr(layer, "path"):
-        path: Tensor = layer.path(state, inputs)
-        return path
+def unroll(layer: DrivenLayer, state: Tensor, inputs: Tensor) -> Tensor:
+    """Return the state before the first step and after each step, (S + 1, N, D)."""
+    if hasattr(layer, "unroll"):
+        states: Tensor = layer.unroll(state, inputs)
+        return states
     visited = [state]
     for input in inputs:
         visited.append(layer.step(visited[-1], input))
     return torch.stack(visited)
 
 
-def automatic_jacobian(step: Step, state: Tensor, input: Tensor, size: int) -> Tensor:
+def forward_mode_jacobian(step: Step, state: Tensor, input: Tensor, size: int) -> Tensor:
     """Return d step(state)[:, :size] / d state[:, :size] by forward-mode AD, (N, size, size).
 
-    Rows of the batch are independent, so that one unit tangent serves all of them: `size` pushes, vectorised.
+    The rows of the batch are independent, so that one unit tangent serves all rows: `size` vectorised JVPs.
     """
 
-    def push(unit: Tensor) -> Tensor:
-        pushed: Tensor = torch.func.jvp(lambda s: step(s, input), (state,), (unit.expand_as(state),))[1]
-        return pushed[:, :size]
+    def column(unit: Tensor) -> Tensor:
+        tangent: Tensor = torch.func.jvp(lambda s: step(s, input), (state,), (unit.expand_as(state),))[1]
+        return tangent[:, :size]
 
     units = torch.eye(size, state.shape[1], dtype=state.dtype, device=state.device)
-    with warnings.catch_warnings():  # torch's first use of forward-mode AD warns of its own deprecated torch.jit.script
+    with warnings.catch_warnings():  # at its first use, forward-mode AD warns that torch.jit.script is deprecated
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
-        columns: Tensor = torch.func.vmap(push)(units)  # (size, N, size)
+        columns: Tensor = torch.func.vmap(column)(units)  # (size, N, size)
     return columns.permute(1, 2, 0)

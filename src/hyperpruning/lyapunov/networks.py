@@ -1,4 +1,4 @@
-"""From what a user has - an `nn.LSTM`, a cell of his own, a plain step - to layers with start states, all checked."""
+"""Conversion of a network (a module of torch, a custom cell or a plain step) to a checked `DrivenMap`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from hyperpruning.lyapunov.layers import DrivenLayer, StepLayer
 
 
 @dataclass(frozen=True)
-class Driven:
-    """A stack of layers, the state each starts from (B, D_l), and the inputs (T, B, I) of the lowest."""
+class DrivenMap:
+    """A stack of driven layers with the start state of each, (B, D_l), and the inputs of the first, (T, B, I)."""
 
     layers: Sequence[DrivenLayer]
     start: Sequence[Tensor]
     inputs: Tensor
 
-    def after(self, steps: int) -> Driven:
-        """Return the map that first runs over so many inputs, and then over all of them."""
+    def with_repeated_start(self, steps: int) -> DrivenMap:
+        """Return the map whose inputs are the first `steps` inputs followed by all inputs."""
         return replace(self, inputs=torch.cat([self.inputs[:steps], self.inputs]))
 
 
-def driven(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool = False) -> Driven:
-    """Return the network as a driven map in `dtype`; by default its own, but float64 where `full` adds a second state.
+def driven_map(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool = False) -> DrivenMap:
+    """Return the network as a driven map in `dtype`.
 
-    Raises: TypeError or ValueError for what has no spectrum, or has it only after a change that the message names.
+    dtype: default float64 if `full` adds a second state (as for an LSTM), otherwise the network's own.
+    Raises: TypeError or ValueError if the network or the inputs have no spectrum; the message says what to change.
     """
     _check_inputs(inputs)
     if isinstance(network, nn.Module):
@@ -44,41 +45,43 @@ def driven(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None, 
     if callable(network):
         return _from_step(network, inputs, start, dtype)
     raise TypeError(
-        "a network is an nn.LSTM, nn.GRU or nn.RNN, an object with driven_layers() or a list of such layers, or a "
-        f"function step(state, input), but this is a {type(network).__name__}: wrap it as lambda state, input: ..."
+        "network must be an nn.LSTM, nn.GRU or nn.RNN, an object with driven_layers(), a list of such layers, or a "
+        f"function step(state, input), got a {type(network).__name__}. Wrap it as lambda state, input: ..."
     )
 
 
 def _check_inputs(inputs: Tensor) -> None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs are a floating point tensor (T, B, I), but these are {kind}: embed token ids first")
+        raise TypeError(f"inputs must be a floating point tensor (T, B, I), got {kind}. Embed token ids first.")
     if inputs.dim() != 3 or 0 in inputs.shape[:2]:
-        raise ValueError(f"inputs have the shape (T, B, I), none empty, but these have {tuple(inputs.shape)}")
+        raise ValueError(
+            f"inputs must have the shape (T, B, I) with T, B >= 1, got {tuple(inputs.shape)}. Reshape them."
+        )
     _check_finite("inputs", inputs)
 
 
-def finite(tensor: Tensor) -> bool:
-    """Tell whether all entries are finite, reading them once: both extremes show NaN and infinity."""
+def all_finite(tensor: Tensor) -> bool:
+    """Tell whether all entries are finite, in one pass: NaN and infinity show in the minimum and the maximum."""
     return tensor.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor.detach()))
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
-    if not finite(tensor):
-        raise ValueError(f"{name} are to be finite, but hold NaN or infinity: a diverged network has no spectrum")
+    if not all_finite(tensor):
+        raise ValueError(f"{name} must be finite, got NaN or infinity. Use a network that has not diverged.")
 
 
 def _check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     for what, one, two in (("dtype", tensor.dtype, other.dtype), ("device", tensor.device, other.device)):
         if one != two:
             raise ValueError(
-                f"{name} and {other_name} share one {what}, but have {one} and {two}: convert one with .to(...)"
+                f"{name} and {other_name} must have the same {what}, got {one} and {two}. Convert one with .to(...)."
             )
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} has the shape {shape}, but this one has {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must have the shape {shape}, got {tuple(tensor.shape)}. Reshape it.")
 
 
 def _check_module(network: nn.Module, inputs: Tensor) -> None:
@@ -86,8 +89,8 @@ def _check_module(network: nn.Module, inputs: Tensor) -> None:
         dropout = part.p if isinstance(part, nn.Dropout) else getattr(part, "dropout", 0.0)
         if part.training and isinstance(dropout, float) and dropout:
             raise ValueError(
-                f"a spectrum is that of a deterministic map, but the network trains with dropout {dropout}: "
-                "call network.eval() first"
+                f"The network must be deterministic, got training mode with dropout {dropout}. Call "
+                "network.eval() first."
             )
     for name, weight in network.named_parameters():
         _check_alike(f"parameter {name}", weight, "inputs", inputs)
@@ -96,34 +99,38 @@ def _check_module(network: nn.Module, inputs: Tensor) -> None:
 
 def _prepared(
     layers: Sequence[DrivenLayer], states: Sequence[Tensor], inputs: Tensor, dtype: torch.dtype | None, full: bool
-) -> Driven:
-    """Convert everything to `dtype`; by default its own, but float64 beyond the hidden state, where float32 is lost."""
-    beyond = full and any(layer.state_size > layer.hidden_size for layer in layers)
-    dtype = dtype or (torch.float64 if beyond or inputs.dtype == torch.float64 else torch.float32)
+) -> DrivenMap:
+    """Convert everything to `dtype`; the default is float64 for a second state, where float32 is too inaccurate."""
+    second_state = full and any(layer.state_size > layer.hidden_size for layer in layers)
+    dtype = dtype or (torch.float64 if second_state or inputs.dtype == torch.float64 else torch.float32)
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"a spectrum is computed in torch.float32 or torch.float64, but dtype is {dtype}")
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}. Choose one of these.")
     for index, (layer, state) in enumerate(zip(layers, states, strict=True)):
         name = f"start of layer {index}"
         _check_shape(name, state, (inputs.shape[1], layer.state_size))
         _check_alike(name, state, "inputs", inputs)
         _check_finite(name, state)
-    return Driven([_converted(layer, dtype) for layer in layers], [s.to(dtype) for s in states], inputs.to(dtype))
+    return DrivenMap([_converted(layer, dtype) for layer in layers], [s.to(dtype) for s in states], inputs.to(dtype))
 
 
 def _converted(part: Any, dtype: torch.dtype) -> Any:
-    """Return a layer with its tensors in `dtype`: those of a dataclass, or of a copy of a module."""
+    """Return a layer with its tensors in `dtype`; a module is copied, a dataclass is replaced."""
     if isinstance(part, Tensor):
         return part.to(dtype) if part.is_floating_point() else part
-    if isinstance(part, nn.Module) and any(parameter.dtype != dtype for parameter in part.parameters()):
+    others = [p.dtype for p in part.parameters() if p.dtype != dtype] if isinstance(part, nn.Module) else []
+    if others:
         if torch.is_grad_enabled():
-            raise ValueError(f"a copy in {dtype} would lose its gradients: convert the network with .to({dtype}) first")
+            raise ValueError(
+                f"With differentiable=True a module must have the dtype {dtype}, got {others[0]}. Convert it "
+                f"with .to({dtype})."
+            )
         return copy.deepcopy(part).to(dtype)
     if is_dataclass(part) and not isinstance(part, type | nn.Module | StepLayer):
         return replace(part, **{field.name: _converted(getattr(part, field.name), dtype) for field in fields(part)})
     return part
 
 
-def _from_module(network: nn.RNNBase, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool) -> Driven:
+def _from_module(network: nn.RNNBase, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool) -> DrivenMap:
     layers = _module_layers(network)
     if network.batch_first:
         inputs = inputs.transpose(0, 1)
@@ -135,9 +142,9 @@ def _from_module(network: nn.RNNBase, inputs: Tensor, start: Any, dtype: torch.d
 
 def _module_layers(network: nn.RNNBase) -> list[DrivenLayer]:
     if network.bidirectional:
-        raise ValueError("a spectrum needs one direction of time, but this is bidirectional: take each direction alone")
+        raise ValueError("bidirectional must be False, got True. Compute the spectrum of each direction separately.")
     if network.proj_size:
-        raise ValueError(f"a projected LSTM is not supported, but proj_size is {network.proj_size}: use proj_size=0")
+        raise ValueError(f"proj_size must be 0, got {network.proj_size}. Use an LSTM without projection.")
     return [_MODULES[network.mode](_weights(network, layer)) for layer in range(network.num_layers)]
 
 
@@ -149,7 +156,9 @@ def _module_start(network: nn.RNNBase, inputs: Tensor, start: Any) -> tuple[Tens
         return tuple(inputs.new_zeros(shape) for _ in names)
     parts = (start,) if isinstance(start, Tensor) else tuple(start)
     if len(parts) != len(names):
-        raise ValueError(f"an {network.mode} starts from ({', '.join(names)}), but start has {len(parts)} part(s)")
+        raise ValueError(
+            f"start of an {network.mode} must be ({', '.join(names)}), got {len(parts)} part(s). Pass {len(names)}."
+        )
     for name, part in zip(names, parts, strict=True):
         _check_shape(f"start {name}", part, shape)
     return parts
@@ -172,21 +181,24 @@ _MODULES: dict[str, Callable[[Weights], DrivenLayer]] = {
 
 def _from_layers(
     parts: Sequence[DrivenLayer | nn.RNNBase], inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool
-) -> Driven:
+) -> DrivenMap:
     layers: list[DrivenLayer] = []
     for part in parts:
         layers += _module_layers(part) if isinstance(part, nn.RNNBase) else [part]
     states = [inputs.new_zeros(inputs.shape[1], layer.state_size) for layer in layers] if start is None else list(start)
     if not layers or len(states) != len(layers):
-        raise ValueError(f"start has one state (B, D) per layer, {len(layers)} in all, but {len(states)} were given")
+        raise ValueError(
+            "A list of layers must have at least one layer and one start state (B, D) for each, got "
+            f"{len(layers)} layers and {len(states)} states. Pass as many states as layers."
+        )
     return _prepared(layers, states, inputs, dtype, full)
 
 
-def _from_step(step: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None) -> Driven:
+def _from_step(step: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None) -> DrivenMap:
     if not isinstance(start, Tensor) or start.dim() != 2 or start.shape[0] != inputs.shape[1]:
         shape = tuple(start.shape) if isinstance(start, Tensor) else start
         raise ValueError(
-            f"a plain step needs start=(B, D) with B = {inputs.shape[1]}, to know its state, but start is {shape}: "
-            "pass for example torch.zeros(B, D)"
+            f"With a plain step, start must be a tensor (B, D) with B = {inputs.shape[1]}, got {shape}. Pass for "
+            "example torch.zeros(B, D)."
         )
     return _prepared([StepLayer(step, start.shape[1])], [start], inputs, dtype, full=False)

@@ -2,7 +2,7 @@
 
 The network is a map s_t = F(s_{t-1}, x_t). With J_t = dF/ds, an orthonormal Q and the QR decomposition J_t Q = Q' R,
 the i-th exponent is the mean over t of ln |r_ii|, in nats per time step: the mean rate at which a small difference in
-the i-th direction grows (positive) or is forgotten (negative).
+the i-th direction grows (positive) or shrinks (negative).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperpruning.kernels import float32_products
-from hyperpruning.lyapunov.blocks import Rule, growth
-from hyperpruning.lyapunov.networks import driven
+from hyperpruning.kernels import float32_precision
+from hyperpruning.lyapunov.blocks import Algorithm, growth
+from hyperpruning.lyapunov.networks import driven_map
 
 State = Literal["h", "full"]
 Convention = Literal["forward", "published"]
@@ -27,11 +27,14 @@ Convention = Literal["forward", "published"]
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Lyapunov exponents in nats per time step, in state order: layer by layer, each from its first unit vector on.
+    """Lyapunov exponents in nats per time step, in state order: layer by layer, in the order of the unit vectors.
 
-    `growth` (S, B, K): by how much the logarithms of length grow in each stretch of time, sequence and exponent.
-    `lengths`: the measured time steps of each stretch, S in all. `sizes`: how many exponents each layer has.
-    `warmup`: the steps left out before.
+    growth: logarithmic growth of each segment of time, sequence and exponent, (S, B, K), in nats.
+    lengths: measured time steps of each of the S segments.
+    sizes: number of exponents of each layer.
+    warmup: time steps before the first segment, which are not measured.
+    state: "h" or "full", see `lyapunov_spectrum`.
+    convention: "forward" or "published", see `lyapunov_spectrum`.
     """
 
     growth: Tensor
@@ -53,40 +56,41 @@ class Spectrum:
 
     @cached_property
     def exponents(self) -> Tensor:
-        """Exponents averaged over the sequences, (K,)."""
+        """Exponents averaged over the sequences, (K,), in nats per time step."""
         return self.per_sequence.mean(0)
 
     @property
-    def infinite(self) -> int:
-        """How many exponents are -inf: directions that the network forgets within a step, as those of dead units."""
+    def n_minus_inf(self) -> int:
+        """Number of exponents that are -inf: directions that are lost within one step, such as those of dead units."""
         return int(torch.isneginf(self.exponents).sum())
 
     def sorted(self) -> Tensor:
         """Return the exponents in decreasing order, (K,)."""
         return self.exponents.sort(descending=True).values
 
-    def history(self) -> Tensor:
-        """Return the exponents as measured up to the end of each stretch, (S, K): how they converge."""
+    def convergence(self) -> Tensor:
+        """Return the exponents measured up to the end of each segment, (S, K)."""
         ends = torch.tensor(self.lengths, dtype=self.growth.dtype, device=self.growth.device).cumsum(0)
         return self.growth.mean(1).cumsum(0) / ends[:, None]
 
     def standard_error(self) -> Tensor:
-        """Return the standard error of the exponents, (K,), from their scatter over sequences and stretches of time.
+        """Return the standard error of the exponents, (K,), from their variation over sequences and segments of time.
 
-        Stretches are taken to be independent: longer ones are more so. Zero for an exponent of -inf, which is -inf
-        whatever else is measured.
+        It assumes independent segments, which holds better for longer ones. It is zero for an exponent of -inf.
+
+        Raises: ValueError for a single segment of a single sequence.
         """
         lengths = torch.tensor(self.lengths, dtype=self.growth.dtype, device=self.growth.device)
         means = (self.growth / lengths[:, None, None]).flatten(0, 1)  # (S B, K)
         if len(means) < 2:
             raise ValueError(
-                "a standard error needs two sequences or stretches of time, but this spectrum has one of each: "
-                "give lyapunov_spectrum more sequences or more stretches"
+                "A standard error must have at least two sequences or segments, got one of each. Give "
+                "lyapunov_spectrum more sequences or more segments."
             )
         return torch.where(torch.isneginf(self.exponents), 0.0, means.std(0) / len(means) ** 0.5)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one NumPy archive, without pickle; an older file is replaced at once or not at all."""
+        """Write the spectrum to a NumPy archive without pickle; an existing file is replaced atomically."""
         path = Path(path)
         draft = path.with_name(path.name + ".draft")
         with draft.open("wb") as file:
@@ -103,16 +107,16 @@ class Spectrum:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Spectrum:
-        """Read what `save` wrote; never executes anything from the file.
+        """Read a file that `save` wrote; no code of the file is executed.
 
-        Raises: ValueError for another file.
+        Raises: ValueError if the file has other contents.
         """
         with np.load(path, allow_pickle=False) as file:
             missing = [field.name for field in fields(cls) if field.name not in file]
             if missing:
                 raise ValueError(
-                    f"a spectrum's file holds all its parts, and {path} has no {', '.join(missing)}: compute it again "
-                    "with this version"
+                    f"A spectrum file must have all fields of Spectrum, got no {', '.join(missing)} in {path}. Compute "
+                    "the spectrum again with this version."
                 )
             return cls(
                 growth=torch.from_numpy(file["growth"]),
@@ -124,7 +128,7 @@ class Spectrum:
             )
 
 
-@float32_products()
+@float32_precision()
 def lyapunov_spectrum(
     network: Any,
     inputs: Tensor,
@@ -133,7 +137,7 @@ def lyapunov_spectrum(
     start: Any = None,
     warmup: int = 10,
     k: int | None = None,
-    stretches: int = 4,
+    segments: int = 4,
     dtype: torch.dtype | None = None,
     convention: Convention = "forward",
     differentiable: bool = False,
@@ -143,28 +147,29 @@ def lyapunov_spectrum(
     network: `nn.LSTM`, `nn.GRU`, `nn.RNN` (any depth, one direction); an object with `driven_layers()`, or a list of
         such layers or modules from the bottom up, see `hyperpruning.lyapunov.layers.DrivenLayer`; or any function
         `step(state (B, D), input (B, I)) -> state (B, D)`.
-    inputs: (T, B, I), or (B, T, I) for a module with `batch_first`; the warm-up steps included.
-    state: "h" follows the hidden state alone, an LSTM's cell held fixed within a step, as published; "full" follows
-        all of it, (h, c), which is the network's real state. The two agree for a network without a second state.
-    start: the state before the first step, in the form that the network itself takes; zeros by default, except for
-        a plain step, which has no other way to say how large its state is.
-    warmup: steps that turn the directions, but are not measured.
-    k: only the leading k exponents of each layer, exact and cheaper; all by default.
-    stretches: equal parts of the measured time whose growth is kept apart, for the history and the standard error; at
-        most one a step. Each costs a QR; the exponents are the same.
-    dtype: what to compute in; by default float64 for "full", whose tail float32 cannot hold, else as the network.
-        float32 is never TF32 here, whatever torch is set to (but for the way back of `differentiable`).
+    inputs: (T, B, I), or (B, T, I) for a module with `batch_first`, including the warm-up steps.
+    state: "h" follows only the hidden state, with an LSTM's cell state fixed within each step, as published. "full"
+        follows (h, c), the complete state. Both are equal for a network without a second state. Default "h".
+    start: the state before the first step, in the form that the network takes; default zeros. A plain step requires it,
+        because it gives the size of the state.
+    warmup: steps that are run before the growth is measured; default 10.
+    k: number of leading exponents of each layer (exact, and cheaper than all); default all.
+    segments: number of equal parts of the measured time, for `Spectrum.convergence` and `Spectrum.standard_error`;
+        default 4, at most one per step. Each costs one QR; the exponents do not depend on it.
+    dtype: torch.float32 or torch.float64; default float64 for a second state ("full"), whose lowest exponents float32
+        cannot represent, otherwise the network's. float32 is never TF32, whatever torch's settings are, except in the
+        backward pass of `differentiable`.
     convention: "published" multiplies transposed Jacobians and warms up as the published code does (docs/theory.md),
-        to compare with its numbers.
-    differentiable: record everything for back-propagation to weights, inputs and start: some times slower, and all
-        Jacobians are kept.
+        to compare with its numbers. Default "forward".
+    differentiable: record everything for back-propagation to weights, inputs and start. It is several times slower and
+        stores all Jacobians. Default False.
 
-    The Jacobian of a stack is block triangular, so that its spectrum is that of its layers, each computed alone; it
-    equals that of the whole stack with a start basis that lists the top layer first. Units that nothing reads or that
-    read nothing have one exponent of -inf each. Exponents at the same position of two spectra can be compared: both
-    start from the same unit vector.
+    The Jacobian of a stack is block triangular. Its spectrum consists of the spectra of its layers, each computed on
+    its own; it equals the spectrum of the whole stack with an initial basis that lists the top layer first. Units with
+    a zero row or column in the recurrent weights have one exponent of -inf each. Exponents at the same position of two
+    spectra are comparable, because both start from the same unit vector.
 
-    Raises: TypeError, ValueError for inputs that have no spectrum; the message says what to change.
+    Raises: TypeError or ValueError if the network or the inputs have no spectrum; the message says what to change.
 
     Sources: Benettin et al. 1980 (the algorithm); Vogt et al. 2022 (recurrent networks); Zheng and Shlizerman 2025.
 
@@ -176,30 +181,30 @@ def lyapunov_spectrum(
     _checked_state(state)
     published = _checked_convention(convention) == "published"
     with torch.set_grad_enabled(differentiable):
-        stack = driven(network, inputs, start, dtype, full=state == "full")
+        stack = driven_map(network, inputs, start, dtype, full=state == "full")
         steps = len(stack.inputs)
         if not 0 <= warmup < steps:
-            raise ValueError(f"a sequence is longer than its warm-up, but has {steps} steps and warmup is {warmup}")
-        if stretches < 1:
-            raise ValueError(f"the measured time has one stretch or more, but stretches is {stretches}")
+            raise ValueError(f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Change it.")
+        if segments < 1:
+            raise ValueError(f"segments must be at least 1, got {segments}. Raise it.")
         measured = steps - warmup
         if published:
-            stack, measured = stack.after(warmup), steps
-        rule = Rule(traced=differentiable, published=published, loose=warmup)
+            stack, measured = stack.with_repeated_start(warmup), steps
+        algorithm = Algorithm(differentiable=differentiable, published=published, steps_before_qr=warmup)
         sizes = tuple(layer.state_size if state == "full" else layer.hidden_size for layer in stack.layers)
-        parts = min(stretches, measured)
+        parts = min(segments, measured)
         lengths = tuple(measured * (part + 1) // parts - measured * part // parts for part in range(parts))
-        grown = growth(stack, sizes, k, rule, lengths)
-    return Spectrum(grown, lengths, sizes if k is None else (k,) * len(sizes), warmup, state, convention)
+        by_segment = growth(stack, sizes, k, algorithm, lengths)
+    return Spectrum(by_segment, lengths, sizes if k is None else (k,) * len(sizes), warmup, state, convention)
 
 
 def _checked_state(state: str) -> State:
     if state in get_args(State):
         return cast(State, state)
-    raise ValueError(f"state is 'h' or 'full', but is {state!r}")
+    raise ValueError(f"state must be 'h' or 'full', got {state!r}. Choose one of these.")
 
 
 def _checked_convention(convention: str) -> Convention:
     if convention in get_args(Convention):
         return cast(Convention, convention)
-    raise ValueError(f"convention is 'forward' or 'published', but is {convention!r}")
+    raise ValueError(f"convention must be 'forward' or 'published', got {convention!r}. Choose one of these.")

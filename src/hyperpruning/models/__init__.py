@@ -1,1 +1,1 @@
-"""What learns: recurrent language models."""
+"""Models: recurrent cells, dropouts, softmaxes, language models."""

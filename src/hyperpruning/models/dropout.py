@@ -1,7 +1,7 @@
-"""Dropout as recurrent language models use it: one mask for all time steps, whole words, recurrent weights.
+"""Dropouts of recurrent language models: locked (variational) dropout, embedding dropout, weight drop.
 
-Every mask is drawn from torch's global generator, which the training seeds for each epoch. What stays is scaled by
-1 / (1 - p), so that nothing changes in the mean; outside of training nothing changes at all.
+Every mask is drawn from torch's global generator, which the training seeds for each epoch. Kept entries are scaled by
+1 / (1 - p), so that the mean does not change. In evaluation mode nothing is dropped.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyperpruning.kernels import fused
+from hyperpruning.kernels import run_fused_rnn
 
 
 def locked_dropout(values: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Drop the same units at every time step (variational dropout; Gal & Ghahramani 2016, arXiv 1512.05287).
 
+    Called LockedDropout in awd-lstm-lm.
+
     Args:
         values: (T, B, H).
-        p: probability of a zero.
-        training: False returns the values as they are.
+        p: probability that a unit is dropped.
+        training: False returns the values unchanged.
 
     Returns:
         values * mask / (1 - p), with one mask (1, B, H) for all steps.
@@ -32,19 +34,21 @@ def locked_dropout(values: Tensor, p: float = 0.5, training: bool = True) -> Ten
 
 
 class LockedDropout(nn.Dropout):
-    """`locked_dropout` as a module; p is the probability of a zero."""
+    """`locked_dropout` as a module; p is the probability that a unit is dropped."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the values (T, B, H), the same units dropped at every step."""
+        """Return the values (T, B, H) with the same units dropped at every step."""
         return locked_dropout(input, self.p, self.training)
 
 
 class WordDropEmbedding(nn.Embedding):
-    """An embedding that drops whole words: all occurrences in a batch, and all E entries (Merity et al. 2018, 4.3).
+    """An embedding with dropout of whole words (Merity et al. 2018, section 4.3; dropoute in awd-lstm-lm).
+
+    A dropped word is zero at all its occurrences in a batch, in all E entries.
 
     Args:
         vocabulary: number of tokens V.
-        size: E.
+        size: width E of the embedding.
         dropout: probability that a word is dropped.
     """
 
@@ -57,14 +61,14 @@ class WordDropEmbedding(nn.Embedding):
         if not self.training or not self.dropout:
             return super().forward(input)
         words = functional.dropout(self.weight.new_ones(self.num_embeddings, 1), self.dropout)
-        return super().forward(input) * functional.embedding(input, words)  # V x E is never copied
+        return super().forward(input) * functional.embedding(input, words)  # avoids a copy of the (V, E) matrix
 
 
 class WeightDropLSTM(nn.LSTM):
-    """One LSTM layer with DropConnect on W_hh: one mask for all steps of a batch (Merity et al. 2018, section 2).
+    """One LSTM layer with DropConnect on W_hh (Merity et al. 2018, section 2; wdrop in awd-lstm-lm).
 
-    The parameter stays the whole matrix, which is what masks, optimizers and the Lyapunov spectrum see; training runs
-    on a copy with weights dropped.
+    One mask holds for all steps of a batch. The parameter keeps all its weights, and masks, optimizers and the Lyapunov
+    spectrum see these; in training mode the forward pass uses a copy with dropped weights.
 
     Args:
         input_size: I.
@@ -85,5 +89,5 @@ class WeightDropLSTM(nn.LSTM):
             state = (zeros, zeros)
         w_ih, w_hh, b_ih, b_hh = self.all_weights[0]
         weights: Any = [w_ih, functional.dropout(w_hh, self.weight_drop, self.training), b_ih, b_hh]
-        output, h, c = fused(torch.lstm, input, state, weights, train=self.training)
+        output, h, c = run_fused_rnn(torch.lstm, input, state, weights, train=self.training)
         return output, (h, c)

@@ -1,4 +1,4 @@
-"""A recurrent language model: an embedding, recurrent layers, a decoder, and dropout between them."""
+"""A recurrent language model: embedding, recurrent layers, decoder, and dropouts."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from torch.nn import functional
 
 from hyperpruning.models.dropout import LockedDropout, WeightDropLSTM, WordDropEmbedding, locked_dropout
 from hyperpruning.models.softmaxes import MixtureOfSoftmaxes
-from hyperpruning.models.stack import CELLS, GATES, LAYERS, Stack, chain
+from hyperpruning.models.stack import CELLS, GATES, LAYERS, Stack, stacked_layers
 
 
 @dataclass(frozen=True)
 class Dropouts:
-    """Probabilities of the variational dropouts, one mask for all steps of a batch; all 0 unless said.
+    """Probabilities of the variational dropouts (one mask for all steps of a batch); the default of each is 0.
+
+    The names in parentheses are those of awd-lstm-lm and of the code of mixtures of softmaxes.
 
     Attributes:
-        embedding: of whole words.
-        input: of what the lowest layer reads.
-        between: of what each layer reads of the one below.
-        state: of a recurrent highway layer's state, as its gates read it.
-        weight: of single recurrent weights of an LSTM (DropConnect).
-        output: of what the decoder reads.
-        latent: of the latents of a mixture of softmaxes.
+        embedding: whole words of the embedding (dropoute).
+        input: the input of the first layer (dropouti).
+        hidden: the input of every other layer, i.e. the output of the layer below (dropouth).
+        state: the state that the gates of a recurrent highway layer read (Zilly et al. 2017).
+        weight: recurrent weights of an LSTM, by DropConnect (wdrop).
+        output: the output of the top layer, before the decoder (dropout).
+        latent: the latent vectors of a mixture of softmaxes (dropoutl).
     """
 
     embedding: float = 0.0
     input: float = 0.0
-    between: float = 0.0
+    hidden: float = 0.0
     state: float = 0.0
     weight: float = 0.0
     output: float = 0.0
@@ -42,33 +44,34 @@ class Dropouts:
     def __post_init__(self) -> None:
         for name, p in vars(self).items():
             if not 0 <= p < 1:
-                raise ValueError(f"A dropout is a probability from 0 to below 1, and {name} is {p}: change it.")
+                raise ValueError(f"Dropout {name!r} must be at least 0 and below 1, got {p}. Change it.")
 
 
 class LanguageModel(nn.Module):
-    """Predicts the next token. From plain sizes, all of which `sizes` remembers:
+    """Predicts the next token. The attribute `sizes` keeps the arguments that describe the architecture:
 
-    - stacked LSTM, GRU, tanh RNN: a number as `dropout` (Zaremba et al. 2014, arXiv 1409.2329);
+    - stacked LSTM, GRU, tanh RNN: one number as `dropout` (Zaremba et al. 2014, arXiv 1409.2329);
     - RHN: `cell` "rhn" with a `depth` (Zilly et al. 2017, arXiv 1607.03474);
-    - AWD-LSTM: several widths as `hidden`, several kinds of `dropout` (Merity et al. 2018, arXiv 1708.02182);
-    - AWD-LSTM-MoS: `experts` too (Yang et al. 2018, arXiv 1711.03953).
+    - AWD-LSTM: a list of widths as `hidden`, named probabilities as `dropout` (Merity et al. 2018, arXiv 1708.02182);
+    - AWD-LSTM-MoS: the same with `experts` (Yang et al. 2018, arXiv 1711.03953).
 
     Args:
         vocabulary: number of tokens V.
         cell: a key of `LAYERS`.
-        embedding: size E of the embedding.
-        hidden: units H of each layer, or a list of them from the bottom up.
-        layers: number of recurrent layers; by default 2, or as many as `hidden` lists.
-        depth: micro-steps of a recurrent highway layer; 1 for all others.
-        dropout: probability of ordinary dropout on the embedding, between the layers and on the output; or, by the
-            names of `Dropouts`, those of variational dropout.
-        experts: softmaxes that are mixed (15 in the published settings); 1 is an ordinary softmax.
-        tied: the decoder's weight is the embedding's (needs E == H of the top layer, or experts).
-        embedding_std: the embedding starts as N(0, embedding_std^2); 1 suits characters, 0.06 words (U(-0.1, 0.1)).
-        seed: of the initial weights; the global generator is left as it was.
+        embedding: width E of the embedding.
+        hidden: units H of each layer, or a list with the units of each layer from the bottom up.
+        layers: number of recurrent layers; default 2, or the length of `hidden`.
+        depth: micro-steps of a recurrent highway layer; 1 for all other cells.
+        dropout: one number: the probability of ordinary dropout on the embedding, between the layers and on the output.
+            A mapping: the probabilities of variational dropouts, by the names of `Dropouts`.
+        experts: number of mixed softmaxes (15 in the published settings); 1 is an ordinary softmax.
+        tied: the decoder shares the embedding's weight (needs E == H of the top layer, or experts > 1).
+        embedding_std: the embedding is initialised from N(0, embedding_std^2); use 1 for characters and 0.06 for words
+            (the standard deviation of U(-0.1, 0.1)).
+        seed: of the initial weights; the state of the global generator does not change.
 
     Raises:
-        ValueError: sizes or kinds of dropout that do not exist or do not go together.
+        ValueError: a size or a dropout is out of range, or the arguments do not fit together.
     """
 
     def __init__(
@@ -90,8 +93,8 @@ class LanguageModel(nn.Module):
         widths = [hidden] * (2 if layers is None else layers) if isinstance(hidden, int) else list(hidden)
         if layers not in (None, len(widths)):
             raise ValueError(
-                f"Each layer has its width, and layers is {layers} where hidden is {widths}: leave layers out, or make "
-                "the two agree."
+                f"layers must equal the number of widths in hidden, got layers={layers} and hidden={widths}. Leave "
+                "layers out."
             )
         self.cell = cell
         self.sizes: dict[str, Any] = {
@@ -105,13 +108,13 @@ class LanguageModel(nn.Module):
             "tied": tied,
             "embedding_std": embedding_std,
         }
-        drop = _dropouts(dropout)
-        _check(self.sizes, widths, drop)
+        drop = _dropout_probabilities(dropout)
+        _check_sizes(self.sizes, widths, drop)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.encoder = WordDropEmbedding(vocabulary, embedding, dropout=drop.embedding)
             nn.init.normal_(self.encoder.weight, std=embedding_std)
-            self.rnn = _recurrent(self.sizes, widths, drop)
+            self.rnn = _recurrent_layers(self.sizes, widths, drop)
             self.decoder = _decoder(self.sizes, widths[-1], vocabulary, drop.latent)
             nn.init.zeros_(self.decoder.bias)
         kind = LockedDropout if isinstance(dropout, Mapping) else nn.Dropout
@@ -119,84 +122,88 @@ class LanguageModel(nn.Module):
         if tied:
             self.decoder.weight = self.encoder.weight
 
-    def hidden(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Run the recurrent layers: tokens (T, B) -> h of the top one (T, B, H), before its dropout, and the state."""
+    def hidden_states(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Run the recurrent layers: tokens (T, B) -> top layer's h (T, B, H) before the output dropout, and state."""
         embedded = self.input_dropout(self.encoder(tokens))
-        with _in_full(embedded.device.type) if self.cell in CELLS else nullcontext():
+        with _without_autocast(embedded.device.type) if self.cell in CELLS else nullcontext():
             hidden, state = self.rnn(embedded, state)
         return hidden, state
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Logits of the next token.
+        """Return the logits of the next token.
 
         Args:
-            tokens: (T, B) token numbers.
-            state: what the recurrent layer returned before, or None to start at zero.
+            tokens: (T, B) token ids.
+            state: the state that the previous call returned; None starts from zeros.
 
         Returns:
-            logits (T, B, V), of a mixture of softmaxes log-probabilities, and the state after the last token.
+            logits (T, B, V) (log-probabilities for a mixture of softmaxes), and the state after the last token.
         """
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden_states(tokens, state)
         return self.decoder(self.output_dropout(hidden)), state
 
     @property
     def row_groups(self) -> dict[str, int]:
-        """Gates stacked in the rows of each recurrent weight matrix, by parameter name."""
+        """Number of gates stacked in the rows of each recurrent weight matrix, by parameter name."""
         return {f"rnn.{name}": GATES[self.cell] for name, weight in self.rnn.named_parameters() if weight.ndim == 2}
 
 
-def _in_full(device: str) -> AbstractContextManager[None]:
-    """Leave autocast: it would run cuDNN's layers in float16, whatever its dtype, and their gradients underflow."""
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    """Disable autocast: it runs cuDNN's layers in float16, whatever its dtype, and their gradients underflow."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-def _dropouts(dropout: float | Mapping[str, float]) -> Dropouts:
+def _dropout_probabilities(dropout: float | Mapping[str, float]) -> Dropouts:
     if isinstance(dropout, Mapping):
         known = [field.name for field in fields(Dropouts)]
         if unknown := sorted(set(dropout) - set(known)):
-            raise ValueError(f"A dropout is one of {', '.join(known)}, and {unknown[0]!r} is not: choose one of them.")
+            raise ValueError(f"A dropout must be one of {', '.join(known)}, got {unknown[0]!r}. Choose one of these.")
         return Dropouts(**dropout)
-    return Dropouts(input=dropout, between=dropout, output=dropout)
+    return Dropouts(input=dropout, hidden=dropout, output=dropout)
 
 
-def _check(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts) -> None:
+def _check_sizes(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts) -> None:
     cell, depth, experts = sizes["cell"], sizes["depth"], sizes["experts"]
     if cell not in LAYERS:
-        raise ValueError(f"A cell is one of {', '.join(LAYERS)}, and {cell!r} is not: choose one.")
+        raise ValueError(f"cell must be one of {', '.join(LAYERS)}, got {cell!r}. Choose one of these.")
     if not widths or min(widths) < 1:
-        raise ValueError(f"A network has one layer at least, each of one unit at least, and these are {widths}.")
+        raise ValueError(f"hidden must give at least one layer, each with at least one unit, got {widths}. Change it.")
     if cell in CELLS and (depth != 1 or drop.state):
         raise ValueError(
-            f'A depth and a dropout "state" belong to a recurrent highway layer, and the cell is {cell!r}: leave them '
-            'out, or set cell = "rhn".'
+            f"depth must be 1 and dropout 'state' 0 unless the cell is a recurrent highway layer, got depth={depth}, "
+            f'state={drop.state} and cell={cell!r}. Leave them out or set cell = "rhn".'
         )
     if cell != "lstm" and drop.weight:
-        raise ValueError(f'A dropout "weight" belongs to an LSTM, and the cell is {cell!r}: leave it out.')
-    if experts < 1 or (experts == 1 and drop.latent):
         raise ValueError(
-            'A mixture of softmaxes, to which the dropout "latent" belongs, has 2 experts or more, and 1 is an '
-            f"ordinary softmax, but experts = {experts}: change it."
+            f"Dropout 'weight' must be 0 unless the cell is 'lstm', got {drop.weight} for {cell!r}. Leave it out."
+        )
+    if experts < 1:
+        raise ValueError(f"experts must be at least 1, got {experts}. Use 1 for an ordinary softmax.")
+    if experts == 1 and drop.latent:
+        raise ValueError(
+            f"Dropout 'latent' must be 0 unless experts is at least 2, got {drop.latent} with experts=1. Leave it out "
+            "or raise experts."
         )
     if sizes["tied"] and experts == 1 and sizes["embedding"] != widths[-1]:
         raise ValueError(
-            f"Tied weights need an embedding as wide as the last layer, and {sizes['embedding']} is not {widths[-1]}: "
-            "make them equal or set tied = false."
+            "With tied weights, embedding must equal the width of the last layer, got embedding="
+            f"{sizes['embedding']} and width {widths[-1]}. Make them equal or set tied = false."
         )
 
 
-def _recurrent(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts) -> nn.Module:
-    """Return torch's module where it can do all that is asked for, and else single layers."""
+def _recurrent_layers(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts) -> nn.Module:
+    """Return one module of torch if it supports the sizes and dropouts, otherwise a `Stack` of single layers."""
     cell, locked = sizes["cell"], isinstance(sizes["dropout"], Mapping)
     if cell in CELLS and not locked and isinstance(sizes["hidden"], int):
-        dropout = drop.between if len(widths) > 1 else 0.0
+        dropout = drop.hidden if len(widths) > 1 else 0.0
         return CELLS[cell](sizes["embedding"], sizes["hidden"], len(widths), dropout=dropout)
     layer: Callable[[int, int], nn.Module] = LAYERS[cell]
     if cell not in CELLS:
         layer = partial(LAYERS[cell], depth=sizes["depth"], dropout=drop.state)
     elif drop.weight:
         layer = partial(WeightDropLSTM, weight_drop=drop.weight)
-    between = locked_dropout if locked else functional.dropout
-    return Stack(chain(layer, sizes["embedding"], widths), dropout=drop.between, between=between)
+    function = locked_dropout if locked else functional.dropout
+    return Stack(stacked_layers(layer, sizes["embedding"], widths), dropout=drop.hidden, dropout_function=function)
 
 
 def _decoder(sizes: Mapping[str, Any], hidden: int, vocabulary: int, dropout: float) -> nn.Linear:
@@ -205,6 +212,6 @@ def _decoder(sizes: Mapping[str, Any], hidden: int, vocabulary: int, dropout: fl
     return MixtureOfSoftmaxes(hidden, sizes["embedding"], vocabulary, experts=sizes["experts"], dropout=dropout)
 
 
-def detached(state: Any) -> Any:
-    """The same state, cut from the graph: truncated BPTT carries values, not gradients."""
+def repackage_hidden(state: Any) -> Any:
+    """Return the state detached from the graph: truncated BPTT carries values over, but no gradients."""
     return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()

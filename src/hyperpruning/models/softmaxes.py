@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,22 +11,22 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperpruning.models.dropout import locked_dropout
 
-FLOOR = 1e-8  # added to a probability, as in the published code: its logarithm and gradient stay finite
-CHUNK = 2**25  # logits held at a time, 128 MiB in float32
+PROBABILITY_FLOOR = 1e-8  # added to each probability, as in the published code: logarithm and gradient stay finite
+LOGITS_PER_CHUNK = 2**25  # logits in memory at a time, 128 MiB in float32
 
 
 class MixtureOfSoftmaxes(nn.Linear):
     """p = sum_k prior_k softmax(W latent_k + b): prior = softmax(P h), latent_k = tanh(L_k h + l_k), k = 1 ... K.
 
-    One decoder W (V, E), b (V,) serves all K experts; it is this module's own `weight` and `bias`, so that W can be
-    tied to an embedding of size E whatever the width of h.
+    All K experts share one decoder W (V, E), b (V,), this module's `weight` and `bias`. W can therefore be tied to an
+    embedding of width E for any width of h.
 
     Args:
-        hidden: width H of what is read.
-        size: E of each latent.
+        hidden: width H of the input h.
+        size: width E of each latent.
         vocabulary: number of tokens V.
-        experts: K.
-        dropout: probability of locked dropout on the latents.
+        experts: number of softmaxes K.
+        dropout: probability of locked dropout on the latents (dropoutl in the published code).
     """
 
     def __init__(self, hidden: int, size: int, vocabulary: int, *, experts: int, dropout: float = 0.0) -> None:
@@ -36,21 +38,21 @@ class MixtureOfSoftmaxes(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return log(p + 1e-8), (T, B, H) -> (T, B, V).
 
-        Where the K x V logits of all tokens are many, tokens go through in chunks, whose logits are not kept: the
-        backward pass computes them again.
+        Above `LOGITS_PER_CHUNK` logits the tokens are processed in chunks, and the backward pass recomputes the logits
+        of each chunk instead of storing them.
         """
         prior = torch.softmax(self.prior(input), -1)  # (T, B, K)
         latent = locked_dropout(torch.tanh(self.latent(input)), self.dropout, self.training)  # (T, B, K E)
         tokens, experts = prior.shape[:-1], prior.shape[-1]
         priors, latents = prior.reshape(-1, experts), latent.reshape(-1, experts, self.in_features)
-        length = max(1, CHUNK // (experts * self.out_features))
+        length = max(1, LOGITS_PER_CHUNK // (experts * self.out_features))
         if len(priors) <= length:
-            return self._mixed(priors, latents).view(*tokens, -1)
+            return self._mix_experts(priors, latents).view(*tokens, -1)
         chunks = zip(torch.split(priors, length), torch.split(latents, length), strict=True)
-        mixed = [checkpoint(self._mixed, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-        return torch.cat(mixed).view(*tokens, -1)
+        recomputed = partial(checkpoint, self._mix_experts, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([recomputed(*chunk) for chunk in chunks]).view(*tokens, -1)
 
-    def _mixed(self, prior: Tensor, latent: Tensor) -> Tensor:
-        """Mix the experts of some tokens: prior (N, K), latent (N, K, E) -> (N, V)."""
-        each = torch.softmax(functional.linear(latent, self.weight, self.bias), -1)  # (N, K, V)
-        return torch.log(torch.bmm(prior[:, None], each)[:, 0] + FLOOR)
+    def _mix_experts(self, prior: Tensor, latent: Tensor) -> Tensor:
+        """Return the mixed log-probabilities of N tokens: prior (N, K), latent (N, K, E) -> (N, V)."""
+        probabilities = torch.softmax(functional.linear(latent, self.weight, self.bias), -1)  # (N, K, V)
+        return torch.log(torch.bmm(prior[:, None], probabilities)[:, 0] + PROBABILITY_FLOOR)

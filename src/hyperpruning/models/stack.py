@@ -1,4 +1,4 @@
-"""Recurrent layers, by name, and stacks of them: of unequal widths, of any cell, with any dropout between."""
+"""Recurrent layers by name, and stacks of single layers with any widths, any cell and any dropout between layers."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from torch.nn import functional
 
 from hyperpruning.models.rhn import RHNLayer
 
-# The fused layers of torch, which also come as several in one module.
+# torch's fused layers; one module can hold several layers.
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-# Everything that makes one layer of (input_size, hidden_size), ...
+# Constructors of a single layer from (input_size, hidden_size).
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     **CELLS,
     "rhn": RHNLayer,
     "uncoupled_rhn": partial(RHNLayer, coupled=False),
 }
-# ... and how many gates stand stacked in the rows of its weights.
+# Number of gates stacked in the rows of each cell's weights.
 GATES: dict[str, int] = {"lstm": 4, "gru": 3, "rnn": 1, "rhn": 2, "uncoupled_rhn": 3}
 
 Dropout = Callable[[Tensor, float, bool], Tensor]
 
 
-def chain(layer: Callable[[int, int], nn.Module], input_size: int, widths: Sequence[int]) -> list[nn.Module]:
-    """Return layers that fit on top of each other: the first reads `input_size`, each other what is below it.
+def stacked_layers(layer: Callable[[int, int], nn.Module], input_size: int, widths: Sequence[int]) -> list[nn.Module]:
+    """Return one layer per width; the first has the input size `input_size`, every other the width below it.
 
-    >>> [one.input_size for one in chain(nn.GRU, 3, (5, 4))]
+    >>> [layer.input_size for layer in stacked_layers(nn.GRU, 3, (5, 4))]
     [3, 5]
     """
     return [layer(below, width) for below, width in pairwise([input_size, *widths])]
 
 
 class Stack(nn.ModuleList):
-    """Single layers on top of each other; computes what one `nn.LSTM`, `nn.GRU` or `nn.RNN` does where all are equal.
+    """A stack of single layers; layers of equal width compute the same as one `nn.LSTM`, `nn.GRU` or `nn.RNN`.
 
     Args:
-        layers: from the bottom up, all of one cell; each is called as one-layer modules of torch are, and has a
-            `hidden_size`.
-        dropout: probability between the layers.
-        between: the kind of that dropout, `functional.dropout` or `locked_dropout`.
+        layers: from the bottom up, all of the same cell; each has a `hidden_size` and the call signature of a one-layer
+            module of torch.
+        dropout: probability of dropout between the layers.
+        dropout_function: `functional.dropout` or `locked_dropout`.
     """
 
     def __init__(
-        self, layers: Iterable[nn.Module], *, dropout: float = 0.0, between: Dropout = functional.dropout
+        self, layers: Iterable[nn.Module], *, dropout: float = 0.0, dropout_function: Dropout = functional.dropout
     ) -> None:
         super().__init__(layers)
-        self.dropout, self.between = dropout, between
+        self.dropout, self.dropout_function = dropout, dropout_function
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -62,10 +62,10 @@ class Stack(nn.ModuleList):
 
         Args:
             input: (T, B, I).
-            state: what was returned before, h or for an LSTM (h, c), each (1, B, sum of widths); None starts at zero.
+            state: h, or (h, c) for an LSTM, each (1, B, sum of widths); None starts from zeros.
 
         Returns:
-            the top layer's h (T, B, H_L), and the state after the last step.
+            the top layer's h (T, B, H_L), and the state after the last step in the same form.
         """
         pair = isinstance(self[0], nn.LSTM)
         if state is None:
@@ -76,7 +76,7 @@ class Stack(nn.ModuleList):
         ends = []
         for number, (layer, start) in enumerate(zip(self, starts, strict=True)):
             if number:
-                input = self.between(input, self.dropout, self.training)
+                input = self.dropout_function(input, self.dropout, self.training)
             start = tuple(part.contiguous() for part in start)
             input, end = layer(input, start if pair else start[0])
             ends.append(end if pair else (end,))
@@ -84,5 +84,5 @@ class Stack(nn.ModuleList):
         return input, after if pair else after[0]
 
     def driven_layers(self) -> list[nn.Module]:
-        """Return the layers as the Lyapunov spectrum takes them, from the bottom up."""
+        """Return the layers from the bottom up, in the form that `lyapunov_spectrum` takes."""
         return list(self)

@@ -1,6 +1,7 @@
-"""The figures of the page: each function takes numbers and returns an SVG that fits a column of any width.
+"""The figures of the page: each function takes numbers and returns an <svg> element that scales to any width.
 
-Text stays text (the page's own fonts, searchable); colours are of Okabe and Ito, told apart by colour-blind eyes too.
+Text stays text: searchable, in the fonts of the page. The colours are those of Okabe and Ito, which colour-blind
+readers can tell apart.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hyperpruning.report.series import Densities, Line, Scatter, Vector, named
 
 INK, SOFT, FAINT = "#1f2328", "#8a9099", "#c3c8ce"
 COLOURS = {"ls": "#0072B2", "loss": "#C04F00"}
-OTHER = "#57606a"  # of a judge that is not among these; its lines are dashed
+OTHER = "#57606a"  # of any other criterion; its lines are dashed
 WIDTH = 4.8  # inches of 72 points each; the page shows two beside each other
 
 STYLE: Any = {  # matplotlib's own type for it differs from version to version
@@ -45,22 +46,23 @@ STYLE: Any = {  # matplotlib's own type for it differs from version to version
     "lines.solid_capstyle": "round",
     "svg.fonttype": "none",
     "svg.hashsalt": "hyperpruning",
+    "text.parse_math": False,  # a "$" in a name is a "$"
 }
-DEPTH = LinearSegmentedColormap.from_list("depth", ["#c6dbe8", "#5aa2cc", "#0072B2", "#062f4f"])
+EPOCH_COLOURS = LinearSegmentedColormap.from_list("epoch", ["#c6dbe8", "#5aa2cc", "#0072B2", "#062f4f"])
 """Early to late: light to dark blue."""
-SHARE = LinearSegmentedColormap.from_list("share", ["#f3f7fa", "#a9cde4", "#3f8bbb", "#0b4a75"])
-"""Few to many: nearly white to dark blue."""
+DENSITY_COLOURS = LinearSegmentedColormap.from_list("density", ["#f3f7fa", "#a9cde4", "#3f8bbb", "#0b4a75"])
+"""Low to high: nearly white to dark blue."""
 DASHES = (0, (3.5, 1.8))
 
 
-def colour(judges: Sequence[str]) -> str:
-    """The colour of a network that these judges chose; the first of them decides."""
-    return COLOURS.get(judges[0], OTHER) if judges else SOFT
+def colour(criteria: Sequence[str]) -> str:
+    """The colour of a network that is the winner by these criteria: that of the first of them."""
+    return COLOURS.get(criteria[0], OTHER) if criteria else SOFT
 
 
-def bracket(lines: Sequence[Line], *, judge: str, rungs: Sequence[int], epochs: int, width: float = WIDTH) -> str:
-    """Draw who stayed in how long under one judge; the lines' total length is the epochs trained."""
-    accent = COLOURS.get(judge, OTHER)
+def bracket(lines: Sequence[Line], *, criterion: str, rungs: Sequence[int], epochs: int, width: float = WIDTH) -> str:
+    """Draw how long each candidate trains if one criterion selects; the total length of the lines is the cost."""
+    accent = COLOURS.get(criterion, OTHER)
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=0.8 + 0.19 * max(len(lines), 3), width=width)
         for rung in rungs:
@@ -83,7 +85,9 @@ def bracket(lines: Sequence[Line], *, judge: str, rungs: Sequence[int], epochs: 
         axes.set_xlabel("epochs trained")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        return _svg(figure, f"Elimination: {len(lines)} candidates over {epochs} epochs, judged at {_list(rungs)}.")
+        return _svg(
+            figure, f"Elimination of {len(lines)} candidates over {epochs} epochs, with rungs at {_list(rungs)}."
+        )
 
 
 def curves(
@@ -95,10 +99,11 @@ def curves(
     rungs: Sequence[int],
     low: float,
     top: float,
+    ylabel: str,
 ) -> str:
-    """Draw perplexities over epochs: others in grey, marked ones (with their colours) on top.
+    """Draw a metric over the epochs: the others in grey, the marked ones in their colours on top.
 
-    Epochs run from `first` to `last`, perplexities from `low` to `top`.
+    The horizontal axis shows the epochs from `first` to `last`, the vertical axis the values from `low` to `top`.
     """
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=3.7)
@@ -112,18 +117,18 @@ def curves(
         axes.set_ylim(low - 0.05 * (top - low), top)
         _whole_epochs(axes, first, last)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("validation perplexity")
-        return _svg(figure, f"Validation perplexity over the epochs of {len(others) + len(marked)} networks.")
+        axes.set_ylabel(ylabel)
+        return _svg(figure, f"{ylabel} over the epochs of {len(others) + len(marked)} networks.")
 
 
 def dense_spectra(spectra: Mapping[int, Vector], *, low: float, width: float = WIDTH) -> str:
-    """Draw a network's sorted exponents over their index, coloured by epoch (Figure 1 of the paper)."""
+    """Draw the sorted exponents of one network, coloured by epoch (Figure 1 of the paper)."""
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=3.5, width=width)
         lines = LineCollection(
             [[(index, value) for index, value in enumerate(values, 1) if value >= low] for values in spectra.values()],
             array=list(spectra),
-            cmap=DEPTH,
+            cmap=EPOCH_COLOURS,
             linewidths=1.4,
         )
         axes.add_collection(lines)
@@ -132,7 +137,7 @@ def dense_spectra(spectra: Mapping[int, Vector], *, low: float, width: float = W
         bar.outline.set_visible(False)
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         _exponent_axes(axes, list(spectra.values()), low)
-        return _svg(figure, f"Sorted Lyapunov exponents of the dense network at {len(spectra)} epochs.")
+        return _svg(figure, f"Sorted Lyapunov exponents of the dense reference at {len(spectra)} epochs.")
 
 
 def candidate_spectra(
@@ -144,7 +149,7 @@ def candidate_spectra(
     low: float,
     width: float = WIDTH,
 ) -> str:
-    """Draw the candidates' sorted exponents against the dense network's after one epoch."""
+    """Draw the sorted exponents of the candidates and of the dense reference after one epoch."""
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=3.5, width=width)
         drawn = [(values, FAINT, 0.9) for values in others]
@@ -154,34 +159,35 @@ def candidate_spectra(
             axes.plot(range(1, len(shown) + 1), shown, color=shade, linewidth=width, linestyle=_line_style(shade))
         _exponent_axes(axes, [dense, *others], low)
         return _svg(
-            figure, f"Sorted exponents of {len(others) + len(marked)} candidates and the dense network, epoch {epoch}."
+            figure,
+            f"Sorted exponents of {len(others) + len(marked)} candidates and the dense reference, epoch {epoch}.",
         )
 
 
-def scatter(points: Scatter, chosen: Mapping[str, Sequence[str]], *, xlabel: str) -> str:
-    """Draw what one judge saw at a rung against the end; chosen networks are coloured."""
+def scatter(points: Scatter, winners: Mapping[str, Sequence[str]], *, xlabel: str, ylabel: str) -> str:
+    """Draw early against final values of the candidates; the winners (by network, their criteria) are coloured."""
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=3.5)
         axes.margins(0.12)
         dots = zip(points.networks, points.early, points.final, strict=True)
-        for name, early, final in sorted(dots, key=lambda dot: dot[0] in chosen):  # the chosen ones on top
-            size = 8 if name in chosen else 5.5
-            axes.plot(early, final, "o", color=colour(chosen.get(name, ())), markersize=size, mew=0)
-        for name, (x, y), side in named(points, set(chosen)):
-            weight, shade = ("bold", INK) if name in chosen else ("normal", SOFT)
+        for name, early, final in sorted(dots, key=lambda dot: dot[0] in winners):  # the winners on top
+            size = 8 if name in winners else 5.5
+            axes.plot(early, final, "o", color=colour(winners.get(name, ())), markersize=size, mew=0)
+        for name, (x, y), side in named(points, set(winners)):
+            weight, shade = ("bold", INK) if name in winners else ("normal", SOFT)
             place: Any = {"ha": "left" if side[0] > 0 else "right", "va": "center", "textcoords": "offset points"}
             axes.annotate(name, (x, y), (6 * side[0], 6 * side[1]), fontsize=8, weight=weight, color=shade, **place)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel("final validation perplexity")
-        return _svg(figure, f"{xlabel} against final perplexity of {len(points.networks)} candidates.")
+        axes.set_ylabel(ylabel)
+        return _svg(figure, f"{xlabel} against {ylabel} of {len(points.networks)} candidates.")
 
 
 def spectra_figure(spectra: Mapping[str, Sequence[float]], errors: Mapping[str, Sequence[float]]) -> Figure:
-    """A figure of one or several networks' sorted exponents, to be saved in any format that matplotlib writes.
+    """A figure of the sorted exponents of one or more networks, to be saved in any format of matplotlib.
 
     Args:
-        spectra: name -> (K,) exponents in nats per step, in any order; -inf is left out.
-        errors: name -> (K,) their standard errors, drawn as a band of two of them up and down.
+        spectra: name -> (K,) exponents in nats per step, in any order; -inf is not drawn.
+        errors: name -> (K,) their standard errors; the figure shows a band of two of them above and below.
     """
     shades = [INK, COLOURS["ls"], COLOURS["loss"], "#009E73", "#CC79A7", "#E69F00"]
     with mpl.rc_context(STYLE):
@@ -205,7 +211,7 @@ def densities(found: Densities) -> str:
     rows, count = len(found.rows), len(found.epochs)
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=0.9 + 0.27 * rows, width=1.35 * WIDTH)
-        mesh = axes.pcolormesh(found.values, cmap=SHARE, vmin=0, vmax=max(0.01, float(found.values.max())))
+        mesh = axes.pcolormesh(found.values, cmap=DENSITY_COLOURS, vmin=0, vmax=max(0.01, float(found.values.max())))
         mesh.set(edgecolor="white", linewidth=0.6)
         bar = figure.colorbar(mesh, ax=axes, fraction=0.035, pad=0.02)
         bar.set_label("density")
@@ -244,7 +250,7 @@ def _whole_epochs(axes: Axes, first: int, last: int) -> None:
 
 
 def _apart(ticks: Sequence[int]) -> list[int]:
-    """Those ticks, the ends among them, whose numbers have room beside each other."""
+    """The ticks that leave room for each other's numbers; the first and the last are always among them."""
     gap, kept = 0.055 * (ticks[-1] - ticks[0]), [ticks[0]]
     for tick in ticks[1:-1]:
         if tick - kept[-1] >= gap and ticks[-1] - tick >= gap:
@@ -267,7 +273,7 @@ def _list(values: Sequence[int]) -> str:
 
 
 def _svg(figure: Figure, alt: str) -> str:
-    """The figure as an <svg> element for a page with others: scalable, described, without addresses, unique ids."""
+    """The figure as an <svg> element: scalable, with a description, without metadata."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
@@ -282,8 +288,8 @@ def _svg(figure: Figure, alt: str) -> str:
     return f"{head}>{body}"
 
 
-def distinct(svg: str, prefix: str) -> str:
-    """The same figure with its ids under a prefix, so that two of them can stand in one page."""
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
-    return svg.replace("url(#", f"url(#{prefix}-")
+def with_id_prefix(svg: str, prefix: str) -> str:
+    """The same figure with a prefix before all its ids, so that several figures fit in one page."""
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}', svg)
+    return svg.replace("url(#", f"url(#{prefix}")

@@ -1,104 +1,165 @@
-"""The sections of the page that hold figures, each with the words that say how to read them."""
+"""The sections of the page that hold figures: their panels and tables, and the numbers that their captions need."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hyperpruning.report import figures, series
-from hyperpruning.report.markup import figure, legend, missing, panel, paragraph, table
-from hyperpruning.report.run import Run, choices, judge_name
+from hyperpruning.report.blocks import LegendEntry, Panel, Table, TableRow
+from hyperpruning.report.run import Run, choices, criterion_name
 from hyperpruning.report.tables import correlations, pivot, signed, some
-from hyperpruning.search.plan import DENSE
+from hyperpruning.search.history import DENSE
 
 BY_RANK = ("leading", "wasserstein")  # distances that sort the exponents before they compare them
+THIRD = 3.7  # width in inches of a figure of which three are side by side
 
 
-def elimination(run: Run) -> list[str]:
-    """One bracket for each judge."""
+@dataclass(frozen=True)
+class Spectra:
+    """The section of Lyapunov spectra.
+
+    Attributes:
+        panels: the dense reference's spectra over the epochs, then the candidates' at the first and at the last rung.
+        legend: of the candidates' panels; empty without them.
+        first: the first epoch with a spectrum of the dense reference.
+        by_rank: whether the search's distance compares exponents by rank.
+        cut: exponents below it, in nats per step, are not drawn; None if all are drawn.
+        infinite: whether some exponents are -inf.
+    """
+
+    panels: Sequence[Panel]
+    legend: Sequence[LegendEntry]
+    first: int
+    by_rank: bool
+    cut: float | None
+    infinite: bool
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """The table of rank correlations.
+
+    Attributes:
+        table: predictors by epochs.
+        n: candidates trained to the end.
+        chance: the absolute correlation that n unrelated pairs exceed in about 1 case of 20.
+    """
+
+    table: Table
+    n: int
+    chance: float
+
+
+@dataclass(frozen=True)
+class Density:
+    """The section of densities.
+
+    Attributes:
+        network: the network whose densities are shown.
+        panel: the heat map.
+        table: churn and weights ever active, by epoch.
+    """
+
+    network: str
+    panel: Panel
+    table: Table
+
+
+def elimination(run: Run) -> list[Panel]:
+    """The candidates' way through the rounds, one panel for each criterion; empty before the first candidate."""
     if not run.history.candidates:
-        return [missing("No candidate has been suggested yet.")]
-    width = _width(len(run.judges))
-    drawn = []
-    for judge in run.judges:
-        lines = series.bracket(run, judge)
-        svg = figures.bracket(lines, judge=judge, rungs=run.rungs, epochs=run.epochs, width=width)
-        name = judge_name(judge)
-        drawn.append(panel(svg, name[:1].upper() + name[1:], judge))
-    caption = (
-        "Each line is a candidate, as long as the number of epochs that this judge let it train; it ends in a bar "
-        "where the judge, looking at the dashed epochs, eliminated it, and in a cross where it failed. Together the "
-        "lines are what the search costs. The thick line is the choice: the finalist with the lowest validation "
-        "perplexity (at the right). Candidates stand in the order of their success with this judge."
-    )
-    return [figure(*drawn, caption=caption)]
+        return []
+    panels, width = [], _width(len(run.plan.criteria))
+    for criterion in run.plan.criteria:
+        lines = series.bracket(run, criterion)
+        svg = figures.bracket(lines, criterion=criterion, rungs=run.plan.rungs, epochs=run.epochs, width=width)
+        name = criterion_name(criterion)
+        panels.append(Panel(svg, name[:1].upper() + name[1:], criterion))
+    return panels
 
 
 def _width(panels: int) -> float:
-    """The width of a figure, in inches, of which so many stand beside each other."""
-    return 3.7 if panels == 3 else figures.WIDTH
+    """Width in inches of a figure of which so many are side by side."""
+    return THIRD if panels == 3 else figures.WIDTH
 
 
-def _label(judges: Sequence[str]) -> str:
-    """ "LSH's and the loss's choice"."""
-    owners = [f"{judge_name(judge)}'s" for judge in judges]
-    return f"{', '.join(owners[:-1])} and {owners[-1]} choice" if len(owners) > 1 else f"{owners[0]} choice"
+def _winners(run: Run) -> dict[str, LegendEntry]:
+    """The winners: network -> its entry in the legends."""
+    entries = {}
+    for network, criteria in choices(run).items():
+        names, colour = listed([criterion_name(criterion) for criterion in criteria]), figures.colour(criteria)
+        entries[network] = LegendEntry(f"winner by {names} ({network})", colour, dashed=colour == figures.OTHER)
+    return entries
 
 
-def _marked(run: Run) -> dict[str, tuple[str, str]]:
-    """The chosen networks: label and colour of each."""
-    return {name: (f"{_label(judges)} ({name})", figures.colour(judges)) for name, judges in choices(run).items()}
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _legend(run: Run) -> str:
-    marks = {label: (shade, shade == figures.OTHER) for label, shade in _marked(run).values()}
-    others = "other candidates" if marks else "candidates"
-    return legend({"dense": (figures.INK, False)} | marks | {others: (figures.FAINT, False)})
+def legend(run: Run) -> list[LegendEntry]:
+    """The legend that the figures of curves and of spectra share."""
+    winners = list(_winners(run).values())
+    others = LegendEntry("other candidates" if winners else "candidates", figures.FAINT)
+    return [LegendEntry("dense", figures.INK), *winners, others]
 
 
-def perplexities(run: Run) -> list[str]:
-    """Perplexity over epochs of everybody, whole and from the last round on."""
-    marks = _marked(run)
-    curves = {name: series.curve(run, name) for name in (DENSE, *run.history.candidates)}
-    curves = {name: found for name, found in curves.items() if found[0]}
-    if not curves:
-        return [missing("No epoch has been trained yet.")]
-    marked = [(*curves[name], marks[name][1]) for name in curves if name in marks]
-    marked += [(*curves[DENSE], figures.INK)] if DENSE in curves else []
-    others = [found for name, found in curves.items() if name not in marks and name != DENSE]
-    last = max(epochs[-1] for epochs, _ in curves.values())
-    titles = {1: "From the first epoch"}
-    if 1 < run.rungs[-1] < last:
-        titles[run.rungs[-1]] = "From the last round"
-    drawn = []
+def curves(run: Run) -> list[Panel]:
+    """The metric over the epochs of every network, from the first epoch and from the last round; empty before that."""
+    winners = _winners(run)
+    found = {name: series.curve(run, name) for name in (DENSE, *run.history.candidates)}
+    found = {name: curve for name, curve in found.items() if curve[0]}
+    if not found:
+        return []
+    marked = [(*found[name], winners[name].colour) for name in found if name in winners]
+    marked += [(*found[DENSE], figures.INK)] if DENSE in found else []
+    others = [curve for name, curve in found.items() if name not in winners and name != DENSE]
+    last, rungs = max(epochs[-1] for epochs, _ in found.values()), run.plan.rungs
+    label, titles = f"validation {run.metric.name}", {1: "From the first epoch"}
+    if 1 < rungs[-1] < last:
+        titles[rungs[-1]] = "From the last round"
+    panels = []
     for first, title in titles.items():
-        low, top = series.extent(list(curves.values()), first)
-        svg = figures.curves(others, marked, first=first, last=last, rungs=run.rungs, low=low, top=top)
-        drawn.append(panel(svg, title if len(titles) > 1 else ""))
-    caption = (
-        "Perplexity on the validation text after each epoch: how many equally likely tokens the network is left to "
-        "choose from, lower is better. Grey lines end where every judge had eliminated the candidate; dashed: the "
-        "epochs at which the judges look. What lies beyond the upper edge is cut off."
-    )
-    return [_legend(run), figure(*drawn, caption=caption)]
+        low, top = series.extent(list(found.values()), first)
+        svg = figures.curves(
+            others,
+            marked,
+            first=first,
+            last=last,
+            rungs=rungs,
+            low=low,
+            top=top,
+            ylabel=label,
+        )
+        panels.append(Panel(svg, title if len(titles) > 1 else ""))
+    return panels
 
 
-def spectra(run: Run) -> list[str]:
-    """The dense network's spectra over epochs, and the candidates' beside it at the first and the last rung."""
+def spectra(run: Run) -> Spectra | None:
+    """The dense reference's spectra over the epochs, and the candidates' beside it at the first and the last rung."""
     dense = series.spectra(run, DENSE)
     if not dense:
-        return [missing("The dense network has no spectrum yet.")]
-    found = {epoch: _spectra_at(run, epoch) for epoch in (run.rungs[0], run.rungs[-1]) if epoch in dense}
+        return None
+    found = {epoch: _spectra_at(run, epoch) for epoch in (run.plan.rungs[0], run.plan.rungs[-1]) if epoch in dense}
     found = {epoch: each for epoch, each in found.items() if each}
     everything = [*dense.values(), *(values for each in found.values() for values in each.values())]
-    low, marks, width = series.lowest(everything), _marked(run), _width(1 + len(found))
-    drawn = [panel(figures.dense_spectra(dense, low=low, width=width), "The dense network")]
+    low, winners, width = series.lowest(everything), _winners(run), _width(1 + len(found))
+    panels = [Panel(figures.dense_spectra(dense, low=low, width=width), "Dense reference")]
     for epoch, each in found.items():
-        marked = [(each[name], marks[name][1]) for name in each if name in marks]
-        others = [values for name, values in each.items() if name not in marks]
+        marked = [(each[name], winners[name].colour) for name in each if name in winners]
+        others = [values for name, values in each.items() if name not in winners]
         svg = figures.candidate_spectra(epoch, dense[epoch], others, marked, low=low, width=width)
-        drawn.append(panel(svg, f"Candidates after epoch {epoch}"))
-    return [_legend(run) if found else "", figure(*drawn, caption=_spectra_caption(run, everything, low))]
+        panels.append(Panel(svg, f"Candidates after epoch {epoch}"))
+    return Spectra(
+        panels=panels,
+        legend=legend(run) if found else [],
+        first=min(dense),
+        by_rank=run.plan.distance in BY_RANK,
+        cut=low if any(values[-1] < low for values in everything) else None,
+        infinite=any(math.isinf(values[-1]) for values in everything),
+    )
 
 
 def _spectra_at(run: Run, epoch: int) -> dict[str, series.Vector]:
@@ -106,90 +167,53 @@ def _spectra_at(run: Run, epoch: int) -> dict[str, series.Vector]:
     return {name: values for name, values in found.items() if values is not None}
 
 
-def _spectra_caption(run: Run, everything: Sequence[series.Vector], low: float) -> str:
-    caption = (
-        "Each curve is a network: its Lyapunov exponents from the largest to the smallest, the mean rates at which a "
-        "small disturbance of the recurrent state grows (above zero) or is forgotten (below) while the network reads. "
-        f"First the dense network, from light (epoch {min(series.spectra(run, DENSE))}) to dark; then the candidates "
-        "beside it at epochs at which the judges look. LSH prefers the candidate whose spectrum lies nearest to the "
-        f"dense one's (distance: {run.settings['distance']})."
-    )
-    if run.settings["distance"] not in BY_RANK:
-        caption += " The distance compares the exponents unit by unit, not in the sorted order that is drawn."
-    if any(values[-1] < low for values in everything):
-        caption += f" Exponents below {low:.1f} are cut off"
-        forgotten = any(math.isinf(values[-1]) for values in everything)
-        caption += ", among them some of -∞, directions forgotten at once." if forgotten else "."
-    return caption
-
-
-def predictions(run: Run) -> list[str]:
-    """What LS distance and loss said at the rungs against the end, and the table of correlations."""
-    chosen = choices(run)
-    names = {"ls": f"LS distance ({run.settings['distance']})", "loss": "Validation perplexity"}
-    drawn = []
-    for rung in dict.fromkeys((run.rungs[0], run.rungs[-1])):
-        for judge, name in names.items():
-            points = series.scatter(run, rung, judge)
+def predictions(run: Run) -> list[Panel]:
+    """Early against final values at the first and the last rung; empty below 2 candidates trained to the end."""
+    winners, panels = choices(run), []
+    names = {"ls": f"LS distance ({run.plan.distance})", "loss": f"Validation {run.metric.name}"}
+    for rung in dict.fromkeys((run.plan.rungs[0], run.plan.rungs[-1])):
+        for criterion, name in names.items():
+            points = series.scatter(run, rung, criterion)
             if points is not None:
-                known = "too few to correlate" if points.rho is None else f"rank correlation {points.rho:+.2f}"
-                svg = figures.scatter(points, chosen, xlabel=f"{name} after epoch {rung}")
-                drawn.append(panel(svg, f"{name}, epoch {rung}: {known}", judge))
-    if not drawn:
-        return [missing("This needs candidates that are trained to the end, and there are fewer than two.")]
-    caption = (
-        "Each dot is a candidate trained to the end: to the right what a judge saw early, upwards where it ended. A "
-        "good judge puts the dots on a rising line; Spearman's rank correlation says how nearly (+1: the same order, "
-        "0: none, -1: the reverse). Coloured: the judges' choices. Names are left out where there is no room."
-    )
-    if not run.exhausted:
-        caption += (
-            f" Only {len(run.ended)} of {run.pool} candidates are here, those that some judge kept: they are much "
-            "alike, so little can be read from them. A search with exhaustive = true shows all."
-        )
-    return [figure(*drawn, caption=caption, layout="grid"), *_correlations(run)]
+                rho = "too few candidates" if points.rho is None else f"rank correlation {points.rho:+.2f}"
+                axes = {"xlabel": f"{name} after epoch {rung}", "ylabel": f"final validation {run.metric.name}"}
+                panels.append(
+                    Panel(figures.scatter(points, winners, **axes), f"{name}, epoch {rung}: {rho}", criterion)
+                )
+    return panels
 
 
-def _correlations(run: Run) -> list[str]:
+def correlation_table(run: Run) -> Correlations | None:
+    """Rank correlations of early values with the final validation loss; None below 4 candidates."""
     found = correlations(run.folder)
     lines, n = pivot(found), max((correlation.n for correlation in found), default=0)
     if not any(correlation.rho is not None for correlation in found):
-        return [missing("A rank correlation takes at least 4 candidates trained to the end.")]
+        return None
     epochs = some({correlation.epoch for correlation in found}, 10)
-    cells = [[each[epoch].rho for epoch in epochs] for each in lines.values()]
-    best = [max((rho for rho in column if rho is not None), default=None) for column in zip(*cells, strict=True)]
-    bold = {
-        (row, column + 1)
-        for row, values in enumerate(cells)
-        for column, rho in enumerate(values)
-        if rho is not None and signed(rho) == signed(best[column]) and rho > 0
-    }
-    rows = [[name, *map(signed, values)] for name, values in zip(lines, cells, strict=True)]
-    kinds = ["ls" if name.endswith(f", {run.settings['distance']}") else "" for name in lines]
-    kinds = ["loss" if name == "validation loss" else kind for name, kind in zip(lines, kinds, strict=True)]
-    note = (
-        f"Spearman's rank correlation with the final validation loss over n = {n} candidates, by what was known after "
-        "each epoch; the highest of each epoch in bold. In blue the LS distance that this search used, then the other "
-        "ways to compare two spectra. Drop fraction is the trivial baseline, a setting that is known without any "
-        f"training. Of {n} unrelated pairs one in twenty correlates by more than ±{series.chance(n):.2f}."
-    )
-    head = ["rank correlation with the end", *(f"epoch {epoch}" for epoch in epochs)]
-    return ["<h3>Rank correlations</h3>", table(head, rows, kinds=kinds, bold=frozenset(bold)), paragraph(note, "note")]
+    values = {name: [each[epoch].rho for epoch in epochs] for name, each in lines.items()}
+    best = [
+        max((rho for rho in column if rho is not None), default=None) for column in zip(*values.values(), strict=True)
+    ]
+    rows = []
+    for name, row in values.items():
+        pairs = enumerate(zip(row, best, strict=True), start=1)
+        bold = {column for column, (rho, top) in pairs if rho is not None and rho > 0 and signed(rho) == signed(top)}
+        criterion = "loss" if name == "validation loss" else "ls" if name.endswith(f", {run.plan.distance}") else ""
+        rows.append(TableRow([name, *map(signed, row)], criterion, frozenset(bold)))
+    headings = ["predictor", *(f"epoch {epoch}" for epoch in epochs)]
+    return Correlations(Table(headings, rows), n, series.chance(n))
 
 
-def density(run: Run) -> list[str]:
-    """Density of the winner, by tensor and gate, and how its weights change places."""
+def density(run: Run) -> Density | None:
+    """Densities of the winner by tensor and gate, and its churn; None before there is a network to show."""
     name = run.winner or next(iter(run.ended), None)
     found = series.densities(run, name) if name is not None else None
     if name is None or found is None:
-        return [missing("Nobody has been chosen yet.")]
-    caption = (
-        f"The fraction of weights that {name} keeps active in each matrix and gate, epoch by epoch: darker is denser. "
-        "Input matrices read from the layer below, state matrices from the same layer one step before; an LSTM's gates "
-        "are i (input), f (forget), g (candidate), o (output), a GRU's r (reset), z (update), n (new). The number of "
-        "active weights of the whole network is the asked one."
-    )
-    head = ["of the network", *(f"epoch {epoch}" for epoch in found.epochs)]
-    lines = {"active weights replaced in the epoch": found.churn, "weights active at some time": found.ever_active}
-    rows = [[name, *(f"{100 * value:.1f} %" for value in values)] for name, values in lines.items()]
-    return [figure(panel(figures.densities(found)), caption=caption, layout="map"), table(head, rows)]
+        return None
+    headings = ["over the whole network", *(f"epoch {epoch}" for epoch in found.epochs)]
+    lines = {
+        "active weights dropped and regrown in the epoch": found.churn,
+        "weights that have been active so far": found.ever_active,
+    }
+    rows = [TableRow([line, *(f"{100 * value:.1f} %" for value in values)]) for line, values in lines.items()]
+    return Density(name, Panel(figures.densities(found)), Table(headings, rows))

@@ -1,21 +1,24 @@
-"""A run folder as the report sees it: the ledger, and what the search's settings say about reading it."""
+"""A run folder as the report sees it: the ledger, and the plan that its header holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.search.ledger import LEDGER, History, RunFolderError, read
-from hyperpruning.search.plan import DENSE
-from hyperpruning.search.schedulers import cost
+from hyperpruning.search.forecast import epochs_of_one_search, forecast
+from hyperpruning.search.history import DENSE, FinalResult, Header, History
+from hyperpruning.search.ledger import LEDGER, RunFolderError, read
+from hyperpruning.search.plan import Plan, recorded_plan
+from hyperpruning.search.schedulers import Action, decide
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config, to_config
+from hyperpruning.training.record import EpochRecord, Metric
 
-JUDGES = {"ls": "LSH", "loss": "the loss", "rank_sum": "rank sum"}
+CRITERION_NAMES = {"ls": "LS distance", "loss": "validation loss", "rank_sum": "rank sum"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,41 +28,34 @@ class Run:
     Attributes:
         folder: the run folder.
         history: what its ledger says.
+        header: its first line.
+        plan: what the search was asked for, without its tasks.
     """
 
     folder: Path
     history: History
+    header: Header
+    plan: Plan
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What the search was asked for, as `Plan.identity` wrote it."""
-        settings: dict[str, Any] = self.history.header["identity"]
-        return settings
+    def metric(self) -> Metric:
+        """In which the task tells its results."""
+        return self.header.metric
 
     @property
     def epochs(self) -> int:
         """Length of a full training."""
-        return int(self.settings["train"]["epochs"])
+        return self.plan.train.epochs
 
     @property
-    def rungs(self) -> list[int]:
-        """Epochs after which the judges look."""
-        return list(self.settings["rungs"])
-
-    @property
-    def pool(self) -> int:
+    def n_candidates(self) -> int:
         """Candidates: as many as there are once all were suggested, before that as many as were asked for."""
-        return len(self.history.candidates) if self.history.rounds else int(self.settings["pool"])
+        return len(self.history.candidates) if self.history.rounds else self.plan.n_candidates
 
     @property
     def keep(self) -> list[int]:
-        """Candidates that go on after each rung."""
-        return [min(keep, self.pool) for keep in self.settings["keep"]]
-
-    @property
-    def judges(self) -> list[str]:
-        """The objectives; the first one's choice is the result of the search."""
-        return list(self.settings["objectives"])
+        """Candidates that each criterion keeps at each rung."""
+        return [min(keep, self.n_candidates) for keep in self.plan.keep]
 
     @property
     def prunable(self) -> int | None:
@@ -73,40 +69,62 @@ class Run:
         return [name for name in self.history.candidates if name in self.history.finals]
 
     @property
-    def exhausted(self) -> bool:
-        """Whether no candidate is left that was not trained to the end (those that failed could not be)."""
+    def all_trained(self) -> bool:
+        """Whether every candidate was trained to the end (those that failed apart)."""
         known = {*self.history.finals, *self.history.failures}
-        return len(self.history.candidates) == self.pool and all(name in known for name in self.history.candidates)
+        return len(self.history.candidates) == self.n_candidates and known.issuperset(self.history.candidates)
+
+    @cached_property
+    def actions(self) -> Sequence[Action]:
+        """What the search does next, as `decide` says; empty when it is finished."""
+        return decide(self.plan, self.history)
 
     @property
     def finished(self) -> bool:
         """Whether the search has nothing left to do."""
-        chosen = all(judge in self.history.winners for judge in self.judges)
-        return chosen and (self.exhausted or not self.settings["exhaustive"])
+        return not self.actions
+
+    @cached_property
+    def planned_epochs(self) -> int:
+        """Epochs of all networks at the end of the search; an estimate until the rounds are held."""
+        return forecast(self.plan, self.history).trained_epochs()
+
+    @cached_property
+    def search_epochs(self) -> int:
+        """Epochs that the search by one criterion alone trains, without the dense reference's."""
+        return epochs_of_one_search(self.plan, self.plan.criteria[0], self.n_candidates)
 
     @property
     def winner(self) -> str | None:
-        """The result of the search: the first judge's choice."""
-        return self.history.winners.get(self.judges[0])
-
-    def judge_epochs(self) -> int:
-        """Epochs that one judge's search trains: every judge keeps as many."""
-        return cost(pool=self.pool, rungs=self.rungs, keep=self.keep, epochs=self.epochs)
+        """The result of the search: the winner by the first criterion."""
+        return self.history.winners.get(self.plan.criteria[0])
 
     def distance(self, one: Sequence[float], two: Sequence[float], kind: str | None = None) -> float:
-        """How far two spectra are apart; by default as this search measured it."""
-        return float(spectrum_distance(one, two, kind=kind or self.settings["distance"]))
+        """The distance of two spectra; by default the one that this search used."""
+        return float(spectrum_distance(one, two, kind=kind or self.plan.distance))
 
     def method(self, network: str) -> str:
         """A network's method in words."""
-        return "none" if network == DENSE else in_words(self.history.candidates[network].point)
+        return "none" if network == DENSE else in_words(self.history.candidates[network].config)
+
+    def value(self, record: EpochRecord) -> float:
+        """The metric on the validation split after an epoch."""
+        return self.metric.value(record.valid_loss, record.valid_metric)
+
+    def valid(self, final: FinalResult) -> float:
+        """The metric of a final result on the validation split."""
+        return self.metric.value(final.valid_loss, final.valid_metric)
+
+    def test(self, final: FinalResult) -> float:
+        """The metric of a final result on the test split."""
+        return self.metric.value(final.test_loss, final.test_metric)
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder; what has not changed since the last call is not read again.
 
     Raises:
-        RunFolderError: there is no ledger, or its first line is missing.
+        RunFolderError: there is no ledger, its first line is missing, or it is of another version.
     """
     path = folder / LEDGER
     stat = path.stat() if path.is_file() else None
@@ -116,15 +134,21 @@ def read_run(folder: Path) -> Run:
 @lru_cache(maxsize=4)
 def _read(folder: Path, stamp: tuple[int, int] | None) -> Run:
     history = read(folder)
-    if "identity" not in history.header:
+    if history.header is None:
         raise RunFolderError(
-            f"A ledger begins with the settings of its search, and {folder / LEDGER} does not: resume the search."
+            f"A ledger must begin with the settings of its search, but {folder / LEDGER} does not. Resume the search."
         )
-    return Run(folder, history)
+    try:
+        plan = recorded_plan(history.header.identity)
+    except ValueError as error:
+        raise RunFolderError(
+            f"{folder / LEDGER} is of another version: {error} Use the version that wrote it."
+        ) from None
+    return Run(folder, history, history.header, plan)
 
 
-def in_words(point: dict[str, str | float]) -> str:
-    """A method in words: its name, or allocation, drop, growth, redistribution, fraction, and what is not as usual.
+def in_words(config: Mapping[str, str | float]) -> str:
+    """A method in words: its name, or allocation, drop, growth, redistribution, fraction, and what is not the default.
 
     >>> in_words({"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros", "drop_fraction": 0.7})
     'er, global magnitude, random, nonzeros, f = 0.7'
@@ -132,36 +156,31 @@ def in_words(point: dict[str, str | float]) -> str:
     'rigl'
     """
     try:
-        spelling: dict[str, Any] = to_config(from_config(point))
+        values: dict[str, Any] = to_config(from_config(config))
     except (ValueError, TypeError):  # a component that this version does not know
-        return ", ".join(f"{name} = {value}" for name, value in point.items())
-    usual = to_config(Method())
+        return ", ".join(f"{name} = {value}" for name, value in config.items())
+    default = to_config(Method())
     main = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction")
-    named = point.get("method")
+    named = config.get("method")
     if named is not None:
-        return ", ".join([str(named), *(f"{name} = {value}" for name, value in point.items() if name != "method")])
-    others = [f"{name} = {value}" for name, value in spelling.items() if name not in main and value != usual[name]]
-    if spelling["drop"] == "none":
-        return ", ".join([str(spelling["allocation"]), "static", *others])
-    drop = " ".join(str(spelling[name]) for name in ("drop_scope", "drop") if spelling[name] != "tensor")
-    parts = (spelling["allocation"], drop, spelling["grow"], spelling["redistribute"])
-    return ", ".join([*map(str, parts), f"f = {spelling['drop_fraction']:g}", *others])
+        return ", ".join([str(named), *(f"{name} = {value}" for name, value in config.items() if name != "method")])
+    others = [f"{name} = {value}" for name, value in values.items() if name not in main and value != default[name]]
+    if values["drop"] == "none":
+        return ", ".join([str(values["allocation"]), "static", *others])
+    drop = " ".join(str(values[name]) for name in ("drop_scope", "drop") if values[name] != "tensor")
+    parts = (values["allocation"], drop, values["grow"], values["redistribute"])
+    return ", ".join([*map(str, parts), f"f = {values['drop_fraction']:g}", *others])
 
 
 def choices(run: Run) -> dict[str, list[str]]:
-    """Who was chosen: network -> the judges that chose it, in their order."""
+    """The winners: network -> the criteria that chose it, in their order."""
     chosen: dict[str, list[str]] = {}
-    for judge in run.judges:
-        if judge in run.history.winners:
-            chosen.setdefault(run.history.winners[judge], []).append(judge)
+    for criterion in run.plan.criteria:
+        if criterion in run.history.winners:
+            chosen.setdefault(run.history.winners[criterion], []).append(criterion)
     return chosen
 
 
-def judge_name(judge: str) -> str:
-    """What a judge is called: "LSH", "the loss", "rank sum"."""
-    return JUDGES.get(judge, judge)
-
-
-def label(judge: str) -> str:
-    """What a judge's choice is called: "LSH's choice", "the loss's choice", "rank sum's choice"."""
-    return f"{judge_name(judge)}'s choice"
+def criterion_name(criterion: str) -> str:
+    """What a criterion is called: "LS distance", "validation loss", "rank sum"."""
+    return CRITERION_NAMES.get(criterion, criterion)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperpruning.report.run import Run
-from hyperpruning.report.tables import some, spearman
-from hyperpruning.search.criteria import exponents
-from hyperpruning.search.plan import DENSE
-from hyperpruning.tasks.language_modelling import perplexity
+from hyperpruning.report.tables import some
+from hyperpruning.search.history import DENSE
+from hyperpruning.search.ranking import spearman
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -25,13 +24,13 @@ GATES = {1: ("",), 3: ("r", "z", "n"), 4: ("i", "f", "g", "o")}  # the order in 
 
 @dataclass(frozen=True)
 class Line:
-    """A candidate's way through one judge's rounds.
+    """A candidate in the rounds of one criterion.
 
     Attributes:
         network: the candidate.
-        until: the epoch up to which this judge let it train, or has so far.
+        until: the epoch up to which the search by this criterion trains it, so far.
         outcome: "out", "failed", "in", "finalist" or "chosen".
-        final: perplexity on the validation text at the end; None for who did not get there in this judge's search.
+        final: the validation metric at the end; None where the search by this criterion does not get there.
     """
 
     network: str
@@ -47,8 +46,8 @@ class Scatter:
     Attributes:
         epoch: of the rung.
         networks: N names.
-        early: (N,) LS distance or perplexity at the rung.
-        final: (N,) best perplexity on the validation text.
+        early: (N,) LS distance or validation metric at the rung.
+        final: (N,) validation metric of the best epoch.
         rho: Spearman's rank correlation; None for fewer than 4.
     """
 
@@ -78,23 +77,24 @@ class Densities:
     ever_active: tuple[float, ...]
 
 
-def bracket(run: Run, judge: str) -> list[Line]:
-    """Every candidate's way through one judge's rounds, the one that came furthest first."""
+def bracket(run: Run, criterion: str) -> list[Line]:
+    """Every candidate in the rounds of one criterion, the one that came furthest first."""
     history = run.history
-    rounds = [history.rounds[judge, number] for number in range(len(run.rungs)) if (judge, number) in history.rounds]
-    out = {name: (fact["epoch"], place) for fact in rounds for place, name in enumerate(fact["dropped"])}
-    last = {name: place for fact in rounds for place, name in enumerate(fact["kept"])}
-    lines = {name: _line(run, judge, name, out.get(name, (None, 0))[0]) for name in history.candidates}
+    rounds = [found for (name, _), found in sorted(history.rounds.items()) if name == criterion]
+    out = {name: (found.epoch, place) for found in rounds for place, name in enumerate(found.dropped)}
+    last = {name: place for found in rounds for place, name in enumerate(found.kept)}
+    lines = {name: _line(run, criterion, name, out.get(name, (None, 0))[0]) for name in history.candidates}
     rank = {"chosen": 0, "finalist": 1, "in": 2, "out": 3, "failed": 3}
 
     def order(name: str) -> tuple[float, ...]:
         line, place = lines[name], out[name][1] if name in out else last.get(name, 0)
-        return rank[line.outcome], line.final or math.inf, -line.until, place
+        loss = math.inf if line.final is None else history.finals[name].valid_loss
+        return rank[line.outcome], loss, -line.until, place
 
     return [lines[name] for name in sorted(lines, key=order)]
 
 
-def _line(run: Run, judge: str, name: str, out: int | None) -> Line:
+def _line(run: Run, criterion: str, name: str, out: int | None) -> Line:
     history, trained = run.history, max(0, run.history.trained(name))
     if out is not None:
         return Line(name, out, "out")
@@ -102,19 +102,19 @@ def _line(run: Run, judge: str, name: str, out: int | None) -> Line:
         return Line(name, trained, "failed")
     if name not in history.finals:
         return Line(name, trained, "in")
-    outcome = "chosen" if history.winners.get(judge) == name else "finalist"
-    return Line(name, trained, outcome, perplexity(history.finals[name]["valid_loss"]))
+    outcome = "chosen" if history.winners.get(criterion) == name else "finalist"
+    return Line(name, trained, outcome, run.valid(history.finals[name]))
 
 
 def curve(run: Run, network: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Epochs from 1 on, and the perplexity on the validation text after each."""
+    """Epochs from 1 on, and the validation metric after each."""
     records = run.history.epochs.get(network, {})
     epochs = tuple(epoch for epoch in sorted(records) if epoch > 0)
-    return epochs, tuple(perplexity(records[epoch].valid_loss) for epoch in epochs)
+    return epochs, tuple(run.value(records[epoch]) for epoch in epochs)
 
 
 def extent(curves: Sequence[tuple[Sequence[int], Sequence[float]]], first: int) -> tuple[float, float]:
-    """The lowest and about the highest perplexity from an epoch on; one in thirty may lie above."""
+    """The lowest and about the highest value from an epoch on; one in thirty may lie above."""
     values = [value for epochs, column in curves for epoch, value in zip(epochs, column, strict=True) if epoch >= first]
     finite = [value for value in values if math.isfinite(value)] or [1.0]
     low, top = min(finite), min(max(finite), float(np.quantile(finite, 0.97)))
@@ -126,7 +126,7 @@ def spectrum(run: Run, network: str, epoch: int) -> Vector | None:
     record = run.history.epochs.get(network, {}).get(epoch)
     if record is None or not record.spectrum:
         return None
-    return np.sort(np.asarray(exponents(record), dtype=float))[::-1]
+    return np.sort(np.asarray(record.exponents, dtype=float))[::-1]
 
 
 def spectra(run: Run, network: str) -> dict[int, Vector]:
@@ -144,19 +144,19 @@ def lowest(spectra: Sequence[Vector]) -> float:
     return max(float(finite.min()), bulk - 0.25 * (float(finite.max()) - bulk))
 
 
-def scatter(run: Run, epoch: int, judge: str) -> Scatter | None:
-    """What the judge "ls" or "loss" saw at a rung against the end; None before two candidates are there."""
+def scatter(run: Run, epoch: int, criterion: str) -> Scatter | None:
+    """What the criterion "ls" or "loss" saw at a rung against the end; None before two candidates are there."""
     dense = run.history.epochs.get(DENSE, {}).get(epoch)
     records = {name: record for name, record in run.history.at(epoch).items() if name in run.history.finals}
-    if judge == "ls":
+    if criterion == "ls":
         records = {name: record for name, record in records.items() if record.spectrum}
-    if dense is None or len(records) < 2 or (judge == "ls" and not dense.spectrum):
+    if dense is None or len(records) < 2 or (criterion == "ls" and not dense.spectrum):
         return None
     early = [
-        run.distance(exponents(record), exponents(dense)) if judge == "ls" else perplexity(record.valid_loss)
+        run.distance(record.exponents, dense.exponents) if criterion == "ls" else run.value(record)
         for record in records.values()
     ]
-    final = [perplexity(run.history.finals[name]["valid_loss"]) for name in records]
+    final = [run.valid(run.history.finals[name]) for name in records]
     return Scatter(epoch, tuple(records), tuple(early), tuple(final), spearman(early, final))
 
 
@@ -230,8 +230,3 @@ def gate_names(parameter: str, groups: int) -> list[str]:
         name = f"layer {int(layer) + 1} {'input' if micro_step is None else f'state {int(micro_step) + 1}'}"
         gates = ("h", "t", "c")[:groups]
     return [f"{name}, {gate}" if gate else name for gate in gates]
-
-
-def trained_epochs(run: Run) -> int:
-    """Epochs that the ledger knows of, all networks together."""
-    return sum(max(0, run.history.trained(name)) for name in run.history.epochs)

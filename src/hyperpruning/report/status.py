@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hyperpruning.report.run import Run, judge_name, read_run
-from hyperpruning.search.plan import DENSE
-from hyperpruning.tasks.language_modelling import perplexity
+from hyperpruning.report.run import Run, criterion_name, read_run
+from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, RoundDecision, SpaceExhausted, Winner
+from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.training.checkpoint import newest_records
-from hyperpruning.training.epochs import EpochRecord
+from hyperpruning.training.record import EpochRecord, Metric
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,19 @@ class Network:
         name: "dense" or a candidate's.
         method: in words; "none" for the dense network.
         epochs: trained so far.
-        perplexity: on the validation text after the last of them; None before the first evaluation.
-        verdicts: by objective "in", "out", "chosen" or "failed"; empty for the dense network.
+        value: the validation metric after the last of them; None before the first evaluation.
+        verdicts: by criterion "in", "out", "chosen" or "failed"; empty for the dense network.
     """
 
     name: str
     method: str
     epochs: int
-    perplexity: float | None
+    value: float | None
     verdicts: Mapping[str, str]
 
     @property
     def alive(self) -> bool:
-        """Whether some judge still holds on to it (the dense network always is)."""
+        """Whether some criterion has kept it (the dense network always is)."""
         return self.name == DENSE or any(verdict in ("in", "chosen") for verdict in self.verdicts.values())
 
 
@@ -51,9 +50,10 @@ class Status:
     Attributes:
         stage: in words.
         networks: the dense one first, then the candidates by name.
-        judges: the objectives.
+        criteria: selection criteria.
+        metric: in which the task tells its results.
         done: epochs trained, all networks together.
-        planned: epochs that will have been trained at the end; an estimate while judges can still differ.
+        planned: epochs that will have been trained at the end; an estimate until the rounds are held.
         epochs: length of a full training.
         seconds: mean of an epoch on one worker; None before the first one.
         finished: nothing is left to do.
@@ -61,7 +61,8 @@ class Status:
 
     stage: str
     networks: tuple[Network, ...]
-    judges: tuple[str, ...]
+    criteria: tuple[str, ...]
+    metric: Metric
     done: int
     planned: int
     epochs: int
@@ -87,20 +88,19 @@ def status(folder: Path) -> Status:
     return Status(
         stage=_stage(run),
         networks=tuple(
-            Network(name, run.method(name), trained[name], _last(found), {} if name == DENSE else _verdicts(run, name))
+            Network(
+                name, run.method(name), trained[name], run.value(found[-1]) if found else None, _verdicts(run, name)
+            )
             for name, found in records.items()
         ),
-        judges=tuple(run.judges),
+        criteria=run.plan.criteria,
+        metric=run.metric,
         done=done,
-        planned=done if run.finished else max(done, _planned(run, trained)),
+        planned=done if run.finished else max(done, run.planned_epochs),
         epochs=run.epochs,
         seconds=sum(timed) / len(timed) if timed else None,
         finished=run.finished,
     )
-
-
-def _last(records: Sequence[EpochRecord]) -> float | None:
-    return perplexity(records[-1].valid_loss) if records else None
 
 
 def _records(run: Run, name: str) -> Sequence[EpochRecord]:
@@ -117,65 +117,47 @@ def _newest(folder: Path, stamp: int) -> tuple[EpochRecord, ...]:
 
 
 def _verdicts(run: Run, name: str) -> dict[str, str]:
-    return {judge: _verdict(run, name, judge) for judge in run.judges}
+    return {} if name == DENSE else {criterion: _verdict(run, name, criterion) for criterion in run.plan.criteria}
 
 
-def _verdict(run: Run, name: str, judge: str) -> str:
-    decisions = [fact for (objective, _), fact in run.history.rounds.items() if objective == judge]
-    if any(name in fact["dropped"] for fact in decisions):
+def _verdict(run: Run, name: str, criterion: str) -> str:
+    history = run.history
+    if any(name in found.dropped for (by, _), found in history.rounds.items() if by == criterion):
         return "out"
-    if name in run.history.failures:
+    if name in history.failures:
         return "failed"
-    if judge in run.history.winners:
-        return "chosen" if run.history.winners[judge] == name else "out"
+    if criterion in history.winners:
+        return "chosen" if history.winners[criterion] == name else "out"
     return "in"
 
 
 def _stage(run: Run) -> str:
-    history, first = run.history, run.rungs[0]
-    if run.finished:
+    """What the search is doing, in words: the actions that `decide` names."""
+    plan, rungs = run.plan, run.plan.rungs
+    if not run.actions:
         return "finished"
-    if all(judge in history.winners for judge in run.judges):
+    n_batches = -(-plan.n_candidates // plan.ask_batch)
+    match run.actions[0]:
+        case Abort(reason):
+            return f"stopped: {reason}"
+        case Suggest(batch):
+            return f"batch {batch + 1} of {n_batches}, to epoch {rungs[0]}"
+        case Eliminate(decision):
+            return f"round {decision.round + 1} of {len(rungs)}, at epoch {decision.epoch}"
+        case Finish():
+            return "choosing the winners"
+        case _:
+            trainings = [action for action in run.actions if isinstance(action, Train)]
+            until = max(action.until for action in trainings)
+    if plan.criteria and all(criterion in run.history.winners for criterion in plan.criteria):
         return "training the eliminated candidates to the end as well"
-    decided = min(_decided(run).values())
-    if decided == len(run.rungs):
+    if until == run.epochs:
         return f"training the finalists to epoch {run.epochs}"
-    waiting = [name for name in history.candidates if name not in history.failures and history.trained(name) < first]
-    if decided == 0 and (waiting or len(history.candidates) < run.pool):
-        size = run.settings["generation"]
-        generation = max((candidate.generation for candidate in history.candidates.values()), default=0)
-        return f"pool, generation {generation + 1} of {-(-run.pool // size)}, to epoch {first}"
-    return f"round {decided + 1} of {len(run.rungs)}, at epoch {run.rungs[decided]}"
-
-
-def _decided(run: Run) -> dict[str, int]:
-    """Rounds that each judge has held."""
-    return {judge: sum(judge == objective for objective, _ in run.history.rounds) for judge in run.judges}
-
-
-def _planned(run: Run, trained: Mapping[str, int]) -> int:
-    """Epochs of all networks at the end: what is decided is counted, what is not is estimated."""
-    failed = sum(trained[name] for name in run.history.failures)
-    if run.settings["exhaustive"]:
-        return run.epochs * (1 + run.pool - len(run.history.failures)) + failed
-    alive, total, before = run.pool - len(run.history.failures), run.epochs + failed, 0
-    for number, (epoch, keep) in enumerate(zip(run.rungs, run.keep, strict=True)):
-        total, before = total + alive * (epoch - before), epoch
-        facts = [run.history.rounds.get((judge, number)) for judge in run.judges]
-        if all(fact is not None for fact in facts):
-            kept = {name for fact in facts if fact is not None for name in fact["kept"]}
-            alive = len(kept - run.history.failures.keys())
-        else:
-            alive = round(_union(alive, keep, len(run.judges)))
-    return total + alive * (run.epochs - before)
-
-
-def _union(alive: int, keep: int, judges: int) -> float:
-    """How many of `alive` at least one judge keeps, if up to two of them know nothing of each other.
-
-    A third one is taken to be a combination of the others, as the rank sum is.
-    """
-    return alive * (1 - max(0.0, 1 - keep / max(alive, 1)) ** min(judges, 2))
+    held = len({number for _, number in run.history.rounds})
+    if not held and any(action.network != DENSE and action.until == rungs[0] for action in trainings):
+        batch = max((candidate.batch for candidate in run.history.candidates.values()), default=0)
+        return f"batch {batch + 1} of {n_batches}, to epoch {rungs[0]}"
+    return f"round {min(held + 1, len(rungs))} of {len(rungs)}, at epoch {rungs[min(held, len(rungs) - 1)]}"
 
 
 COLOURS = {"in": "green", "chosen": "bold green", "out": "dim", "failed": "red"}
@@ -187,23 +169,23 @@ def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> Rendera
     Args:
         status: of a run folder.
         workers: how many train at the same time: for the time left.
-        rows: candidates to show at most; those that every judge has left are the first to be folded into one line.
+        rows: candidates to show at most; those that every criterion has eliminated are folded first.
     """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("network", no_wrap=True, min_width=7)
     table.add_column("method", max_width=60)
     table.add_column("epochs", justify="right", no_wrap=True, min_width=6)
-    table.add_column("valid ppl", justify="right", no_wrap=True, min_width=9)
-    for judge in status.judges:
-        table.add_column(judge_name(judge), no_wrap=True, min_width=8)
+    table.add_column(f"valid {status.metric.name}", justify="right", max_width=10)
+    for criterion in status.criteria:
+        table.add_column(criterion_name(criterion), min_width=8, max_width=10)
     shown = sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]
     for network in (network for network in status.networks if network in shown):
-        verdicts = [network.verdicts.get(judge, "") for judge in status.judges]
+        verdicts = [network.verdicts.get(criterion, "") for criterion in status.criteria]
         table.add_row(
             network.name,
             Text(network.method, no_wrap=True, overflow="ellipsis"),
             f"{network.epochs}/{status.epochs}",
-            "-" if network.perplexity is None else f"{network.perplexity:.2f}",
+            "-" if network.value is None else f"{network.value:.2f}",
             *(Text(verdict, style=COLOURS.get(verdict, "")) for verdict in verdicts),
             style="" if network.alive else "dim",
         )
@@ -232,17 +214,20 @@ def _clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
 
 
-def line(fact: dict[str, Any]) -> str | None:
-    """A line of the ledger as a line of progress."""
-    match fact["kind"]:
-        case "candidate":
-            return f"{fact['name']} is {', '.join(str(value) for value in fact['point'].values())}"
-        case "epoch" if fact["epoch"]:
-            return f"{fact['network']} epoch {fact['epoch']}: valid perplexity {perplexity(fact['valid_loss']):.2f}"
-        case "round":
-            return f"After epoch {fact['epoch']}, {fact['objective']} keeps {', '.join(fact['kept'])}"
-        case "failure":
-            return f"{fact['network']} failed: {fact['reason']}"
-        case "winner":
-            return f"{fact['objective']} chooses {fact['network']}"
+def line(fact: Fact, metric: Metric) -> str | None:
+    """A new fact of the ledger as a line of progress; None for one that is not shown."""
+    match fact:
+        case Candidate():
+            return f"{fact.name} is {', '.join(str(value) for value in fact.config.values())}"
+        case Epoch(network, record) if record.epoch:
+            value = metric.value(record.valid_loss, record.valid_metric)
+            return f"{network} epoch {record.epoch}: valid {metric.name} {value:.2f}"
+        case RoundDecision():
+            return f"After epoch {fact.epoch}, {criterion_name(fact.criterion)} keeps {', '.join(fact.kept)}"
+        case Failure():
+            return f"{fact.network} failed: {fact.reason}"
+        case Winner():
+            return f"The winner by {criterion_name(fact.criterion)} is {fact.network}"
+        case SpaceExhausted():
+            return f"The search space has no more valid methods than these {fact.n_candidates}"
     return None

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from rich import box
 from rich.table import Table
 
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.report.run import Run, label, read_run
-from hyperpruning.search.criteria import exponents, loss, rank_sum
-from hyperpruning.search.plan import DENSE
-from hyperpruning.tasks.language_modelling import perplexity
-from hyperpruning.training.epochs import EpochRecord
-
-Ranks = np.ndarray[tuple[int], np.dtype[np.float64]]
+from hyperpruning.report.run import Run, criterion_name, read_run
+from hyperpruning.search.criteria import loss, rank_sum
+from hyperpruning.search.history import DENSE
+from hyperpruning.search.ranking import spearman
+from hyperpruning.search.schedulers import rung
+from hyperpruning.training.record import Metric
 
 
 @dataclass(frozen=True)
@@ -25,22 +23,24 @@ class Row:
     """A network of the results.
 
     Attributes:
-        label: "dense", "LSH's choice", "the loss's choice", "rank sum's choice", "best of the pool".
-        judges: the objectives that chose it; empty for the dense network and the best of the pool.
+        label: "dense", "by LS distance", "by validation loss", "by rank sum", "best of all".
+        criteria: that chose it; empty for the dense network and the best of all.
         network: its name in the run folder.
         method: in words; "none" for the dense network.
         sparsity: fraction of zero weights over the prunable weights, exact.
         active: active prunable weights.
         best_epoch: the epoch that its weights are from.
-        valid, test: perplexities.
-        spent: epochs that its judge's search trains (the pool's whole training for its best); None for the dense.
-        full: epochs of training the whole pool to the end; None for the dense network.
+        valid, test: the task's metric.
+        spent: epochs that the search by its criterion trains (for the best of all: those of all candidates); None for
+            the dense network.
+        full: epochs of training all candidates to the end; None for the dense network.
         place: its place among the candidates by final validation loss, when all were trained to the end.
         of: how many those are.
+        metric: of valid and test.
     """
 
     label: str
-    judges: tuple[str, ...]
+    criteria: tuple[str, ...]
     network: str
     method: str
     sparsity: float
@@ -52,6 +52,7 @@ class Row:
     full: int | None = None
     place: int | None = None
     of: int | None = None
+    metric: Metric = field(default_factory=Metric)
 
 
 @dataclass(frozen=True)
@@ -73,91 +74,91 @@ class Correlation:
 
 
 def results(folder: Path) -> list[Row]:
-    """The networks that a search came to, as far as it has come: dense, each judge's choice, the best of the pool.
+    """The networks that a search came to, so far: dense, the winner by each criterion, the best of all candidates.
 
     The last one only when every candidate was trained to the end.
     """
     run = read_run(folder)
     rows = [_row(run, "dense", DENSE)] if DENSE in run.history.finals else []
-    for judge in run.judges:
-        winner = run.history.winners.get(judge)
+    for criterion in run.plan.criteria:
+        winner = run.history.winners.get(criterion)
         if winner in run.history.finals:
-            rows.append(_row(run, label(judge), str(winner), judges=(judge,)))
-    if run.finished and run.exhausted and run.ended:
-        rows.append(_row(run, "best of the pool", _order(run)[0]))
+            rows.append(_row(run, f"by {criterion_name(criterion)}", str(winner), criteria=(criterion,)))
+    if run.finished and run.all_trained and run.ended:
+        rows.append(_row(run, "best of all", _order(run)[0]))
     return rows
 
 
-def _row(run: Run, label: str, network: str, judges: tuple[str, ...] = ()) -> Row:
+def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> Row:
     final = run.history.finals[network]
-    candidate, full = network != DENSE, run.pool * run.epochs
-    compared = candidate and run.exhausted
+    candidate, full = network != DENSE, run.n_candidates * run.epochs
+    compared = candidate and run.all_trained
     return Row(
         label=label,
-        judges=judges,
+        criteria=criteria,
         network=network,
         method=run.method(network),
-        sparsity=1 - final["active"] / (run.prunable or final["active"]),
-        active=final["active"],
-        best_epoch=final["best_epoch"],
-        valid=perplexity(final["valid_loss"]),
-        test=perplexity(final["test_loss"]),
-        spent=(run.judge_epochs() if judges else full) if candidate else None,
+        sparsity=1 - final.active / (run.prunable or final.active),
+        active=final.active,
+        best_epoch=final.best_epoch,
+        valid=run.valid(final),
+        test=run.test(final),
+        spent=(run.search_epochs if criteria else full) if candidate else None,
         full=full if candidate else None,
         place=_order(run).index(network) + 1 if compared else None,
         of=len(run.ended) if compared else None,
+        metric=run.metric,
     )
 
 
 def _order(run: Run) -> list[str]:
     """Candidates trained to the end, best first; equal losses by name, as the search orders them."""
-    return sorted(run.ended, key=lambda name: (run.history.finals[name]["valid_loss"], name))
+    return sorted(run.ended, key=lambda name: (run.history.finals[name].valid_loss, name))
 
 
 def verdict(rows: Sequence[Row]) -> str:
     """What the run showed, in a few plain sentences."""
-    by_judge = {judge: row for row in rows for judge in row.judges}
+    by_criterion = {criterion: row for row in rows for criterion in row.criteria}
     dense = next((row for row in rows if row.network == DENSE), None)
-    chosen = next((row for row in rows if row.judges), None)
+    chosen = next((row for row in rows if row.criteria), None)
     if chosen is None:
-        return "The search has not come to its choice yet."
+        return "The search has no winner yet."
     sentences = []
-    if "ls" in by_judge and "loss" in by_judge:
-        sentences.append(_duel(by_judge["ls"], by_judge["loss"]))
+    if "ls" in by_criterion and "loss" in by_criterion:
+        sentences.append(_duel(by_criterion["ls"], by_criterion["loss"]))
     else:
-        sentences.append(f"{_capital(chosen.label)} is {chosen.network}, with a test perplexity of {chosen.test:.2f}.")
+        said = f"test {chosen.metric.name} {chosen.test:.2f}"
+        sentences.append(f"The winner {chosen.label} is {chosen.network} ({said}).")
     if dense is not None:
         share = f"{100 * chosen.sparsity:.1f} % of its weights zero"
-        sentences.append(f"With {share}, {chosen.label} is {_compared(chosen.test, dense.test, 'the dense network')}.")
+        compared = _compared(chosen, dense, "the dense network")
+        sentences.append(f"With {share}, the winner {chosen.label} is {compared}.")
     if chosen.place is not None and chosen.spent and chosen.full:
         sentences.append(
-            f"All candidates trained to the end, it is number {chosen.place} of {chosen.of} by validation loss; the "
-            f"search for it takes {chosen.spent} of their {chosen.full} epochs, the dense network's not counted."
+            f"Among all candidates trained to the end, it is number {chosen.place} of {chosen.of} by validation loss. "
+            f"The search for it trains {chosen.spent} of their {chosen.full} epochs, without the dense network's."
         )
     elif chosen.spent and chosen.full:
-        sentences.append(f"The search for it takes {chosen.spent} epochs; all candidates to the end, {chosen.full}.")
+        sentences.append(f"The search for it trains {chosen.spent} epochs; all candidates to the end, {chosen.full}.")
     return " ".join([*sentences, "This is one run with one seed: small differences can be chance."])
 
 
 def _duel(ls: Row, loss: Row) -> str:
     if ls.network == loss.network:
-        return f"LSH and the loss chose the same network, {ls.network}, with a test perplexity of {ls.test:.2f}."
-    return f"LSH's choice is {_compared(ls.test, loss.test, 'the choice of the loss')}."
+        said = f"test {ls.metric.name} {ls.test:.2f}"
+        return f"LS distance and validation loss chose the same network, {ls.network} ({said})."
+    return f"The winner by LS distance is {_compared(ls, loss, 'the winner by validation loss')}."
 
 
-def _compared(ours: float, theirs: float, whom: str) -> str:
+def _compared(ours: Row, theirs: Row, other: str) -> str:
     """ "better than X: test perplexity 4.60 against 4.70", the difference as it is printed."""
-    gap = round(ours, 2) - round(theirs, 2)
-    numbers = f"test perplexity {ours:.2f} against {theirs:.2f}"
+    gap = round(ours.test, 2) - round(theirs.test, 2)
+    numbers = f"test {ours.metric.name} {ours.test:.2f} against {theirs.test:.2f}"
     if abs(gap) < 0.005:
-        return f"as good as {whom} ({numbers})"
-    return (
-        f"{'better' if gap < 0 else 'worse'} than {whom}: {numbers}, {abs(gap):.2f} {'lower' if gap < 0 else 'higher'}"
-    )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+        return f"as good as {other} ({numbers})"
+    better = ours.metric.better(ours.test, theirs.test)
+    direction = "lower" if gap < 0 else "higher"
+    return f"{'better' if better else 'worse'} than {other}: {numbers}, {abs(gap):.2f} {direction}"
 
 
 def correlations(folder: Path) -> list[Correlation]:
@@ -170,49 +171,27 @@ def correlations(folder: Path) -> list[Correlation]:
     dense = run.history.epochs.get(DENSE, {})
     found = []
     for epoch in sorted(epoch for epoch, record in dense.items() if record.spectrum and epoch < run.epochs):
-        records = {name: record for name, record in run.history.at(epoch).items() if record.spectrum}
-        records = {name: records[name] for name in run.ended if name in records}
-        final = [run.history.finals[name]["valid_loss"] for name in records]
-        for predictor, values in _predictors(run, records, dense[epoch]).items():
-            rho = spearman([values[name] for name in records], final)
+        names = [name for name in run.ended if (record := run.history.at(epoch).get(name)) and record.spectrum]
+        final = [run.history.finals[name].valid_loss for name in names]
+        for predictor, values in _predictors(run, names, epoch).items():
+            rho = spearman([values[name] for name in names], final)
             found.append(Correlation(predictor, epoch, rho, len(final)))
     return found
 
 
-def _predictors(run: Run, records: Mapping[str, EpochRecord], dense: EpochRecord) -> dict[str, Mapping[str, float]]:
-    reference = exponents(dense)
+def _predictors(run: Run, names: Sequence[str], epoch: int) -> dict[str, Mapping[str, float]]:
+    reference = run.history.epochs[DENSE][epoch].exponents
+    exponents = {name: run.history.epochs[name][epoch].exponents for name in names}
     predictors: dict[str, Mapping[str, float]] = {
-        f"LS distance, {kind}": {
-            name: run.distance(exponents(record), reference, kind) for name, record in records.items()
-        }
-        for kind in sorted(DISTANCES, key=lambda kind: kind != run.settings["distance"])
+        f"LS distance, {kind}": {name: run.distance(values, reference, kind) for name, values in exponents.items()}
+        for kind in sorted(DISTANCES, key=lambda kind: kind != run.plan.distance)
     }
-    candidates = run.history.candidates
+    known = rung(run.plan, run.history, names, epoch)
     return predictors | {
-        "validation loss": loss(records, dense, run.distance),
-        "rank sum": rank_sum(records, dense, run.distance),
-        "drop fraction": {name: float(candidates[name].point.get("drop_fraction", 0)) for name in records},
+        "validation loss": loss(known),
+        "rank sum": rank_sum(known),
+        "drop fraction": {name: float(run.history.candidates[name].config.get("drop_fraction", 0)) for name in names},
     }
-
-
-def spearman(one: Sequence[float], two: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank; None for fewer than 4 pairs or a constant side.
-
-    >>> spearman([1, 2, 3, 4], [10, 20, 30, 25])
-    0.8
-    """
-    if len(one) < 4:
-        return None
-    a, b = (_centred_ranks(np.asarray(side, dtype=float)) for side in (one, two))
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return round(float(a @ b) / norm, 12) if norm > 0 else None
-
-
-def _centred_ranks(values: Ranks) -> Ranks:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # the mean rank of each group of ties
-    centred: Ranks = ranks - ranks.mean()
-    return centred
 
 
 HEADINGS = ("network", "method", "sparsity", "active", "valid", "test", "epoch", "epochs spent", "place")
@@ -235,7 +214,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """The results for a terminal; perplexities on validation and test text."""
+    """The results for a terminal; valid and test are the task's metric."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     printed = [dict(zip(HEADINGS, cells(row), strict=True)) for row in rows]
     headings = [heading for heading in HEADINGS if any(row[heading] for row in printed) or heading in TEXT]

@@ -1,48 +1,60 @@
-"""The judges: functions from what is known of the candidates after an epoch to scores, smaller is better.
+"""Selection criteria: functions from what is known of the candidates at a rung to scores, smaller is better.
 
-Every judge has the same signature: ``(records, dense, distance) -> scores``, where `records` holds the candidates'
-`EpochRecord`s of one epoch, `dense` the dense network's of the same epoch, and `distance` compares two spectra.
+Every criterion has the same signature: ``(rung) -> scores``, see `Rung`. A new one is a function here and a line of
+`CRITERIA`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from hyperpruning.training.epochs import EpochRecord
+from hyperpruning.search.ranking import ranks
+from hyperpruning.search.space import Config
+from hyperpruning.training.record import EpochRecord
 
 Distance = Callable[[Sequence[float], Sequence[float]], float]
-Objective = Callable[[Mapping[str, EpochRecord], EpochRecord, Distance], dict[str, float]]
 
 
-def exponents(record: EpochRecord) -> list[float]:
-    """The spectrum in a record, with -inf where JSON has none."""
-    return [-math.inf if value is None else value for value in record.spectrum]
+@dataclass(frozen=True)
+class Rung:
+    """What is known of some candidates when a criterion scores them.
+
+    Attributes:
+        epoch: after which they are compared; each of them has a record of it.
+        epochs: length of a full training.
+        records: by candidate and epoch.
+        dense: records of the dense reference by epoch.
+        configs: by candidate.
+        distance: between two spectra.
+    """
+
+    epoch: int
+    epochs: int
+    records: Mapping[str, Mapping[int, EpochRecord]]
+    dense: Mapping[int, EpochRecord]
+    configs: Mapping[str, Config]
+    distance: Distance
 
 
-def ls(records: Mapping[str, EpochRecord], dense: EpochRecord, distance: Distance) -> dict[str, float]:
-    """Distance of the Lyapunov spectrum to the dense network's at the same epoch (LSH)."""
-    return {name: distance(exponents(record), exponents(dense)) for name, record in records.items()}
+Criterion = Callable[[Rung], dict[str, float]]
 
 
-def loss(records: Mapping[str, EpochRecord], dense: EpochRecord, distance: Distance) -> dict[str, float]:
-    """Validation loss: what ordinary early stopping looks at."""
-    return {name: record.valid_loss for name, record in records.items()}
+def ls(rung: Rung) -> dict[str, float]:
+    """Distance of the Lyapunov spectrum to the dense reference's at the same epoch (LSH, arXiv 2506.07975)."""
+    reference = rung.dense[rung.epoch].exponents
+    return {name: rung.distance(records[rung.epoch].exponents, reference) for name, records in rung.records.items()}
 
 
-def rank_sum(records: Mapping[str, EpochRecord], dense: EpochRecord, distance: Distance) -> dict[str, float]:
-    """Rank by `ls` plus rank by `loss`, among the candidates given; ties share their mean rank."""
-    by_ls, by_loss = ranks(ls(records, dense, distance)), ranks(loss(records, dense, distance))
-    return {name: by_ls[name] + by_loss[name] for name in records}
+def loss(rung: Rung) -> dict[str, float]:
+    """Validation loss, as in ordinary successive elimination."""
+    return {name: records[rung.epoch].valid_loss for name, records in rung.records.items()}
 
 
-OBJECTIVES: dict[str, Objective] = {"ls": ls, "loss": loss, "rank_sum": rank_sum}
+def rank_sum(rung: Rung) -> dict[str, float]:
+    """Rank by `ls` plus rank by `loss`, among the candidates given; equal values share their mean rank."""
+    by_ls, by_loss = (list(criterion(rung).values()) for criterion in (ls, loss))
+    return dict(zip(rung.records, (ranks(by_ls) + ranks(by_loss)).tolist(), strict=True))
 
 
-def ranks(scores: Mapping[str, float]) -> dict[str, float]:
-    """Ranks from 1, ties at their mean rank."""
-    values = sorted(scores.values())
-    return {
-        name: (values.index(score) + 1 + values.index(score) + values.count(score)) / 2
-        for name, score in scores.items()
-    }
+CRITERIA: dict[str, Criterion] = {"ls": ls, "loss": loss, "rank_sum": rank_sum}

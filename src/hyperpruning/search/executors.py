@@ -1,4 +1,4 @@
-"""Where candidates are trained: any `concurrent.futures.Executor` will do; these two need nothing else."""
+"""Where candidates are trained: any `concurrent.futures.Executor` will do; this one needs nothing else."""
 
 from __future__ import annotations
 
@@ -6,34 +6,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from typing import Any
 
 
-class InProcess(Executor):
-    """Does each job where it is submitted, before `submit` returns."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run ``fn(*args, **kwargs)`` now. What an interrupted job had finished is in its checkpoints."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def executor(workers: int) -> Executor:
-    """One job at a time in this process, or several in processes of their own.
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Train several networks at the same time, each in a process of its own.
 
     Args:
-        workers: how many jobs run at the same time.
+        workers: how many.
     """
-    if workers == 1:
-        return InProcess()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     with _ctrl_c_ignored():  # inherited by the workers, which are started now
@@ -43,7 +27,7 @@ def executor(workers: int) -> Executor:
 
 
 def stop(pool: Executor) -> None:
-    """End the pool now, jobs under way included: what they had finished is in their checkpoints."""
+    """End the pool now, also the jobs under way; the epochs that they have finished are in their checkpoints."""
     processes = list((getattr(pool, "_processes", None) or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -64,7 +48,7 @@ def _ctrl_c_ignored() -> Iterator[None]:
 
 
 def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the driver, and never outlive it (two writers in one run folder)."""
+    """In a worker: leave Ctrl-C to the driver, and end with it (or two would write in one run folder)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -4,11 +4,12 @@
 
     runs/mine/
       experiment.toml       what was asked for
-      ledger.jsonl          what is known: one line a fact, in an order that does not depend on workers or crashes
+      ledger.jsonl          what is known: one line for each fact (search/history.py), in an order that does not depend
+                            on workers or crashes
       networks/c01/         the checkpoints of a network (training/checkpoint.py)
-      lock                  held by the one driver at work
+      lock                  held by the one driver of the search
 
-A line is JSON with a check of its own; a torn or damaged line costs that line alone, and what it said is recomputed.
+A line is JSON with a checksum; a torn or damaged line is left out, and what it said is computed again.
 """
 
 from __future__ import annotations
@@ -17,84 +18,19 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hyperpruning.search.space import Candidate
-from hyperpruning.training.checkpoint import record_from
-from hyperpruning.training.epochs import EpochRecord
+from hyperpruning.search.history import Fact, History, from_json, to_json
 
 logger = logging.getLogger(__name__)
-Fact = dict[str, Any]
 LEDGER = "ledger.jsonl"
 
 
 class RunFolderError(RuntimeError):
     """A run folder that cannot be used now: in use, of another experiment, or not one at all."""
-
-
-@dataclass
-class History:
-    """All that a ledger says, ordered for reading. The search decides from this and from nothing else.
-
-    Attributes:
-        header: experiment and versions.
-        candidates: by name, in the order of suggestion.
-        epochs: by network ("dense" or a candidate's name) and epoch.
-        rounds: decisions by (objective, round).
-        finals: by network trained to the end: best epoch, losses, hash of the weights.
-        failures: by network that diverged or could not be built: why.
-        winners: by objective.
-    """
-
-    header: Fact = field(default_factory=dict)
-    candidates: dict[str, Candidate] = field(default_factory=dict)
-    epochs: dict[str, dict[int, EpochRecord]] = field(default_factory=dict)
-    rounds: dict[tuple[str, int], Fact] = field(default_factory=dict)
-    finals: dict[str, Fact] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    winners: dict[str, str] = field(default_factory=dict)
-
-    def add(self, fact: Fact) -> None:
-        """Take one line of the ledger in."""
-        match fact["kind"]:
-            case "search":
-                self.header = fact
-            case "candidate":
-                self.candidates[fact["name"]] = Candidate(fact["name"], fact["generation"], fact["point"])
-            case "epoch":
-                values = {key: value for key, value in fact.items() if key not in ("kind", "network")}
-                self.epochs.setdefault(fact["network"], {})[fact["epoch"]] = record_from(values)
-            case "round":
-                self.rounds[fact["objective"], fact["round"]] = fact
-            case "final":
-                self.finals[fact["network"]] = fact
-            case "failure":
-                self.failures[fact["network"]] = fact["reason"]
-            case "winner":
-                self.winners[fact["objective"]] = fact["network"]
-
-    def trained(self, network: str) -> int:
-        """The last epoch up to which all of a network's records are there; -1 for none."""
-        records = self.epochs.get(network, {})
-        epoch = -1
-        while epoch + 1 in records:
-            epoch += 1
-        return epoch
-
-    def at(self, epoch: int) -> dict[str, EpochRecord]:
-        """The candidates' records of one epoch; one that diverged has records up to then, and none after."""
-        return {name: self.epochs[name][epoch] for name in self.candidates if epoch in self.epochs.get(name, {})}
-
-
-def epoch_fact(network: str, record: EpochRecord) -> Fact:
-    """An epoch as the ledger keeps it: without its wall-clock time, so that equal searches have equal ledgers."""
-    values = asdict(record)
-    del values["seconds"]
-    return {"kind": "epoch", "network": network, **values}
 
 
 def read(folder: Path, *, warn: bool = False) -> History:
@@ -105,26 +41,43 @@ def read(folder: Path, *, warn: bool = False) -> History:
         warn: log a warning for each damaged line.
 
     Raises:
-        RunFolderError: there is no ledger.
+        RunFolderError: there is no ledger, or it is of another version.
     """
     path = folder / LEDGER
     if not path.is_file():
-        raise RunFolderError(f"A run folder holds a {LEDGER}, and {folder} has none: give the --out of a search.")
+        raise RunFolderError(f"A run folder must have a {LEDGER}, but {folder} has none. Give the --out of a search.")
     history = History()
-    for number, fact in _facts(path):
-        if fact is not None:
-            history.add(fact)
+    for number, values in _lines(path):
+        if values is not None:
+            try:
+                history.add(from_json(values))
+            except ValueError as error:
+                raise RunFolderError(
+                    f"Line {number} of {path} is of another version: {error} Use the version that began the search."
+                ) from None
         elif warn:
-            logger.warning("Line %d of %s is damaged and left out: what it said is recomputed.", number, path)
+            logger.warning("Line %d of %s is damaged and left out; what it said is computed again.", number, path)
     return history
+
+
+def compare(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The differences of two nested settings, each as "name is old there and new here"."""
+    found: list[str] = []
+    for key in sorted({*there, *here}):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += compare(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} is {old!r} there and {new!r} here")
+    return found
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for one driver.
+    """Hold a run folder for one search.
 
     Raises:
-        RunFolderError: another driver is at work in it.
+        RunFolderError: another search holds it.
     """
     from filelock import FileLock, Timeout  # here, so that a search without a lock does without the package
 
@@ -134,7 +87,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunFolderError(
-            f"One search at a time works in a run folder, and {folder} is in use: wait for it, or give another --out."
+            f"A run folder must be used by one search at a time, but {folder} is in use. Wait, or give another --out."
         ) from None
     try:
         yield
@@ -151,30 +104,32 @@ class Ledger:
             _cut_torn_line(self.path)
 
     def append(self, fact: Fact) -> None:
-        """Write one line."""
-        line = json.dumps(fact | {"check": _check(fact)}, allow_nan=False) + "\n"
-        with self.path.open("ab") as file:
-            size = file.tell()
+        """Write one line; where it cannot be written whole, the ledger is left as it was."""
+        values = to_json(fact)
+        line = (json.dumps(values | {"check": _check(values)}, allow_nan=False) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
             try:
-                file.write(line.encode())
-                file.flush()
+                written = 0
+                while written < len(line):
+                    written += file.write(line[written:])
                 os.fsync(file.fileno())
             except OSError:
-                os.truncate(self.path, size)
+                file.truncate(size)
                 raise
 
 
-def _facts(path: Path) -> Iterator[tuple[int, Fact | None]]:
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """The lines by number; None for a damaged one."""
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            fact = json.loads(line)
-            if fact.pop("check") != _check(fact):
+            values = json.loads(line)
+            if values.pop("check") != _check(values):
                 raise ValueError
         except (ValueError, KeyError, AttributeError, TypeError):
             yield number, None
         else:
-            yield number, fact
+            yield number, values
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -183,5 +138,5 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
-def _check(fact: Fact) -> str:
-    return hashlib.sha256(json.dumps(fact, sort_keys=True).encode()).hexdigest()[:12]
+def _check(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

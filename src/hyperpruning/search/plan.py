@@ -1,17 +1,18 @@
-"""The plan: a whole search as one frozen value, and what follows from it alone."""
+"""The plan: a whole search as one frozen value, what follows from it alone, and its validation."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
+from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.search.criteria import OBJECTIVES
-from hyperpruning.search.schedulers import check_rounds
-from hyperpruning.search.space import SAMPLERS, Candidate, FloatRange, Point, SearchSpace, suggest
-from hyperpruning.search.worker import Job, SpectrumConfig
+from hyperpruning.search.criteria import CRITERIA
+from hyperpruning.search.samplers import SAMPLERS
+from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.settings import check_settings, described, documented, setting
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.config import TrainConfig
@@ -19,50 +20,59 @@ from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import refusal
 from hyperpruning.training.task import Task
 
-DENSE = "dense"
-TRIED = 1000  # points of the space that are looked at before anything is trained; larger spaces are sampled
+CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
 
 
-@dataclass(frozen=True)
+@documented
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A whole search.
 
-    Attributes:
-        task: what the candidates learn.
-        dense_task: the same for the dense reference, with the dropout that suits it.
-        train: how each network is trained; its seed is the search's.
-        sparsity: fraction of zero weights over the prunable weights.
-        space: what a candidate may be.
-        pool: number of candidates.
-        generation: how many are asked of the sampler at a time.
-        sampler: a key of `SAMPLERS`.
-        rungs: epochs after which the judges look.
-        keep: how many candidates go on after each rung.
-        objectives: the judges, keys of `OBJECTIVES`; the first one guides the sampler, and its choice is the result.
-        distance: between spectra, a key of `DISTANCES`.
-        spectrum: how spectra are taken.
-        exhaustive: train the eliminated candidates to the end as well, afterwards: shows what each judge missed.
+    Raises:
+        ValueError: a value out of its range; `validate` refuses the rest.
     """
 
-    task: Task
-    dense_task: Task
-    train: TrainConfig
-    sparsity: float
-    space: SearchSpace
-    pool: int = 12
-    generation: int = 6
-    sampler: str = "tpe"
-    rungs: tuple[int, ...] = (2, 3)
-    keep: tuple[int, ...] = (5, 2)
-    objectives: tuple[str, ...] = ("ls", "loss", "rank_sum")
-    distance: str = "l2"
-    spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
-    exhaustive: bool = False
+    task: Task | None = described("what the candidates learn; None in a plan that was read from a ledger")
+    dense_task: Task | None = described("the same for the dense reference, with the dropout that suits it")
+    train: TrainConfig = described("how each network is trained; its seed is the search's")
+    sparsity: float = setting(
+        0.8, "fraction of zero weights over the prunable weights, exact", section="pruning", ge=0, lt=1
+    )
+    space: SearchSpace = described("what a candidate's config may be")
+    n_candidates: int = setting(12, "candidates", section="search", ge=2)
+    ask_batch: int = setting(6, "candidates asked of the sampler at a time", section="search", ge=1)
+    sampler: str = setting("tpe", f"one of {', '.join(SAMPLERS)}", section="search", choices=tuple(SAMPLERS))
+    rungs: tuple[int, ...] = setting(
+        (2, 3), "epochs after which candidates are compared and eliminated", section="search", ge=0
+    )
+    keep: tuple[int, ...] = setting((5, 2), "candidates that each criterion keeps at each rung", section="search", ge=1)
+    criteria: tuple[str, ...] = setting(
+        ("ls", "loss", "rank_sum"),
+        f"selection criteria, of {', '.join(CRITERIA)}; the first guides the sampler and decides the result",
+        section="search",
+        choices=tuple(CRITERIA),
+    )
+    train_all: bool = setting(
+        False, "train the eliminated candidates to the end too, to see what was missed", section="search"
+    )
+    distance: str = setting(
+        "l2", f"between spectra: {', '.join(DISTANCES)}", section="spectrum", choices=tuple(DISTANCES)
+    )
+    spectrum: SpectrumConfig = described("how spectra are taken", SpectrumConfig())
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if not self.criteria or len(set(self.criteria)) < len(self.criteria):
+            raise ValueError(f"criteria must be one or more different names, got {list(self.criteria)}.")
 
     def identity(self) -> dict[str, Any]:
         """All that the result depends on, in JSON types: two searches with the same identity are the same."""
+        assert self.task is not None
+        assert self.dense_task is not None
         values = {
-            name: value for name, value in vars(self).items() if name not in ("task", "dense_task", "train", "space")
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+            if name not in ("task", "dense_task", "train", "space", "spectrum")
         }
         space = {
             name: asdict(choices) if isinstance(choices, FloatRange) else list(choices)
@@ -74,80 +84,29 @@ class Plan:
             "train": asdict(self.train),
             "space": space,
             "spectrum": asdict(self.spectrum),
-            "rungs": list(self.rungs),
-            "keep": list(self.keep),
-            "objectives": list(self.objectives),
         }
 
 
-def check(plan: Plan) -> None:
-    """Refuse a plan that cannot be carried out, before anything is trained.
+def recorded_plan(identity: Mapping[str, Any]) -> Plan:
+    """The plan whose identity a ledger holds, without its tasks.
 
     Raises:
-        ValueError: rounds that cannot be held, a space with too few methods, or with one that cannot be trained here.
+        ValueError: it is of another version.
     """
-    for name in plan.objectives:
-        _among("judge", name, OBJECTIVES)
-    _among("sampler", plan.sampler, SAMPLERS)
-    _among("distance", plan.distance, DISTANCES)
-    check_rounds(pool=plan.pool, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
-    if plan.pool > plan.space.size():
-        raise ValueError(
-            f"A pool holds different candidates, and the space has {plan.space.size()} where pool is {plan.pool}: "
-            "lower pool or widen [space]."
-        )
-    if plan.generation < 1:
-        raise ValueError(f"A generation has at least one candidate, and generation is {plan.generation}: set it to 1.")
-    device_of(plan.train.device)
-    for task in (plan.task, plan.dense_task):
-        task.steps(0, plan.train.seed)
-    refuse = refusal(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
-    for method in _methods(plan):
-        refuse(method)
-        settled = plan.train.epochs_in(method.settles)
-        if settled > plan.rungs[0]:
-            raise ValueError(
-                f"Candidates are compared at one density, and one of them has it from epoch {settled} on, after the "
-                f"first rung at {plan.rungs[0]}: raise rungs, or leave out methods whose density falls."
-            )
-
-
-def _methods(plan: Plan) -> list[Method]:
-    """The methods of the space (of a large one, many); the sampler passes over the points that are none."""
-    found, reason = [], ""
-    for point in plan.space.points(TRIED):
-        try:
-            found.append(from_config(point))
-        except ValueError as error:
-            reason = str(error)
-    if len(found) < (plan.pool if plan.space.size() <= TRIED else 1):
-        raise ValueError(
-            f"A pool holds different candidates, and of the space's points {len(found)} are methods where pool is "
-            f"{plan.pool} (of others, {reason}): lower pool or widen [space]."
-        )
-    return found
-
-
-def _among(what: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise ValueError(f"A {what} is one of {', '.join(known)}, and {name!r} is not: choose one of them.")
-
-
-def ask(plan: Plan, generation: int, told: Sequence[tuple[Point, float]] = ()) -> list[Point]:
-    """The points of a generation; the same for the same answers.
-
-    Args:
-        plan: of the search.
-        generation: 0 for the first, of which nothing is known yet.
-        told: the points of the generations before, with their scores.
-    """
-    return suggest(
-        plan.space,
-        told,
-        sampler=SAMPLERS[plan.sampler],
-        seed=(plan.train.seed * 1_000_003 + generation) % 2**32,  # the samplers' limit
-        count=min(plan.generation, plan.pool - generation * plan.generation),
-    )
+    values = dict(identity)
+    try:
+        dimensions = {
+            name: FloatRange(**choices) if isinstance(choices, Mapping) else tuple(choices)
+            for name, choices in values.pop("space").items()
+        }
+        train, spectrum = TrainConfig(**values.pop("train")), SpectrumConfig(**values.pop("spectrum"))
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        plain |= {"task": None, "dense_task": None, "train": train, "spectrum": spectrum}
+        return Plan(**plain, space=SearchSpace(dimensions))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"The settings must be those of this version of hyperpruning, got others ({error}).") from None
 
 
 def candidate_name(index: int) -> str:
@@ -155,16 +114,80 @@ def candidate_name(index: int) -> str:
     return f"c{index + 1:02d}"
 
 
-def job(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -> Job:
-    """What a worker needs to know to train a candidate, or the dense network (None), up to an epoch."""
-    name = DENSE if candidate is None else candidate.name
-    return Job(
-        name=name,
-        task=plan.dense_task if candidate is None else plan.task,
-        train=plan.train,
-        method=None if candidate is None else candidate.method,
-        sparsity=0.0 if candidate is None else plan.sparsity,
-        spectrum=plan.spectrum,
-        folder=folder / "networks" / name,
-        until=until,
-    )
+def batches(plan: Plan) -> Iterator[list[str]]:
+    """The names of the candidates, batch by batch."""
+    for start in range(0, plan.n_candidates, plan.ask_batch):
+        yield [candidate_name(index) for index in range(start, min(start + plan.ask_batch, plan.n_candidates))]
+
+
+def validate(plan: Plan) -> None:
+    """Refuse a plan that cannot be carried out; the one place, called before anything is written or trained.
+
+    Raises:
+        ValueError: rounds that cannot be held, a space with too few methods, or with one that cannot be trained here.
+    """
+    if plan.task is None or plan.dense_task is None:
+        raise ValueError("A plan must have a task to be trained, got one that was read from a ledger. Give task.")
+    check_rounds(n_candidates=plan.n_candidates, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
+    device_of(plan.train.device)
+    for task in (plan.task, plan.dense_task):
+        task.steps(0, plan.train.seed)
+    refuse = refusal(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
+    for method in _methods(plan):
+        refuse(method)
+        until = plan.train.epochs_in(method.final_density_at)
+        if until > plan.rungs[0]:
+            raise ValueError(
+                "Candidates are compared at one density, so every density schedule must end before the first rung, "
+                f"got one that ends after epoch {until} with rungs = {list(plan.rungs)}. Raise rungs, or leave out "
+                "methods with a density schedule."
+            )
+
+
+def _methods(plan: Plan) -> list[Method]:
+    """The valid methods of the space (of a large space, of a sample)."""
+    found, invalid = [], ""
+    for config in plan.space.configs(CHECKED):
+        try:
+            found.append(from_config(config))
+        except ValueError as error:
+            invalid = invalid or f" (first invalid one: {error})"
+    if len(found) < (plan.n_candidates if plan.space.size() <= CHECKED else 1):
+        raise ValueError(
+            f"The search space must have at least n_candidates = {plan.n_candidates} valid methods, got {len(found)}"
+            f"{invalid}. Lower n_candidates or widen [space]."
+        )
+    return found
+
+
+def check_rounds(*, n_candidates: int, rungs: Sequence[int], keep: Sequence[int], epochs: int) -> None:
+    """Refuse rounds that cannot be held.
+
+    Args:
+        n_candidates: at the beginning.
+        rungs: epochs after which candidates are compared.
+        keep: how many go on after each.
+        epochs: length of a full training.
+
+    Raises:
+        ValueError: they eliminate all candidates or none, or come after the end.
+    """
+    if n_candidates < 2:
+        raise ValueError(f"n_candidates must be at least 2, got {n_candidates}.")
+    if not rungs or len(rungs) != len(keep):
+        raise ValueError(
+            f"rungs and keep must have one entry for each round, got {len(rungs)} and {len(keep)} entries. "
+            "Give as many of one as of the other."
+        )
+    if list(rungs) != sorted(set(rungs)) or rungs[0] < 0 or rungs[-1] >= epochs:
+        raise ValueError(
+            f"rungs must increase and lie between 0 and epochs - 1 = {epochs - 1}, got {list(rungs)}. "
+            "Change rungs or epochs."
+        )
+    if keep[-1] < 1:
+        raise ValueError(f"keep must end with at least 1 finalist, got {list(keep)}.")
+    if any(after >= before for before, after in pairwise([n_candidates, *keep])):
+        raise ValueError(
+            f"keep must decrease from below n_candidates = {n_candidates}, got {list(keep)}. "
+            "Let every round eliminate at least one candidate."
+        )

@@ -1,66 +1,217 @@
-"""Rounds of elimination: after which epochs the judges look, how many go on, and what that costs."""
+"""What a search does next: `decide`, a pure function of the plan and of what is known.
+
+It trains nothing, reads no file, keeps no state and asks no clock. The driver carries out what it says; status, report
+and dry runs ask it too, and tests call it on invented histories. Actions that belong together are decided together: the
+driver asks again when all of them are carried out, and may train the networks at the same time or one by one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.search.criteria import CRITERIA, Rung
+from hyperpruning.search.history import DENSE, History, RoundDecision
+from hyperpruning.search.plan import Plan, batches
 
 
-def decide(scores: Mapping[str, float], keep: int) -> tuple[list[str], list[str]]:
-    """Who goes on and who does not.
+@dataclass(frozen=True)
+class Suggest:
+    """Ask the sampler for a batch of configs.
+
+    Attributes:
+        batch: its number, from 0.
+        names: the candidates of the batch that are not known yet.
+    """
+
+    batch: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network up to an epoch; at the last epoch its `FinalResult` is taken too."""
+
+    network: str
+    until: int
+
+
+@dataclass(frozen=True)
+class Eliminate:
+    """Record the decision of one criterion at one rung."""
+
+    decision: RoundDecision
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Record the winners: networks by criterion."""
+
+    winners: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Stop: the search cannot come to a result, for this reason."""
+
+    reason: str
+
+
+Action = Suggest | Train | Eliminate | Finish | Abort
+
+
+def decide(plan: Plan, history: History) -> list[Action]:
+    """What is to be done next.
 
     Args:
-        scores: by name, smaller is better; equal scores are ordered by name.
-        keep: how many go on.
+        plan: of the search.
+        history: what is known so far, also in the middle of a training.
 
     Returns:
-        the names kept and those dropped, best first.
+        actions of one kind: those not carried out yet of the first stage that is not complete; empty when the search
+        is finished. The networks to train come in the order in which their results are recorded.
     """
+    if DENSE in history.failures:
+        return [Abort(f"The dense reference must train without failing, but: {history.failures[DENSE]}")]
+    if actions := _sampling(plan, history):
+        return actions
+    actions, alive = _elimination(plan, history)
+    return actions or _finalists(plan, history, alive) or _others(plan, history)
+
+
+def _sampling(plan: Plan, history: History) -> list[Action]:
+    """Suggest candidates batch by batch, and train each batch to the first rung."""
+    for batch, names in enumerate(batches(plan)):
+        missing = tuple(name for name in names if name not in history.candidates)
+        if missing and not history.space_exhausted:
+            return [Suggest(batch, missing)]
+        known = [name for name in names if name in history.candidates]
+        if actions := _training(plan, history, known, plan.rungs[0], dense=_dense_until(plan, batch)):
+            return actions
+    return []
+
+
+def _elimination(plan: Plan, history: History) -> tuple[list[Action], dict[str, list[str]]]:
+    """Hold the rounds of every criterion; at the end of them, the finalists by criterion."""
+    alive = {criterion: list(history.candidates) for criterion in plan.criteria}
+    for number, (epoch, keep) in enumerate(zip(plan.rungs, plan.keep, strict=True)):
+        if actions := _training(plan, history, _union(alive), epoch, dense=_dense_until(plan, number + 1)):
+            return actions, alive
+        decisions: list[Action] = []
+        for criterion, names in alive.items():
+            decision = history.rounds.get((criterion, number))
+            if decision is None:
+                scores = _scores(plan, history, criterion, names, epoch)
+                if not scores:
+                    return [*decisions, _no_candidate(history, criterion)], alive
+                kept, dropped = best(scores, keep)
+                decision = RoundDecision(criterion, number, epoch, scores, tuple(kept), tuple(dropped))
+                decisions.append(Eliminate(decision))
+            alive[criterion] = list(decision.kept)
+        if decisions:
+            return decisions, alive
+    return [], alive
+
+
+def _finalists(plan: Plan, history: History, alive: Mapping[str, Sequence[str]]) -> list[Action]:
+    """Train the finalists to the end; each criterion's best finalist by validation loss is its winner."""
+    end = plan.train.epochs
+    if actions := _training(plan, history, _union(alive), end, dense=end):
+        return actions
+    winners = {}
+    for criterion, names in alive.items():
+        ended = {name: history.finals[name].valid_loss for name in names if name in history.finals}
+        if not ended:
+            return [_no_candidate(history, criterion)]
+        winners[criterion] = best(ended, 1)[0][0]
+    return [] if winners.keys() <= history.winners.keys() else [Finish(winners)]
+
+
+def _others(plan: Plan, history: History) -> list[Action]:
+    """Where asked, train the eliminated candidates to the end as well, to see what was missed."""
+    return _training(plan, history, history.candidates, plan.train.epochs) if plan.train_all else []
+
+
+def _training(
+    plan: Plan, history: History, names: Iterable[str], until: int, *, dense: int | None = None
+) -> list[Action]:
+    """The trainings that are not complete; the dense reference comes first, and may go further than the candidates."""
+    targets = ({} if dense is None else {DENSE: dense}) | dict.fromkeys(names, until)
+    return [
+        Train(name, epoch)
+        for name, epoch in targets.items()
+        if name not in history.failures and not _is_trained(plan, history, name, epoch)
+    ]
+
+
+def _is_trained(plan: Plan, history: History, name: str, until: int) -> bool:
+    ended = until < plan.train.epochs or name in history.finals
+    return ended and history.trained(name) >= until
+
+
+def _dense_until(plan: Plan, step: int) -> int:
+    """The dense reference trains one rung ahead of the candidates, so that it does not hold them up."""
+    return plan.rungs[min(step, len(plan.rungs) - 1)]
+
+
+def _no_candidate(history: History, criterion: str) -> Abort:
+    reasons = "; ".join(dict.fromkeys(history.failures.values()))
+    return Abort(
+        f"At least one candidate must train, but all that criterion {criterion!r} kept failed: {reasons}. "
+        "Lower the learning rate or keep more candidates."
+    )
+
+
+def best(scores: Mapping[str, float], keep: int) -> tuple[list[str], list[str]]:
+    """Split names by score: those kept and those dropped, each best first; equal scores are ordered by name."""
     order = sorted(scores, key=lambda name: (scores[name], name))
     return order[:keep], order[keep:]
 
 
-def check_rounds(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs: int) -> None:
-    """Refuse rounds that cannot be held.
+def _scores(plan: Plan, history: History, criterion: str, names: Iterable[str], epoch: int) -> dict[str, float]:
+    """Scores of the candidates that have reached an epoch."""
+    return CRITERIA[criterion](rung(plan, history, names, epoch))
 
-    Args:
-        pool: candidates at the beginning.
-        rungs: epochs after which the judges look.
-        keep: how many go on after each.
-        epochs: length of a full training.
 
-    Raises:
-        ValueError: they eliminate everybody or nobody, or come after the end.
+def rung(plan: Plan, history: History, names: Iterable[str], epoch: int) -> Rung:
+    """What is known of some candidates at a rung, for a criterion; those that have not reached it are left out."""
+    known, wanted = history.at(epoch), set(names)
+    return Rung(
+        epoch=epoch,
+        epochs=plan.train.epochs,
+        records={name: history.epochs[name] for name in known if name in wanted},
+        dense=history.epochs[DENSE],
+        configs={name: history.candidates[name].config for name in known if name in wanted},
+        distance=lambda a, b: float(spectrum_distance(a, b, kind=plan.distance)),
+    )
+
+
+def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[str, str | float], float]]:
+    """What the sampler knows when it is asked for a batch: the configs before it, with their scores.
+
+    Returns:
+        (config, score by the first criterion at the first rung) of each candidate, in the order of their names; the
+        score of one that failed is infinite.
     """
-    if pool < 2:
-        raise ValueError(f"A search compares at least two candidates, and pool is {pool}: set pool >= 2.")
-    if not rungs or len(rungs) != len(keep):
-        raise ValueError(
-            f"Every round has an epoch and a number to keep, and rungs has {len(rungs)} entries and keep {len(keep)}: "
-            "give one of each a round."
-        )
-    if list(rungs) != sorted(set(rungs)) or rungs[0] < 0 or rungs[-1] >= epochs:
-        raise ValueError(
-            f"Rounds come in growing epochs before the last one, {epochs}, and rungs is {list(rungs)}: "
-            "change rungs or epochs."
-        )
-    if keep[-1] < 1:
-        raise ValueError(
-            f"Somebody must be left, and keep = {list(keep)} eliminates everybody: end with 1 or more finalists."
-        )
-    sizes = [pool, *keep]
-    if any(after >= before for before, after in pairwise(sizes)):
-        raise ValueError(
-            f"Every round eliminates somebody, and of {pool} candidates keep = {list(keep)}: let it decrease."
-        )
+    names = [name for names in list(batches(plan))[:batch] for name in names if name in history.candidates]
+    scores = _scores(plan, history, plan.criteria[0], names, plan.rungs[0]) if names else {}
+    return [(history.candidates[name].config, scores.get(name, float("inf"))) for name in names]
 
 
-def most(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs: int, judges: int) -> int:
-    """Epochs of several judges' searches together, if they never agree: what two of them need is trained once."""
-    return cost(pool=pool, rungs=rungs, keep=[min(pool, judges * count) for count in keep], epochs=epochs)
+def survivors(plan: Plan, history: History) -> dict[str, list[str]]:
+    """The candidates that each criterion has not eliminated yet."""
+    alive = {}
+    for criterion in plan.criteria:
+        rounds = [
+            history.rounds[criterion, number]
+            for number in range(len(plan.rungs))
+            if (criterion, number) in history.rounds
+        ]
+        alive[criterion] = list(rounds[-1].kept) if rounds else list(history.candidates)
+    return alive
 
 
-def cost(*, pool: int, rungs: Sequence[int], keep: Sequence[int], epochs: int) -> int:
-    """Epochs that one judge's search trains: everybody continues from a checkpoint, nobody is trained twice."""
-    sizes, ends = [pool, *keep], [0, *rungs, epochs]
-    return sum(size * (end - start) for size, (start, end) in zip(sizes, pairwise(ends), strict=True))
+def _union(alive: Mapping[str, Sequence[str]]) -> list[str]:
+    """All candidates that some criterion has kept, in the order of their names."""
+    return sorted({name for names in alive.values() for name in names})

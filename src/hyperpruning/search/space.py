@@ -1,49 +1,15 @@
-"""The search space, and Optuna as a function that suggests points of it.
-
-Optuna keeps nothing for us: for every generation a study is rebuilt in memory from what the ledger knows, and its
-sampler is seeded by the search's seed and the generation. An interrupted search therefore asks the same questions
-again and gets the same answers.
-"""
+"""The search space: what a candidate's config may be."""
 
 from __future__ import annotations
 
 import math
 import random
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState, create_trial
-
-from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
 
-Point = dict[str, str | float]
-ASKS_PER_POINT = 50  # suggestions asked for one new point before the space counts as exhausted
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A point of the search space, with a name.
-
-    Attributes:
-        name: "c01", "c02", ... in the order of suggestion.
-        generation: which of the batches asked of the sampler it came in.
-        point: the spelling of its method.
-    """
-
-    name: str
-    generation: int
-    point: Point
-
-    @property
-    def method(self) -> Method:
-        """The method that the point spells."""
-        return from_config(self.point)
+Config = dict[str, str | float]
 
 
 @dataclass(frozen=True)
@@ -52,12 +18,36 @@ class FloatRange:
 
     Attributes:
         low, high: the ends, both included.
-        step: the grid.
+        step: of the grid.
+
+    Raises:
+        ValueError: the ends are in the wrong order, or the range is no whole number of steps.
     """
 
     low: float
     high: float
     step: float
+
+    def __post_init__(self) -> None:
+        if self.high < self.low:
+            raise ValueError(f"low must be at most high, got {self.low} and {self.high}. Exchange them.")
+        if self.step <= 0:
+            raise ValueError(f"step must be above 0, got {self.step}.")
+        steps = (self.high - self.low) / self.step
+        if abs(steps - round(steps)) > 1e-6:
+            raise ValueError(
+                f"A range must be a whole number of steps wide, got {self.low} to {self.high} in steps of {self.step}. "
+                "Change step or high."
+            )
+
+    @property
+    def values(self) -> list[float]:
+        """The grid."""
+        count = math.floor((self.high - self.low) / self.step + 1e-6) + 1
+        return [round(self.low + index * self.step, 10) for index in range(count)]
+
+
+Choices = tuple[str | float, ...]
 
 
 @dataclass(frozen=True)
@@ -68,113 +58,34 @@ class SearchSpace:
         dimensions: field name -> the choices by name, or a `FloatRange`.
     """
 
-    dimensions: Mapping[str, tuple[str | float, ...] | FloatRange]
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The space as Optuna sees it."""
-        return {
-            name: FloatDistribution(choices.low, choices.high, step=choices.step)
-            if isinstance(choices, FloatRange)
-            else CategoricalDistribution(choices)
-            for name, choices in self.dimensions.items()
-        }
+    dimensions: Mapping[str, Choices | FloatRange]
 
     def size(self) -> int:
-        """How many points there are."""
-        return math.prod(len(_choices(dimension)) for dimension in self.dimensions.values())
+        """How many configs there are, also those that are no valid method."""
+        return math.prod(len(_values(dimension)) for dimension in self.dimensions.values())
 
-    def points(self, most: int) -> list[Point]:
-        """All points, also those that are no method; of a larger space than `most`, so many drawn at random."""
-        choices = {name: _choices(dimension) for name, dimension in self.dimensions.items()}
+    def configs(self, limit: int) -> list[Config]:
+        """All configs, also those that are no valid method; of a space larger than `limit`, so many drawn at random."""
+        choices = {name: _values(dimension) for name, dimension in self.dimensions.items()}
         size = self.size()
-        found: list[Point] = []
-        for number in range(size) if size <= most else random.Random(0).sample(range(size), most):
-            point: Point = {}
+        found: list[Config] = []
+        for number in range(size) if size <= limit else random.Random(0).sample(range(size), limit):
+            config: Config = {}
             for name, several in choices.items():
                 number, index = divmod(number, len(several))
-                point[name] = several[index]
-            found.append(point)
+                config[name] = several[index]
+            found.append(config)
         return found
 
 
-def _choices(dimension: tuple[str | float, ...] | FloatRange) -> list[str | float]:
-    if not isinstance(dimension, FloatRange):
-        return list(dict.fromkeys(dimension))
-    count = math.floor((dimension.high - dimension.low) / dimension.step + 1e-6) + 1
-    return [round(dimension.low + index * dimension.step, 10) for index in range(count)]
+def _values(dimension: Choices | FloatRange) -> list[str | float]:
+    return [*dimension.values] if isinstance(dimension, FloatRange) else list(dict.fromkeys(dimension))
 
 
-def _tpe(seed: int, startup: int) -> BaseSampler:
-    return TPESampler(n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, seed=seed)
-
-
-def _random(seed: int, startup: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
-
-
-# (seed, number of random points to begin with) -> sampler; a search also takes any other function of this form
-SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {"tpe": _tpe, "random": _random}
-
-
-def suggest(
-    space: SearchSpace,
-    told: Sequence[tuple[Point, float]],
-    *,
-    sampler: Callable[[int, int], BaseSampler],
-    seed: int,
-    count: int,
-) -> list[Point]:
-    """Ask for new points of the space.
-
-    Args:
-        space: what a point may be.
-        told: the points so far with their scores, smaller is better; inf for one that diverged.
-        sampler: see `SAMPLERS`.
-        seed: of this question.
-        count: how many points to ask for.
-
-    Returns:
-        distinct points that are not among those told; fewer than `count` when the space holds no more.
-    """
-    distributions = space.distributions()
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def is_valid(config: Config) -> bool:
+    """Whether a config describes a valid method."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = optuna.create_study(sampler=sampler(seed, count))
-        for point, score in told:
-            study.add_trial(_trial(point, score, distributions))
-        known = [point for point, _ in told]
-        fresh: list[Point] = []
-        for _ in range(ASKS_PER_POINT * count):
-            if len(fresh) == count or len(known) >= space.size():
-                break
-            point = _rounded(study.ask(distributions).params)
-            if point not in known and _is_valid(point):
-                fresh.append(point)
-                known.append(point)
-        return fresh
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-
-
-def _trial(point: Point, score: float, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
-    if math.isfinite(score):
-        return create_trial(params=dict(point), distributions=distributions, value=score)
-    # a failed trial would be invisible to TPE; one pruned with a NaN counts as the worst
-    return create_trial(
-        params=dict(point), distributions=distributions, state=TrialState.PRUNED, intermediate_values={0: math.nan}
-    )
-
-
-def _rounded(params: Mapping[str, Any]) -> Point:
-    return {name: round(value, 10) if isinstance(value, float) else value for name, value in params.items()}
-
-
-def _is_valid(point: Point) -> bool:
-    try:
-        from_config(point)
+        from_config(config)
     except ValueError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""A slice of one network's training: what a worker is given, and what it gives back."""
+"""What a worker does: train one network up to an epoch, from its checkpoint or from the beginning."""
 
 from __future__ import annotations
 
@@ -10,39 +10,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from hyperpruning.kernels import float32_products, out_of_memory
+from hyperpruning.kernels import float32_precision, out_of_memory
+from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
+from hyperpruning.search.history import DENSE, Candidate, FinalResult
+from hyperpruning.search.plan import Plan
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.device import products, threads
-from hyperpruning.training.epochs import EpochRecord, Training, epochs, train_batches
+from hyperpruning.training.device import matmul_precision, threads
+from hyperpruning.training.epochs import Training, epochs, train_batches
 from hyperpruning.training.pruning import MethodError
-from hyperpruning.training.task import Task
+from hyperpruning.training.record import EpochRecord
+from hyperpruning.training.task import Task, loss_and_metric
 
-OUT_OF_MEMORY = (
-    "A GPU must hold what is trained on it side by side, and its memory did not, so that in this run this network has "
-    "failed: begin another run with fewer --workers, or with a lower batch or bptt in [training]."
-)
-
-
-@dataclass(frozen=True)
-class SpectrumConfig:
-    """How the spectra that are compared are taken.
-
-    Attributes:
-        state: "h", or "full" for an LSTM's (h, c).
-        warmup: first steps of the probe, not measured.
-    """
-
-    state: Literal["h", "full"] = "h"
-    warmup: int = 20
+OUT_OF_MEMORY = "CUDA out of memory. Start a new run with fewer --workers or a smaller batch or bptt in [training]."
 
 
 @dataclass(frozen=True)
@@ -71,56 +58,82 @@ class Job:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def job_for(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -> Job:
+    """The job of training a candidate, or the dense reference (None), up to an epoch.
+
+    Args:
+        plan: of the search.
+        folder: the run folder.
+        candidate: to be trained.
+        until: the epoch.
+    """
+    name = DENSE if candidate is None else candidate.name
+    task = plan.dense_task if candidate is None else plan.task
+    assert task is not None
+    return Job(
+        name=name,
+        task=task,
+        train=plan.train,
+        method=None if candidate is None else candidate.method,
+        sparsity=0.0 if candidate is None else plan.sparsity,
+        spectrum=plan.spectrum,
+        folder=folder / "networks" / name,
+        until=until,
+    )
+
+
 @dataclass(frozen=True)
-class Slice:
+class JobResult:
     """What training found.
 
     Attributes:
         records: of all epochs up to the one asked for.
-        final: after the last epoch of a full training: best epoch, losses on both splits, hash of the best weights.
-        failure: why it diverged or could not be built, if so.
+        final: at the end of a full training.
+        failure: why the network diverged or could not be built, if so.
     """
 
     records: tuple[EpochRecord, ...]
-    final: Mapping[str, Any] | None = None
+    final: FinalResult | None = None
     failure: str | None = None
 
 
-def train_slice(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) -> Slice:
+def run_job(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) -> JobResult:
     """Carry a job out; every epoch ends with a checkpoint.
 
     Args:
         job: what to train.
-        on_epoch: is called after each checkpoint; what it raises ends the slice there, and carrying the job out again
-            goes on from that checkpoint.
+        on_epoch: is called with each record up to `job.until`, in order: first those that the checkpoint holds, then
+            each new one after its checkpoint. What it raises ends the job there; carrying the job out again goes on
+            from that checkpoint.
     """
     records: list[EpochRecord] = []
     try:
         with threads(job.train.threads):
             final = _train(job, records, on_epoch)
     except (FloatingPointError, MethodError) as error:  # what is trained or ranked is not finite; nothing to train
-        return Slice(tuple(records), failure=str(error))
+        return JobResult(tuple(records), failure=str(error))
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
     else:
-        return Slice(tuple(record for record in records if record.epoch <= job.until), final)
+        return JobResult(tuple(record for record in records if record.epoch <= job.until), final)
     torch.cuda.empty_cache()  # and not above: the error holds on to what filled the memory
-    return Slice(tuple(records), failure=OUT_OF_MEMORY)
+    return JobResult(tuple(records), failure=OUT_OF_MEMORY)
 
 
-def _train(
-    job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord], None] | None
-) -> dict[str, Any] | None:
-    """Train, add to the records, and return what the end of a full training tells."""
+def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord], None] | None) -> FinalResult | None:
+    """Train, add to the records, and return the result of a full training."""
     training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
-    records += load(training, job.folder, job.identity())
+    for record in load(training, job.folder, job.identity()):
+        records.append(record)
+        if on_epoch is not None and record.epoch <= job.until:
+            on_epoch(record)
     for record in epochs(training, job.until):
         records.append(_with_spectrum(training, record, job.spectrum))
         save(training, job.folder, job.identity(), records)
         if on_epoch is not None:
             on_epoch(records[-1])
-    return _final(training, records) if training.epoch == job.train.epochs == job.until else None
+    return _final(job, training, records) if training.epoch == job.train.epochs == job.until else None
 
 
 def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
@@ -135,19 +148,19 @@ def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
     """
     weights = best_weights(job.folder, job.identity())
     if not weights or weights_sha256(weights) != sha256:
-        train_slice(job)
+        run_job(job)
         weights = best_weights(job.folder, job.identity())
     if weights_sha256(weights) != sha256:
         raise ValueError(
-            f"The weights of {job.name} must have the SHA-256 in the ledger, and trained again here they have another: "
-            "use the versions that the ledger names."
+            f"The weights of {job.name} must have the SHA-256 in the ledger, but trained again here they have another. "
+            "Use the versions that the ledger names."
         )
     return weights
 
 
 def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
-    """Time a slice of a training (a few batches, one evaluation, one spectrum) and scale it up; writes nothing."""
-    with threads(job.train.threads), products(job.train):
+    """Time a part of a training (a few batches, one evaluation, one spectrum) and scale it up; writes nothing."""
+    with threads(job.train.threads), matmul_precision(job.train):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
         steps = job.task.steps(0, job.train.seed)
         count = min(batches, steps)
@@ -175,16 +188,19 @@ def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConf
     return replace(record, spectrum=exponents)
 
 
-def _final(training: Training, records: list[EpochRecord]) -> dict[str, Any]:
+def _final(job: Job, training: Training, records: list[EpochRecord]) -> FinalResult:
     training.network.load_state_dict(training.best)
     training.network.eval()
-    with float32_products(), torch.no_grad():
-        test = training.task.evaluate(training.network, "test")
+    with float32_precision(), torch.no_grad():
+        test, test_metric = loss_and_metric(training.task.evaluate(training.network, "test"))
     best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
-    return {
-        "best_epoch": best.epoch,
-        "valid_loss": training.best_loss,
-        "test_loss": test,
-        "active": best.active,
-        "sha256": weights_sha256(training.best),
-    }
+    return FinalResult(
+        network=job.name,
+        best_epoch=best.epoch,
+        valid_loss=training.best_loss,
+        test_loss=test,
+        active=best.active,
+        sha256=weights_sha256(training.best),
+        valid_metric=best.valid_metric,
+        test_metric=test_metric,
+    )

@@ -1,8 +1,10 @@
-"""How many weights each tensor gets.
+"""Allocations: how many active weights each tensor gets.
 
-An allocation is a function `(shapes, budget) -> counts`: shapes by parameter name, the number of weights that stay, and
-back the number for each tensor, with sum(counts) == budget and 0 <= counts[name] <= shapes[name].numel().
-To add one, write the function and its line in ALLOCATIONS; functools.partial gives those with options their options.
+An allocation is a function `(shapes, budget) -> counts`. `shapes` are the tensors' shapes by parameter name, `budget`
+is the total number of active weights. It returns the number of active weights of each tensor, with
+sum(counts) == budget and 0 <= counts[name] <= shapes[name].numel().
+
+To add one, write the function and add a line to ALLOCATIONS. Set the options of a function by functools.partial.
 """
 
 import math
@@ -24,17 +26,18 @@ def uniform(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
 def uniform_except(
     shapes: Mapping[str, torch.Size], budget: int, *, dense: Collection[str] | None = None
 ) -> dict[str, int]:
-    """Keep some tensors dense and give the others one density; where the dense ones do not fit, be uniform.
+    """Keep some tensors dense and give the others one density; `uniform` if the dense ones exceed the budget.
 
     Args:
-        shapes, budget: as of every allocation.
-        dense: names of those that stay dense; default the first, as in RigL's "uniform".
+        shapes: the tensors' shapes by parameter name.
+        budget: the total number of active weights.
+        dense: the names of the dense tensors; default the first tensor, as in RigL's "uniform".
     """
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     whole = {next(iter(sizes))} if dense is None else set(dense)
     sparse = {name: 0 if name in whole else size for name, size in sizes.items()}
-    left = budget - (sum(sizes.values()) - sum(sparse.values()))  # for those that are not dense
-    if left < len(sizes):  # the dense ones do not fit: nothing for it but the same density for all
+    left = budget - (sum(sizes.values()) - sum(sparse.values()))  # for the tensors that are not dense
+    if left < len(sizes):  # too few for the other tensors
         return uniform(shapes, budget)
     counts = apportion(left, sparse, dict.fromkeys(sizes, 0), sparse)
     return {name: size if name in whole else counts[name] for name, size in sizes.items()}
@@ -43,8 +46,8 @@ def uniform_except(
 def er(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
     """Give the tensors the densities of an Erdos-Renyi graph: p_l = min(1, eps (n_in + n_out) / (n_in n_out)).
 
-    eps is the one number that meets the budget, with tensors whose p_l would pass 1 dense (the dense-layer iteration
-    of RigL, solved directly). In a convolution every position of the kernel has the density of its (n_out, n_in).
+    eps is the number for which the densities meet the budget. Tensors with p_l = 1 are dense (RigL finds them by
+    iteration, this function directly). Every position of a convolution's kernel has the density of its (n_out, n_in).
     Source: Mocanu et al. 2018 (SET), section on sparse initialisation.
     """
     sizes = {name: shape.numel() for name, shape in shapes.items()}
@@ -53,9 +56,9 @@ def er(shapes: Mapping[str, torch.Size], budget: int) -> dict[str, int]:
 
 
 def erk(shapes: Mapping[str, torch.Size], budget: int, *, power: float = 1.0) -> dict[str, int]:
-    """Give p_l = min(1, eps (sum of the dimensions / product of the dimensions)^power), kernels included.
+    """Give the tensors the densities p_l = min(1, eps (sum(shape) / prod(shape))^power), kernel dimensions included.
 
-    For matrices and power 1 it is `er`. Source: Evci et al. 2020 (RigL), section 3; power as in its code.
+    For matrices and power 1 it equals `er`. Source: Evci et al. 2020 (RigL), section 3, and the power in its code.
     """
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     shares = {name: sizes[name] * (sum(shape) / sizes[name]) ** power for name, shape in shapes.items()}
@@ -63,16 +66,16 @@ def erk(shapes: Mapping[str, torch.Size], budget: int, *, power: float = 1.0) ->
 
 
 def table(shapes: Mapping[str, torch.Size], budget: int, *, counts: Mapping[str, int]) -> dict[str, int]:
-    """Give each tensor what a table says, e.g. one that was searched; `functools.partial(table, counts=...)`.
+    """Give each tensor the number of weights in a table; use it as `functools.partial(table, counts=...)`.
 
-    Another budget than the table's is split in its proportions.
+    If the table's sum is not the budget, the budget is split in proportion to the table.
 
     Raises:
-        ValueError: a tensor is missing.
+        ValueError: a tensor is missing in the table.
     """
     missing = [name for name in shapes if name not in counts]
     if missing:
-        raise ValueError(f"a table must hold every tensor, and {missing[0]!r} is missing; it has {', '.join(counts)}")
+        raise ValueError(f"counts must have every tensor, got {', '.join(counts)} without {missing[0]!r}.")
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     return apportion(budget, {name: counts[name] for name in shapes}, dict.fromkeys(sizes, 0), sizes)
 

@@ -1,7 +1,7 @@
-"""What a budget counts.
+"""Costs: what the sparsity counts.
 
-A cost is a function `(name, parameter) -> whole number`: of one weight of a parameter; parameters that cost nothing are
-not pruned.
+A cost is a function `(name, parameter) -> integer` that returns the cost of one weight of a parameter. A parameter
+whose weights cost 0 is not pruned.
 """
 
 import math
@@ -15,31 +15,34 @@ Cost = Callable[[str, nn.Parameter], int]
 
 
 def weights(name: str, parameter: nn.Parameter) -> int:
-    """Count every weight of a matrix as one; a bias, and any other vector, is not pruned."""
+    """Cost 1 for a weight of a matrix or a kernel; 0 for biases and other vectors, which are not pruned."""
     return int(parameter.ndim >= 2)
 
 
 def multiply_adds(model: nn.Module, example: Any = None) -> Cost:
-    """Count the multiply-adds of each weight for one token (one position of a sequence, one image).
+    """Return a cost that counts the multiply-adds of each weight for one token (one sequence position, one image).
 
-    A weight of a linear or recurrent layer costs one, of a convolution one for each position of its output. Looking up
-    an embedding costs nothing, so embeddings stay dense, unless they are tied to a decoder, which costs its product.
-    A module that is used several times counts each time only where it is a convolution.
+    A weight of a linear or recurrent layer costs 1; a weight of a convolution costs 1 for each position of its output.
+    An embedding lookup costs nothing, so embeddings stay dense, unless they are tied to a decoder. A module that is
+    used several times in one forward pass costs more only if it is a convolution.
 
     Args:
-        model: whose parameters are to be counted.
-        example: an input of the model, needed for convolutions.
+        model: the model with the parameters.
+        example: an input of the model; required if it has convolutions.
+
+    Returns:
+        the cost function.
 
     Raises:
-        ValueError: the model has convolutions, and there is no example.
+        ValueError: the model has convolutions, and `example` is None.
     """
     costs: dict[nn.Parameter, int] = {}
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     convolutions: dict[nn.Module, int] = {module: 0 for module in model.modules() if isinstance(module, kinds)}
     if convolutions and example is None:
         raise ValueError(
-            "a convolution costs its weights times the positions of its output, and these depend on the input; "
-            "give multiply_adds an example"
+            "example must be an input of the model when the model has convolutions, got None. "
+            "Give multiply_adds an example."
         )
     if convolutions:
         _count_positions(model, convolutions, example)
@@ -51,7 +54,7 @@ def multiply_adds(model: nn.Module, example: Any = None) -> Cost:
 
 
 def _count_positions(model: nn.Module, positions: dict[nn.Module, int], example: Any) -> None:
-    """Run the example through the model and count the positions of each convolution's output."""
+    """Count the output positions of each convolution in a forward pass of the example."""
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
         positions[module] += math.prod(output.shape[-len(module.kernel_size) :])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Masks on a model's parameters: what is outside them is zero, in the weights and in the optimizer."""
+"""Masks on a model's parameters. Weights and optimizer state outside the masks are zero."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from hyperpruning.sparsity.selection import CHUNK
 
 
 class Masking:
-    """The masks of some parameters, and the multiplication that keeps what is outside them at zero.
+    """The masks of a model's prunable parameters, and the multiplication that keeps pruned weights at zero.
 
-    A mask is kept twice: as bools, and as factors in the dtype of what it multiplies, which is 5 times faster.
+    Each mask is stored twice: as bools, and as factors in the dtype of the tensor that it multiplies, which is 5 times
+    faster.
 
     Args:
-        model: that holds the parameters.
-        parameters: to be masked, by name.
-        fade: what fading weights are multiplied by.
+        model: the model that holds the parameters.
+        parameters: the prunable parameters by name.
+        soft_shrinkage: the factor on pruned weights while `soft_shrinking`.
 
     Attributes:
-        masks: bool tensors by parameter name; changed in place, by `set`.
-        ever: the same for what has been active so far.
+        masks: bool tensors by parameter name, True where a weight is active; `set` changes them in place.
+        ever_active_masks: likewise, True where a weight is or has been active.
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], fade: float) -> None:
+    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], soft_shrinkage: float) -> None:
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
-        self.ever = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
-        self._fade = fade
+        self.ever_active_masks = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
+        self._soft_shrinkage = soft_shrinkage
         self._factors: dict[tuple[str, torch.dtype, bool], Tensor] = {}
         split = {name: name.rpartition(".") for name in parameters}
         self._owned = [
@@ -38,92 +39,92 @@ class Masking:
         ]
 
     @torch.no_grad()
-    def apply(self, optimizer: Optimizer | None, *, fading: bool) -> None:
-        """Multiply the weights, and unless they are fading the optimizer's state of their shape, by the masks.
+    def apply(self, optimizer: Optimizer | None, *, soft_shrinking: bool) -> None:
+        """Multiply the weights by the masks, and the optimizer state of their shape except during soft shrinkage.
 
         Raises:
-            RuntimeError: a parameter of the model is another one now.
+            RuntimeError: a parameter of the model was replaced.
         """
         values: list[Tensor] = []
         factors: list[Tensor] = []
         for name, parameter, owner, key in self._owned:
             if owner._parameters.get(key) is not parameter:
                 raise RuntimeError(
-                    f"the model must keep the parameters that the Sparsifier was made with, and {name!r} is another "
-                    "one now; make the Sparsifier after whatever replaces parameters"
+                    f"The model must keep the parameters that the Sparsifier was created with, got a new "
+                    f"one at {name!r}. Create the Sparsifier after the parameters are replaced."
                 )
             masked = [parameter.data]
-            if not fading and optimizer is not None and parameter in optimizer.state:
+            if not soft_shrinking and optimizer is not None and parameter in optimizer.state:
                 states = optimizer.state[parameter].values()
                 masked += [s for s in states if isinstance(s, Tensor) and s.shape == parameter.shape]
-            whole = [self._factor(name, value.dtype, fading) for value in masked]
-            for value, factor in _in_turn(masked, whole):
+            factors_of_each = [self._factor(name, value.dtype, soft_shrinking) for value in masked]
+            for value, factor in _chunk_pairs(masked, factors_of_each):
                 values.append(value)
                 factors.append(factor)
         torch._foreach_mul_(values, factors)
 
     @contextmanager
-    def hardened(self) -> Iterator[None]:
-        """Within the block everything outside the masks is zero; afterwards it is as it was."""
-        kept = {parameter: parameter.detach().clone() for _, parameter, _, _ in self._owned}
-        self.apply(None, fading=False)
+    def masked(self) -> Iterator[None]:
+        """Set pruned weights to zero within the `with` block, and restore them afterwards."""
+        saved = {parameter: parameter.detach().clone() for _, parameter, _, _ in self._owned}
+        self.apply(None, soft_shrinking=False)
         try:
             yield
         finally:
-            for parameter, values in kept.items():
+            for parameter, values in saved.items():
                 parameter.data.copy_(values)
 
     def set(self, masks: Mapping[str, Tensor]) -> None:
-        """Change the masks in place, so that whoever holds one sees the change."""
+        """Set the masks in place, so that references to them see the change."""
         for name, mask in self.masks.items():
             mask.copy_(masks[name])
-            self.ever[name] |= mask
-        for (name, _, fading), factor in self._factors.items():
-            self._fill(factor, name, fading)
+            self.ever_active_masks[name] |= mask
+        for (name, _, soft_shrinking), factor in self._factors.items():
+            self._fill(factor, name, soft_shrinking)
 
-    def _factor(self, name: str, dtype: torch.dtype, fading: bool) -> Tensor:
-        key = name, dtype, fading
+    def _factor(self, name: str, dtype: torch.dtype, soft_shrinking: bool) -> Tensor:
+        key = name, dtype, soft_shrinking
         if key not in self._factors:
-            self._factors[key] = self._fill(torch.empty_like(self.masks[name], dtype=dtype), name, fading)
+            self._factors[key] = self._fill(torch.empty_like(self.masks[name], dtype=dtype), name, soft_shrinking)
         return self._factors[key]
 
-    def _fill(self, factor: Tensor, name: str, fading: bool) -> Tensor:
+    def _fill(self, factor: Tensor, name: str, soft_shrinking: bool) -> Tensor:
         factor.copy_(self.masks[name])
-        return factor.clamp_(min=self._fade) if fading else factor
+        return factor.clamp_(min=self._soft_shrinkage) if soft_shrinking else factor
 
 
-def _in_turn(values: list[Tensor], factors: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pair values with their factors; large ones piece by piece in turn, so that a factor is read once for all."""
-    large = len(values) > 1 and values[0].numel() > CHUNK and all(one.is_contiguous() for one in values)
-    if not large:
+def _chunk_pairs(values: list[Tensor], factors: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pair values with their factors. Large tensors are split, so that a chunk of factors stays in cache."""
+    split = len(values) > 1 and values[0].numel() > CHUNK and all(value.is_contiguous() for value in values)
+    if not split:
         yield from zip(values, factors, strict=True)
         return
     pieces = (
         zip(torch.split(v.view(-1), CHUNK), torch.split(f.view(-1), CHUNK), strict=True)
         for v, f in zip(values, factors, strict=True)
     )
-    for together in zip(*pieces, strict=True):
-        yield from together
+    for pairs in zip(*pieces, strict=True):
+        yield from pairs
 
 
 def density(masks: Mapping[str, Tensor], row_groups: Mapping[str, int] | None = None) -> dict[str, list[float]]:
-    """Measure the fraction of active weights of each tensor, by equal groups of rows.
+    """Return the fraction of active weights of each tensor, separately for equal groups of its rows.
 
     Args:
         masks: bool tensors by parameter name.
-        row_groups: number of groups by parameter name, default 1: 4 for the stacked gates of an LSTM, 3 for a GRU.
+        row_groups: the number of groups by parameter name, default 1; 4 for the stacked gates of an LSTM, 3 for a GRU.
 
     Returns:
-        one density for each group, by parameter name.
+        the density of each group, by parameter name.
 
     Raises:
-        ValueError: the rows do not divide into the groups.
+        ValueError: the rows of a tensor do not divide into its groups.
     """
     densities = {}
     for name, mask in masks.items():
         groups = (row_groups or {}).get(name, 1)
         if groups < 1 or len(mask) % groups:
-            raise ValueError(f"row groups must be equal: the {len(mask)} rows of {name!r} do not divide into {groups}")
+            raise ValueError(f"The rows of {name!r} must divide into {groups} equal groups, got {len(mask)} rows.")
         active = mask.view(groups, -1).count_nonzero(dim=1)  # (groups,)
         densities[name] = [count / (mask.numel() // groups) for count in active.tolist()]
     return densities

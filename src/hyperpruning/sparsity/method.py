@@ -1,24 +1,25 @@
-"""A pruning method as data: one composition of functions and numbers, and the rules that a composition must keep."""
+"""A pruning method as data: functions and numbers, and the rules that a valid method keeps."""
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hyperpruning.sparsity import (
     allocations,
-    mask_init,
+    mask_inits,
     redistributions,
-    regrowth,
+    regrowth_inits,
     schedules,
     scopes,
     scores,
 )
 from hyperpruning.sparsity.allocations import Allocation
-from hyperpruning.sparsity.mask_init import Topology
+from hyperpruning.sparsity.mask_inits import MaskInit
 from hyperpruning.sparsity.parameter import SINGLE, WHOLE, Granularity
 from hyperpruning.sparsity.redistributions import Redistribute
-from hyperpruning.sparsity.regrowth import Regrown
+from hyperpruning.sparsity.regrowth_inits import RegrowthInit
 from hyperpruning.sparsity.schedules import Decay, Density
 from hyperpruning.sparsity.scopes import Scope
 from hyperpruning.sparsity.scores import Score
@@ -26,39 +27,48 @@ from hyperpruning.sparsity.scores import Score
 
 @dataclass(frozen=True)
 class Method:
-    """A pruning method: functions and numbers; `Sparsifier` carries it out.
+    """A pruning method: a composition of functions and numbers. `Sparsifier` carries it out.
 
-    The masks begin as `topology` chooses. An update drops down to the density of the moment and `drop_fraction` of the
-    active weights further, shares these out among the tensors, and grows as many. Times are fractions of the training.
+    `mask_init` chooses the first masks. Each update of the masks drops weights until the scheduled density is reached,
+    drops the fraction `drop_fraction` of the active weights in addition, and grows as many new weights. Times are
+    fractions of the training: 0 is its first optimizer step, 1 its last.
 
     Attributes:
-        allocation: weights of each tensor at the start, and while the density falls.
-        topology, topology_scope: which weights begin, and whether tensors compete for them.
-        granularity: what is pruned together.
-        density, density_start, density_from, density_until: the schedule from the density at the start, in (0, 1] but
-            never below the asked one, to the asked one, and the times between which it falls. A constant schedule has
-            the asked one throughout.
-        drop, drop_scope: what an update keeps, among which weights; None for a mask that never changes.
-        drop_fraction: of the active weights, exchanged at step 0; in (0, 1), and 0 for a method that grows nothing.
-        decay: factor on drop_fraction, running from step 0 to the last update.
-        redistribute: the tensors' shares of what is grown.
-        floor, ceiling: density limits of a tensor under redistribution, and at a global start; 0 <= floor < ceiling
-            <= 1. A tensor that starts beyond one may stay there.
-        grow, grow_scope: where new weights appear, among which; None for a method that only takes away.
-        regrown: what a new weight begins with.
-        interval: optimizer steps between updates.
-        stop: time after which the mask stays; in (0, 1].
-        rewind: optimizer step whose weights are restored after each update (iterative pruning); None never.
-        fade: factor on pruned weights in each step until `stop`, instead of zero (iterative soft shrinkage); in [0, 1).
-        update: replaces the exact update (see `published.py`); None for the exact one.
+        allocation: how many weights each tensor gets at the start, and while the density falls.
+        mask_init: which weights are active at the start.
+        mask_init_scope: which weights are ranked against each other by `mask_init`: those of one tensor, or all.
+        granularity: which weights are pruned together (single weights, rows, columns, blocks, or N:M).
+        density: the density schedule, from `density_start` to the final density that the Sparsifier is given;
+            "constant" is the final density from the first step.
+        density_start: the density at the start of the schedule, in (0, 1]; never below the final density.
+        density_from: the time at which the density starts to fall.
+        density_until: the time at which the density reaches its final value.
+        drop: the score by which an update keeps weights (the largest stay); None keeps the first masks unchanged.
+        drop_scope: which weights are ranked against each other when weights are dropped.
+        drop_fraction: the fraction of the active weights that an update at step 0 drops and grows again, in (0, 1);
+            0 if `grow` is None.
+        decay: the factor on `drop_fraction`, as a schedule from step 0 to the last update.
+        redistribute: how many of the new weights each tensor gets.
+        floor: the lowest density of a tensor after a redistribution or a global mask initialisation,
+            0 <= floor < ceiling. A tensor that is already below it may stay there.
+        ceiling: the highest density of a tensor likewise, floor < ceiling <= 1.
+        grow: the score by which an update adds weights (the largest are added); None never adds any.
+        grow_scope: which weights are ranked against each other when weights are grown.
+        regrowth_init: the value with which a new weight starts.
+        interval: optimizer steps between two updates.
+        stop: the time after which the masks do not change, in (0, 1].
+        rewind: the optimizer step to whose weights each update returns (iterative magnitude pruning); None for never.
+        soft_shrinkage: the soft-shrinkage factor, by which each step until `stop` multiplies the pruned weights instead
+            of setting them to zero, in [0, 1).
+        update: a function that replaces the exact update (see `published_updates.py`); None for the exact update.
 
     Raises:
-        ValueError: a number out of range, or a combination that means nothing, with the reason.
+        ValueError: a number is out of its range, or parts of the method contradict each other.
     """
 
     allocation: Allocation = allocations.uniform
-    topology: Topology = mask_init.random
-    topology_scope: Scope = scopes.tensor
+    mask_init: MaskInit = mask_inits.random
+    mask_init_scope: Scope = scopes.tensor
     granularity: Granularity = SINGLE
     density: Density = schedules.fixed
     density_start: float = 1.0
@@ -73,17 +83,17 @@ class Method:
     ceiling: float = 0.98
     grow: Score | None = scores.random
     grow_scope: Scope = scopes.tensor
-    regrown: Regrown = regrowth.zero
+    regrowth_init: RegrowthInit = regrowth_inits.zero
     interval: int = 100
     stop: float = 1.0
     rewind: int | None = None
-    fade: float = 0.0
+    soft_shrinkage: float = 0.0
     update: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
-        for rules in (_numbers, _stages, _schedule, _units):
-            for broken in rules(self):
-                raise ValueError(broken)
+        for rules in (_number_errors, _stage_errors, _schedule_errors, _granularity_errors):
+            for error in rules(self):
+                raise ValueError(error)
 
     @property
     def scheduled(self) -> bool:
@@ -91,109 +101,146 @@ class Method:
         return self.density is not schedules.fixed
 
     @property
-    def settles(self) -> float:
-        """The fraction of the training after which the density is the one asked for."""
-        return self.density_until if self.scheduled else self.stop if self.fade else 0.0
+    def final_density_at(self) -> float:
+        """The time (a fraction of the training) from which the network has its final density."""
+        return self.density_until if self.scheduled else self.stop if self.soft_shrinkage else 0.0
 
     @property
-    def exchanges_tensors(self) -> bool:
-        """Whether weights can move from one tensor to another."""
-        scopes_used = (self.topology_scope, self.drop_scope, self.grow_scope)
-        return scopes.together in scopes_used or self.redistribute is not redistributions.none
+    def moves_weights_between_tensors(self) -> bool:
+        """Whether the number of active weights of a tensor can change while the total does not."""
+        scopes_used = (self.mask_init_scope, self.drop_scope, self.grow_scope)
+        return scopes.global_ in scopes_used or self.redistribute is not redistributions.none
 
 
-def _numbers(method: Method) -> Iterator[str]:
-    """Every number lies in its range."""
-    whole = {"interval": method.interval, "rewind": 0 if method.rewind is None else method.rewind}
-    real = ("drop_fraction", "stop", "floor", "ceiling", "density_start", "density_from", "density_until", "fade")
-    for name, value in whole.items():
+def _number_errors(method: Method) -> Iterator[str]:
+    """Every number must be in its range."""
+    integers = {"interval": method.interval, "rewind": 0 if method.rewind is None else method.rewind}
+    reals = ("drop_fraction", "stop", "floor", "ceiling", "density_start", "density_from", "density_until")
+    for name, value in integers.items():
         if isinstance(value, bool) or not isinstance(value, int):
-            yield f"{name} must be a whole number, not {value!r}"
-    for name in real:
+            yield f"{name} must be an integer, got {value!r}."
+    for name in (*reals, "soft_shrinkage"):
         value = getattr(method, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            yield f"{name} must be a number, not {value!r}"
+            yield f"{name} must be a number, got {value!r}."
     if method.interval < 1:
-        yield f"interval must be at least 1 step, not {method.interval}; 100 is usual"
-    if whole["rewind"] < 0:
-        yield f"rewind must be an optimizer step from 0 on, not {method.rewind}; leave it out for no rewinding"
+        yield f"interval must be at least 1 optimizer step, got {method.interval}. 100 is common."
+    if integers["rewind"] < 0:
+        yield f"rewind must be an optimizer step >= 0 or None, got {method.rewind}. Leave it out to never rewind."
     if not 0 < method.stop <= 1:
-        yield f"stop must lie in (0, 1], not {method.stop}; 1 updates to the end"
-    if not 0 <= method.fade < 1:
-        yield f"fade must lie in [0, 1), not {method.fade}; 0 sets pruned weights to zero at once"
+        yield f"stop must be above 0 and at most 1, got {method.stop}. 1 updates until the end of the training."
+    if not 0 <= method.soft_shrinkage < 1:
+        yield (
+            f"soft_shrinkage must be at least 0 and below 1, got {method.soft_shrinkage}. "
+            "0 sets pruned weights to zero at once."
+        )
     if not 0 < method.density_start <= 1:
-        yield f"density_start must lie in (0, 1], not {method.density_start}; 1 begins dense"
+        yield f"density_start must be above 0 and at most 1, got {method.density_start}. 1 starts dense."
     if not 0 <= method.floor < method.ceiling <= 1:
         yield (
-            "floor and ceiling must be densities with 0 <= floor < ceiling <= 1, "
-            f"not {method.floor} and {method.ceiling}; 0 and 1 switch them off"
+            f"floor and ceiling must satisfy 0 <= floor < ceiling <= 1, got {method.floor} and {method.ceiling}. "
+            "0 and 1 switch the limits off."
         )
 
 
-def _stages(method: Method) -> Iterator[str]:
-    """The stages of an update go together."""
-    fraction, shared = method.drop_fraction, method.redistribute is not redistributions.none
+def _stage_errors(method: Method) -> Iterator[str]:
+    """Drop, redistribution and growth must fit each other."""
+    name, fraction = partial(_name, method), method.drop_fraction
+    redistributes, falls = method.redistribute is not redistributions.none, method.scheduled or method.soft_shrinkage
     if method.drop is None and method.grow is not None:
-        yield "growth needs a drop, or the budget could not hold; give a drop, or grow None too"
+        yield f"grow must be None when drop is None, got {name('grow')}. Set drop, for example to 'magnitude'."
     if method.grow is None and fraction != 0:
-        yield f"a method that grows nothing exchanges nothing; give drop_fraction 0, not {fraction}, or a growth"
-    if method.grow is None and shared:
-        yield "a method that grows nothing has nothing to redistribute; give redistribute 'none'"
+        yield f"drop_fraction must be 0 when grow is None, got {fraction}."
+    if method.grow is None and redistributes:
+        yield f"redistribute must be 'none' when grow is None, got {name('redistribute')}."
     if method.grow is None and method.grow_scope is not scopes.tensor:
-        yield "a method that grows nothing needs no grow_scope; leave it at 'tensor'"
-    if method.drop is None and (method.scheduled or method.fade):
-        yield "a falling density or fading weights need a drop; give one, 'magnitude' is usual"
-    if method.drop is not None and method.grow is None and not (method.scheduled or method.fade):
-        yield "a drop without growth needs a falling density; give a density schedule, a growth, or drop None"
+        yield f"grow_scope must be 'tensor' when grow is None, got {name('grow_scope')}."
+    if method.drop is None and falls:
+        yield (
+            "drop must be a score when the density falls or soft_shrinkage is above 0, got None. 'magnitude' is common."
+        )
+    if method.drop is not None and method.grow is None and not falls:
+        yield (
+            f"drop must be None when grow is None and the density is constant, got {name('drop')}. "
+            "Set a density schedule, grow, or drop None."
+        )
     if method.grow is not None and not 0 < fraction < 1:
-        yield f"drop_fraction must lie strictly between 0 and 1, not {fraction}; 0.3 is usual"
-    if shared and method.grow_scope is scopes.together:
-        yield "a global growth settles the tensors' shares itself; give redistribute 'none' or a grow_scope of tensors"
-    if method.grow is not None and method.fade:
-        yield f"fading weights return by themselves; give grow None with fade {method.fade}, or fade 0"
+        yield f"drop_fraction must be above 0 and below 1 when grow is set, got {fraction}. 0.3 is common."
+    if redistributes and method.grow_scope is scopes.global_:
+        yield f"redistribute must be 'none' when grow_scope is 'global', got {name('redistribute')}."
+    if method.grow is not None and method.soft_shrinkage:
+        yield f"grow must be None when soft_shrinkage is above 0, got {name('grow')}. Pruned weights grow back anyway."
     if method.grow is not None and method.rewind is not None:
-        yield f"rewinding belongs to pruning without growth; give grow None with rewind {method.rewind}"
+        yield f"grow must be None when rewind is set, got {name('grow')}. Set grow or rewind to None."
     if method.rewind is not None and not method.scheduled:
-        yield f"rewinding needs a density that falls in rounds; give density 'geometric' with rewind {method.rewind}"
-    if method.rewind is not None and method.fade:
-        yield f"rewound weights do not fade; give fade 0 with rewind {method.rewind}"
+        yield "density must be a falling schedule when rewind is set, got 'constant'. 'geometric' is common."
+    if method.rewind is not None and method.soft_shrinkage:
+        yield f"soft_shrinkage must be 0 when rewind is set, got {method.soft_shrinkage}."
 
 
-def _schedule(method: Method) -> Iterator[str]:
-    """A falling density ends before the updates do, and what it makes idle is not chosen."""
+def _schedule_errors(method: Method) -> Iterator[str]:
+    """A falling density must end before the last update, and no setting may be without effect."""
+    name, uniform = partial(_name, method), method.allocation is allocations.uniform
     if not method.scheduled:
-        if method.topology_scope is scopes.together and method.allocation is not allocations.uniform:
-            yield "a global topology settles the tensors' shares itself; give allocation 'uniform'"
+        if method.mask_init_scope is scopes.global_ and not uniform:
+            yield f"allocation must be 'uniform' when mask_init_scope is 'global', got {name('allocation')}."
         return
     if not 0 <= method.density_from < method.density_until <= method.stop:
         yield (
-            "a density falls between two times before the last update, 0 <= density_from < density_until <= stop, "
-            f"not {method.density_from}, {method.density_until} and {method.stop}; change one of them"
+            "density_from, density_until and stop must satisfy 0 <= density_from < density_until <= stop, "
+            f"got {method.density_from}, {method.density_until} and {method.stop}."
         )
     if method.density_start == 1:
-        if method.topology is not mask_init.random or method.topology_scope is not scopes.tensor:
-            yield "a dense start leaves a topology nothing to choose; give topology 'random' or a lower density_start"
-        if method.drop_scope is scopes.together and method.allocation is not allocations.uniform:
-            yield "after a dense start a global drop settles the tensors' shares; give allocation 'uniform'"
+        advice = "The network starts dense. Lower density_start to choose a mask at the start."
+        if method.mask_init is not mask_inits.random:
+            yield f"mask_init must be 'random' when density_start is 1, got {name('mask_init')}. {advice}"
+        if method.mask_init_scope is not scopes.tensor:
+            yield f"mask_init_scope must be 'tensor' when density_start is 1, got {name('mask_init_scope')}. {advice}"
+        if method.drop_scope is scopes.global_ and not uniform:
+            yield (
+                "allocation must be 'uniform' when drop_scope is 'global' and density_start is 1, "
+                f"got {name('allocation')}."
+            )
     if method.granularity.of:
-        yield f"{method.granularity.keep}:{method.granularity.of} has one density; give a constant density"
+        yield f"density must be 'constant' with {_n_of_m(method)} granularity, got {name('density')}."
 
 
-def _units(method: Method) -> Iterator[str]:
-    """Units that are pruned together fit the scopes."""
-    unit = method.granularity
-    if not (unit.rows >= 0 and unit.columns >= 0 and 0 <= unit.keep <= unit.of and (unit.of == 0 or unit.keep > 0)):
-        yield f"a granularity needs sizes from 0 (all) on and 0 < keep <= of, and {unit} has others; change them"
-    if unit.of and (unit.rows, unit.columns) != (1, 1):
-        yield f"{unit.keep}:{unit.of} is a rule for single weights; give rows and columns 1"
-    chosen = (method.topology_scope, method.drop_scope, method.grow_scope)
-    if unit.of and (set(chosen) != {scopes.tensor} or method.redistribute is not redistributions.none):
-        yield f"{unit.keep}:{unit.of} holds in every group; give the scope 'tensor' throughout and redistribute 'none'"
-    if unit.of and method.allocation is not allocations.uniform:
-        yield f"{unit.keep}:{unit.of} gives every tensor one density; give allocation 'uniform'"
-    if unit.rows == WHOLE and scopes.gate in chosen:
-        yield "a whole column runs through all gates; give it the scope 'tensor', or another granularity"
-    if method.update is not None and (unit != SINGLE or method.scheduled or method.fade or method.grow is None):
-        yield "a published update exchanges single weights at one density; leave granularity, density and fade alone"
-    if (unit.rows, unit.columns) != (1, 1) and method.drop_scope is scopes.sign:
-        yield "a unit of several weights has no sign; give the drop_scope 'tensor', or the granularity 'weight'"
+def _granularity_errors(method: Method) -> Iterator[str]:
+    """The granularity must fit the scopes and the other parts."""
+    block, name = method.granularity, partial(_name, method)
+    pattern, single = _n_of_m(method), (block.rows, block.columns) == (1, 1)
+    if not (block.rows >= 0 and block.columns >= 0 and 0 <= block.keep <= block.of and (block.of == 0 or block.keep)):
+        yield f"granularity must have rows >= 0, columns >= 0 and 0 < keep <= of (or keep = of = 0), got {block}."
+    if block.of and not single:
+        yield f"rows and columns must be 1 with {pattern} granularity, got {block.rows} and {block.columns}."
+    used = {part: getattr(method, part) for part in ("mask_init_scope", "drop_scope", "grow_scope")}
+    for part, scope in used.items():
+        if block.of and scope is not scopes.tensor:
+            yield f"{part} must be 'tensor' with {pattern} granularity, got {name(part)}."
+    if block.of and method.redistribute is not redistributions.none:
+        yield f"redistribute must be 'none' with {pattern} granularity, got {name('redistribute')}."
+    if block.of and method.allocation is not allocations.uniform:
+        yield f"allocation must be 'uniform' with {pattern} granularity, got {name('allocation')}."
+    for part, scope in used.items():
+        if block.rows == WHOLE and scope is scopes.gate:
+            yield f"{part} must not rank by gate when whole columns are pruned, got {name(part)}. Use 'tensor'."
+    if method.update is not None and block != SINGLE:
+        yield f"granularity must be 'weight' when update is not 'exact', got {block}."
+    if method.update is not None and method.scheduled:
+        yield f"density must be 'constant' when update is not 'exact', got {name('density')}."
+    if method.update is not None and method.soft_shrinkage:
+        yield f"soft_shrinkage must be 0 when update is not 'exact', got {method.soft_shrinkage}."
+    if method.update is not None and method.grow is None:
+        yield "grow must be a score when update is not 'exact', got None."
+    if not single and method.drop_scope is scopes.sign:
+        yield f"drop_scope must not be 'sign' when several weights are pruned together, got {block}. Use 'tensor'."
+
+
+def _n_of_m(method: Method) -> str:
+    return f"{method.granularity.keep}:{method.granularity.of}"
+
+
+def _name(method: Method, part: str) -> str:
+    """Name a part of a method in an error: by its function."""
+    value = getattr(method, part)
+    return "'global'" if value is scopes.global_ else repr(getattr(value, "__name__", value))

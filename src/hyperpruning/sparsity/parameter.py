@@ -1,8 +1,9 @@
-"""What the parts of a method get to see of a parameter, and in which units it is pruned."""
+"""What the functions of a method know about a parameter, and the granularity in which it is pruned."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,21 +11,22 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity.selection import Sizes
+from hyperpruning.sparsity.selection import LazyAbs
 
-WHOLE = 0  # as many rows, or columns, as the tensor has
+WHOLE = 0  # all rows, or all columns, of the tensor
 
 
 @dataclass(frozen=True)
 class Granularity:
-    """What is pruned together.
+    """Which weights are pruned together: blocks of rows x columns, or N:M.
 
-    A tensor counts as the matrix (first dimension) x (all others), as it lies in memory.
+    A tensor is treated as the matrix (first dimension) x (product of the other dimensions), as it lies in memory.
 
     Attributes:
-        rows, columns: of a unit; `WHOLE` takes all.
-        keep, of: of every `of` consecutive weights `keep` are active, wherever the rest of a method may put them;
-            0 and 0 for no such rule.
+        rows: rows of a block; `WHOLE` (0) takes all rows of the tensor.
+        columns: columns of a block; `WHOLE` (0) takes all columns.
+        keep: of every `of` consecutive weights of a row exactly `keep` are active (N:M sparsity); 0 for no such rule.
+        of: see `keep`; 0 for no such rule.
     """
 
     rows: int = 1
@@ -32,25 +34,25 @@ class Granularity:
     keep: int = 0
     of: int = 0
 
-    def unit(self, shape: torch.Size) -> tuple[int, int]:
-        """Return rows and columns of a unit in a tensor of this shape.
+    def block_shape(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the rows and columns of a block in a tensor of this shape.
 
         Raises:
-            ValueError: the sizes do not divide.
+            ValueError: the tensor does not divide into whole blocks, or into groups of `of` weights.
         """
-        whole = shape[0], math.prod(shape[1:])
-        unit = self.rows or whole[0], self.columns or whole[1]
-        if whole[0] % unit[0] or whole[1] % unit[1] or (self.of and whole[1] % self.of):
-            parts = f"{unit[0]} x {unit[1]} blocks" if not self.of else f"groups of {self.of} in a row"
-            raise ValueError(f"a tensor must divide into {parts}, and {whole[0]} x {whole[1]} does not")
-        return unit
+        rows, columns = shape[0], math.prod(shape[1:])
+        block = self.rows or rows, self.columns or columns
+        if rows % block[0] or columns % block[1] or (self.of and columns % self.of):
+            parts = f"{block[0]} x {block[1]} blocks" if not self.of else f"groups of {self.of} weights in a row"
+            raise ValueError(f"a tensor must divide into {parts}, got {rows} x {columns}.")
+        return block
 
 
 SINGLE = Granularity()
 GRANULARITIES: dict[str, Granularity] = {
     "weight": SINGLE,
-    "row": Granularity(1, WHOLE),  # of a recurrent matrix: all that one gate of one unit reads
-    "column": Granularity(WHOLE, 1),  # all that reads one input
+    "row": Granularity(1, WHOLE),  # of a recurrent matrix: all weights that one gate of one hidden unit reads
+    "column": Granularity(WHOLE, 1),  # all weights that read one input
     "block_4x4": Granularity(4, 4),
     "two_of_four": Granularity(keep=2, of=4),
     "one_of_four": Granularity(keep=1, of=4),
@@ -58,35 +60,35 @@ GRANULARITIES: dict[str, Granularity] = {
 
 
 @dataclass(frozen=True)
-class View:
-    """A prunable parameter at an update.
+class PrunableParameter:
+    """A prunable parameter at an update of the masks, as the functions of a method see it.
 
     Attributes:
-        name: of the parameter.
-        parameter: with its `.grad`; nothing changes it.
-        mask: bool, of its shape: what is active.
-        ever: bool, of its shape: what has been active.
-        unit: rows and columns of what is pruned together.
-        gates: equal groups of rows, stacked.
-        optimizer: its state of this parameter; empty without one.
-        average: running mean of the gradient; None where the method keeps none.
-        generator: for scores that are drawn.
+        name: the parameter's name in the model.
+        tensor: the nn.Parameter with its `.grad`; read only.
+        mask: bool, of the parameter's shape: the active weights.
+        ever_active: bool, of the parameter's shape: the weights that are or have been active.
+        block_shape: rows and columns of a block, the weights that are pruned together; (1, 1) for single weights.
+        row_groups: the number of equal groups of rows, e.g. 4 for the stacked gates of an LSTM.
+        optimizer: the optimizer's state tensors of this parameter; empty if there is no optimizer.
+        average: the running mean of the gradient; None if the method does not use it.
+        generator: for scores that are drawn at random.
     """
 
     name: str
-    parameter: nn.Parameter
+    tensor: nn.Parameter
     mask: Tensor
-    ever: Tensor
-    unit: tuple[int, int]
-    gates: int
+    ever_active: Tensor
+    block_shape: tuple[int, int]
+    row_groups: int
     optimizer: dict[str, Tensor]
     average: Tensor | None
     generator: Generator
 
     @property
     def weight(self) -> Tensor:
-        """The values."""
-        return self.parameter.detach()
+        """The weights, without autograd."""
+        return self.tensor.detach()
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -95,16 +97,17 @@ class View:
         Raises:
             ValueError: there is none.
         """
-        if self.parameter.grad is None:
+        if self.tensor.grad is None:
             raise ValueError(
-                f"an update by gradient needs the gradients of the last batch, and {self.name!r} has none; "
-                "call step() after optimizer.step() and before optimizer.zero_grad(), or leave that parameter dense"
+                f"Every prunable parameter must have a gradient when a method uses gradients, got none for "
+                f"{self.name!r}. Call step() after optimizer.step() and before optimizer.zero_grad(), or leave that "
+                "parameter dense."
             )
-        return self.parameter.grad.to_dense()
+        return self.tensor.grad.to_dense()
 
     @cached_property
     def momentum(self) -> Tensor:
-        """The optimizer's momentum; of Adam m / (sqrt(v) + 1e-8).
+        """The optimizer's momentum; for Adam m / (sqrt(v) + 1e-8).
 
         Raises:
             ValueError: the optimizer keeps none.
@@ -115,43 +118,46 @@ class View:
         if "exp_avg" in state and "exp_avg_sq" in state:
             return state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)
         raise ValueError(
-            f"an update by momentum needs an optimizer that keeps one, and there is none for {self.name!r}; "
-            "give SGD a momentum, or take another redistribution"
+            f"The optimizer must keep a momentum when redistribute is 'momentum', got none for {self.name!r}. "
+            "Give SGD a momentum, or use another redistribution."
         )
 
     @property
-    def units(self) -> int:
-        """How many there are to choose from."""
-        return self.mask.numel() // math.prod(self.unit)
+    def n_blocks(self) -> int:
+        """The number of blocks."""
+        return self.mask.numel() // math.prod(self.block_shape)
 
-    def pooled(self, scores: Tensor | Sizes) -> Tensor | Sizes:
-        """Add up the scores of each unit: of the parameter's shape (sizes are flat) -> (units,)."""
-        if self.unit == (1, 1):
-            return scores if isinstance(scores, Sizes) else scores.reshape(-1)
-        whole = scores[:].view(self.mask.shape) if isinstance(scores, Sizes) else scores
-        return self._blocks(whole).sum(dim=(1, 3)).view(-1)
+    def block_scores(self, scores: Tensor | LazyAbs) -> Tensor | LazyAbs:
+        """Sum the scores of each block: of the parameter's shape (`LazyAbs` are flat) -> (n_blocks,)."""
+        if self.block_shape == (1, 1):
+            return scores if isinstance(scores, LazyAbs) else scores.reshape(-1)
+        full = scores[:].view(self.mask.shape) if isinstance(scores, LazyAbs) else scores
+        return self._as_blocks(full).sum(dim=(1, 3)).view(-1)
 
-    def chosen(self, mask: Tensor) -> Tensor:
-        """Reduce a mask of whole units: of the parameter's shape -> bool (units,)."""
-        return mask.reshape(-1) if self.unit == (1, 1) else self._blocks(mask)[:, 0, :, 0].reshape(-1)
+    def block_mask(self, mask: Tensor) -> Tensor:
+        """Reduce a mask that consists of whole blocks: bool of the parameter's shape -> bool (n_blocks,)."""
+        return mask.reshape(-1) if self.block_shape == (1, 1) else self._as_blocks(mask)[:, 0, :, 0].reshape(-1)
 
-    def spread(self, units: Tensor) -> Tensor:
-        """Undo `chosen`: bool (units,) -> bool of the parameter's shape."""
-        if self.unit == (1, 1):
-            return units.view(self.mask.shape)
-        rows, columns = self.unit
-        blocks = units.view(len(self.mask) // rows, 1, -1, 1)
+    def weight_mask(self, block_mask: Tensor) -> Tensor:
+        """Expand a mask of blocks, the inverse of `block_mask`: bool (n_blocks,) -> bool of the parameter's shape."""
+        if self.block_shape == (1, 1):
+            return block_mask.view(self.mask.shape)
+        rows, columns = self.block_shape
+        blocks = block_mask.view(len(self.mask) // rows, 1, -1, 1)
         return blocks.expand(-1, rows, -1, columns).reshape(self.mask.shape)
 
-    def _blocks(self, values: Tensor) -> Tensor:
-        """View a tensor of the parameter's shape as (block rows, rows, block columns, columns)."""
-        rows, columns = self.unit
+    def _as_blocks(self, values: Tensor) -> Tensor:
+        """View a tensor of the parameter's shape as (rows of blocks, rows, columns of blocks, columns)."""
+        rows, columns = self.block_shape
         matrix = values.reshape(len(values), -1)
         return matrix.view(len(matrix) // rows, rows, matrix.shape[1] // columns, columns)
 
 
+PrunableParameters = Mapping[str, PrunableParameter]  # by parameter name
+
+
 def optimizer_state(optimizer: Optimizer | None, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Return what the optimizer keeps of a parameter, element by element."""
+    """Return the optimizer's state tensors that have the parameter's shape, by key; empty if there are none."""
     if optimizer is None or parameter not in optimizer.state:
         return {}
     state = optimizer.state[parameter]

@@ -1,8 +1,10 @@
-"""How the weights that are exchanged are shared out among the tensors.
+"""Redistributions: how many of the new weights each tensor gets.
 
-A redistribution is a function `(views, kept, lost) -> shares`: the prunable parameters (see `View`), the bool masks of
-what the drop left and the number that each tensor is to get back, by name, and back a non-negative share for each, in
-any unit. To add one, write the function and its line in REDISTRIBUTIONS.
+A redistribution is a function `(parameters, kept, n_replaced) -> shares`. `parameters` are the prunable parameters,
+`kept` the bool masks after the drop, `n_replaced` the number of dropped blocks of each tensor that growth replaces; all
+by parameter name. It returns a non-negative share for each tensor, in any unit of measure.
+
+To add one, write the function and add a line to REDISTRIBUTIONS.
 """
 
 import math
@@ -10,80 +12,96 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hyperpruning.sparsity.parameter import View
-from hyperpruning.sparsity.selection import apportion, counted
+from hyperpruning.sparsity.parameter import PrunableParameters
+from hyperpruning.sparsity.selection import apportion, count_true
 
-Redistribute = Callable[[Mapping[str, View], Mapping[str, Tensor], Mapping[str, int]], dict[str, float]]
-
-
-def none(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
-    """Give each tensor back what it lost, also where the drop was global. Source: RigL, Evci et al. 2020."""
-    return {name: float(count) for name, count in lost.items()}
+Redistribute = Callable[[PrunableParameters, Mapping[str, Tensor], Mapping[str, int]], dict[str, float]]
 
 
-def nonzeros(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
-    """Share by the number of survivors. Source: DSR, Mostafa & Wang 2019."""
+def none(parameters: PrunableParameters, kept: Mapping[str, Tensor], n_replaced: Mapping[str, int]) -> dict[str, float]:
+    """Let each tensor grow as many blocks as it dropped, also in a global drop. Source: RigL, Evci et al. 2020."""
+    return {name: float(count) for name, count in n_replaced.items()}
+
+
+def nonzeros(
+    parameters: PrunableParameters, kept: Mapping[str, Tensor], n_replaced: Mapping[str, int]
+) -> dict[str, float]:
+    """Share in proportion to the number of kept weights. Source: DSR, Mostafa & Wang 2019."""
     return {name: float(mask.count_nonzero()) for name, mask in kept.items()}
 
 
-def size(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
-    """Share by the size of the tensors, towards equal densities."""
+def size(parameters: PrunableParameters, kept: Mapping[str, Tensor], n_replaced: Mapping[str, int]) -> dict[str, float]:
+    """Share in proportion to the size of the tensors, towards equal densities."""
     return {name: float(mask.numel()) for name, mask in kept.items()}
 
 
-def magnitude(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
-    """Share by the mean |w| of the survivors; a tensor without any has no share.
+def magnitude(
+    parameters: PrunableParameters, kept: Mapping[str, Tensor], n_replaced: Mapping[str, int]
+) -> dict[str, float]:
+    """Share in proportion to the mean |w| of the kept weights; a tensor without kept weights gets share 0.
 
-    Source: SNFS, Dettmers & Zettlemoyer 2019, with the weight in the place of the momentum.
+    Source: SNFS, Dettmers & Zettlemoyer 2019, with the weights instead of the momentum.
     """
-    return {name: _mean(view.weight, kept[name]) for name, view in views.items()}
+    return {name: _mean(parameter.weight, kept[name]) for name, parameter in parameters.items()}
 
 
-def gradient(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
-    """Share by the mean |dL/dw| of the survivors."""
-    return {name: _mean(view.gradient, kept[name]) for name, view in views.items()}
+def gradient(
+    parameters: PrunableParameters, kept: Mapping[str, Tensor], n_replaced: Mapping[str, int]
+) -> dict[str, float]:
+    """Share in proportion to the mean |dL/dw| of the kept weights."""
+    return {name: _mean(parameter.gradient, kept[name]) for name, parameter in parameters.items()}
 
 
-def momentum(views: Mapping[str, View], kept: Mapping[str, Tensor], lost: Mapping[str, int]) -> dict[str, float]:
-    """Share by the mean |momentum| of the survivors: the running mean of the gradient where the method keeps one.
+def momentum(
+    parameters: PrunableParameters, kept: Mapping[str, Tensor], n_replaced: Mapping[str, int]
+) -> dict[str, float]:
+    """Share in proportion to the mean |momentum| of the kept weights.
 
-    Otherwise it is the optimizer's. Source: SNFS, Dettmers & Zettlemoyer 2019.
+    The momentum is the running mean of the gradient if the method keeps one, otherwise the optimizer's. Source: SNFS,
+    Dettmers & Zettlemoyer 2019.
     """
     return {
-        name: _mean(view.momentum if view.average is None else view.average, kept[name]) for name, view in views.items()
+        name: _mean(parameter.momentum if parameter.average is None else parameter.average, kept[name])
+        for name, parameter in parameters.items()
     }
 
 
 def _mean(values: Tensor, mask: Tensor) -> float:
-    """Average |values| over a mask; 0 over none."""
-    return float((values.abs() * mask.to(values.dtype)).sum()) / max(1, counted(mask))
+    """Return the mean of |values| over a mask; 0 for an empty mask."""
+    return float((values.abs() * mask.to(values.dtype)).sum()) / max(1, count_true(mask))
 
 
 def growth_quotas(
     shares: Mapping[str, float],
     survivors: Mapping[str, int],
-    lost: Mapping[str, int],
+    n_replaced: Mapping[str, int],
     sizes: Mapping[str, int],
     *,
     floor: float,
     ceiling: float,
 ) -> dict[str, int]:
-    """Turn shares into how many units each tensor grows: exactly as many in all as were lost.
+    """Return how many blocks each tensor grows, in proportion to the shares; their sum is sum(n_replaced).
 
-    The density limits hold a tensor back and never force one: a tensor that stood beyond a limit before the update may
-    stay where it was, but goes no further. So what every tensor had is always a solution, and the budget never breaks.
+    A tensor whose density was beyond a limit before the update may keep its density, but not move further away. So the
+    old densities are always a solution, and the sum is always exact.
 
     Args:
-        shares: from a redistribution.
-        survivors, lost, sizes: units of each tensor that the drop left, that it is to get back, and in all.
-        floor, ceiling: density limits, 0 to 1.
+        shares: from a redistribution, by parameter name.
+        survivors: the number of blocks after the drop, by parameter name.
+        n_replaced: the number of dropped blocks that growth replaces, by parameter name.
+        sizes: the number of all blocks, by parameter name.
+        floor: the lowest density of a tensor, 0 to 1.
+        ceiling: the highest density of a tensor, 0 to 1.
+
+    Returns:
+        the number of new blocks by parameter name.
     """
     lower, upper = {}, {}
-    for name, units in sizes.items():
-        before = survivors[name] + lost[name]
-        lower[name] = max(0, min(math.ceil(floor * units), before) - survivors[name])
-        upper[name] = max(math.floor(ceiling * units), before) - survivors[name]
-    return apportion(sum(lost.values()), shares, lower, upper)
+    for name, n_blocks in sizes.items():
+        before = survivors[name] + n_replaced[name]
+        lower[name] = max(0, min(math.ceil(floor * n_blocks), before) - survivors[name])
+        upper[name] = max(math.floor(ceiling * n_blocks), before) - survivors[name]
+    return apportion(sum(n_replaced.values()), shares, lower, upper)
 
 
 REDISTRIBUTIONS: dict[str, Redistribute] = {

@@ -1,9 +1,10 @@
-"""How the drop fraction shrinks, and how the density falls, during training.
+"""Schedules: how the drop fraction decays, and how the density falls, during training.
 
-A decay is a function `(step, total_steps) -> factor` in [0, 1], 1 at step 0; total_steps is the step after which no
-update comes. A density schedule is a function `(progress, start, end) -> density`: progress from 0 to 1 between the
-two ends of the schedule, the density it starts from and the one it ends at. To add one, write the function and its
-line in DECAYS or DENSITIES.
+A decay is a function `(step, total_steps) -> factor` in [0, 1], with 1 at step 0; no update follows `total_steps`. A
+density schedule is a function `(progress, start, end) -> density`; progress goes from 0 to 1 between `density_from` and
+`density_until`, start and end are the densities there.
+
+To add one, write the function and add a line to DECAYS or DENSITIES.
 """
 
 import math
@@ -14,12 +15,12 @@ Density = Callable[[float, float, float], float]
 
 
 def constant(step: int, total_steps: float) -> float:
-    """Never shrink."""
+    """Do not decay."""
     return 1.0
 
 
 def cosine(step: int, total_steps: float) -> float:
-    """Shrink along half a cosine: (1 + cos(pi t / T)) / 2. Source: SNFS, Dettmers & Zettlemoyer 2019.
+    """Decay along half a cosine: (1 + cos(pi t / T)) / 2. Source: SNFS, Dettmers & Zettlemoyer 2019.
 
     >>> [round(cosine(step, 100), 3) for step in (0, 25, 50, 100)]
     [1.0, 0.854, 0.5, 0.0]
@@ -28,17 +29,17 @@ def cosine(step: int, total_steps: float) -> float:
 
 
 def linear(step: int, total_steps: float) -> float:
-    """Shrink in proportion: 1 - t / T."""
+    """Decay linearly: 1 - t / T."""
     return max(0.0, 1 - step / total_steps)
 
 
 def fixed(progress: float, start: float, end: float) -> float:
-    """Have the final density from the beginning ("constant")."""
+    """Keep the final density from the first step ("constant")."""
     return end
 
 
 def cubic(progress: float, start: float, end: float) -> float:
-    """Fall fast, then slowly: end + (start - end) (1 - progress)^3. Source: Zhu & Gupta 2017 (GMP).
+    """Fall fast at first, then slowly: end + (start - end) (1 - progress)^3. Source: Zhu & Gupta 2017 (GMP).
 
     >>> [round(cubic(progress, 1.0, 0.2), 3) for progress in (0, 0.25, 0.5, 1)]
     [1.0, 0.538, 0.3, 0.2]
@@ -47,7 +48,9 @@ def cubic(progress: float, start: float, end: float) -> float:
 
 
 def geometric(progress: float, start: float, end: float) -> float:
-    """Take the same part of what is left each time: start (end / start)^progress. Source: Frankle & Carbin 2019 (IMP).
+    """Prune the same fraction of the active weights in equal times: start (end / start)^progress.
+
+    Source: Frankle & Carbin 2019 (IMP).
 
     >>> [round(geometric(progress, 1.0, 0.25), 3) for progress in (0, 0.5, 1)]
     [1.0, 0.5, 0.25]
@@ -56,7 +59,7 @@ def geometric(progress: float, start: float, end: float) -> float:
 
 
 def one_shot(progress: float, start: float, end: float) -> float:
-    """Fall once, at the end of the schedule."""
+    """Fall once, at `density_until`."""
     return end if progress >= 1 else start
 
 

@@ -1,9 +1,12 @@
-"""Among which weights a choice is made: the pools whose entries compete.
+"""Scopes: which weights are ranked against each other when weights are dropped or grown.
 
-A scope is a function `(views) -> families`. A family is a list of pools that together cover some whole tensors, and a
-pool is a list of parts: a parameter's name, which of its units (flat), and a bool tensor over these, or None for all.
-A family's number is split between its pools, and each pool chooses its own best. To add a scope, write the function
-and its line in DROP_SCOPES (pools share in proportion to what they hold) or GROW_SCOPES (in equal parts).
+A scope is a function `(parameters) -> partitions`. A partition splits some whole tensors into ranking groups. A ranking
+group is a list of parts, each of which is a parameter's name, a slice of its flat blocks, and a bool tensor over that
+slice (None for all of it). The number of weights of a partition is split between its ranking groups, and within a group
+the weights with the largest scores are chosen.
+
+To add one, write the function and add a line to DROP_SCOPES (groups share a number in proportion to their active
+weights) or GROW_SCOPES (groups get equal parts).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,84 +14,88 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity.parameter import View
-from hyperpruning.sparsity.selection import Sizes, largest, sample
+from hyperpruning.sparsity.parameter import PrunableParameters
+from hyperpruning.sparsity.selection import LazyAbs, largest, sample
 
 Part = tuple[str, slice, Tensor | None]
-Pool = list[Part]
-Scope = Callable[[Mapping[str, View]], list[list[Pool]]]
+RankingGroup = list[Part]
+Partition = list[RankingGroup]
+Scope = Callable[[PrunableParameters], list[Partition]]
 
 
-def tensor(views: Mapping[str, View]) -> list[list[Pool]]:
-    """Let the weights of each tensor compete: all gates of a recurrent matrix together."""
-    return [[[(name, slice(0, view.units), None)]] for name, view in views.items()]
+def tensor(parameters: PrunableParameters) -> list[Partition]:
+    """Rank the weights of each tensor against each other; in a recurrent matrix those of all gates."""
+    return [[[(name, slice(0, parameter.n_blocks), None)]] for name, parameter in parameters.items()]
 
 
-def together(views: Mapping[str, View]) -> list[list[Pool]]:
-    """Let all weights of the network compete ("global")."""
-    return [[[(name, slice(0, view.units), None) for name, view in views.items()]]]
+def global_(parameters: PrunableParameters) -> list[Partition]:
+    """Rank all weights of the network against each other ("global")."""
+    return [[[(name, slice(0, parameter.n_blocks), None) for name, parameter in parameters.items()]]]
 
 
-def gate(views: Mapping[str, View]) -> list[list[Pool]]:
-    """Let the weights of each gate compete: of each of the equal groups of rows that the Sparsifier was told of."""
-    families: list[list[Pool]] = []
-    for name, view in views.items():
-        size = view.units // view.gates
-        families.append([[(name, slice(i * size, (i + 1) * size), None)] for i in range(view.gates)])
-    return families
+def gate(parameters: PrunableParameters) -> list[Partition]:
+    """Rank the weights of each gate against each other, i.e. of each of the parameter's equal row groups."""
+    partitions: list[Partition] = []
+    for name, parameter in parameters.items():
+        size = parameter.n_blocks // parameter.row_groups
+        partitions.append([[(name, slice(i * size, (i + 1) * size), None)] for i in range(parameter.row_groups)])
+    return partitions
 
 
-def sign(views: Mapping[str, View]) -> list[list[Pool]]:
-    """Let the positive weights of each tensor compete, and the negative; a zero counts as positive.
+def sign(parameters: PrunableParameters) -> list[Partition]:
+    """Rank the positive weights of each tensor against each other, and the negative ones; zero counts as positive.
 
-    Source: SET, Mocanu et al. 2018. (The recurrent codes published since drop the most negative weights instead.)
+    Source: SET, Mocanu et al. 2018. (Later recurrent implementations drop the most negative weights instead.)
     """
-    families: list[list[Pool]] = []
-    for name, view in views.items():
-        positive = view.weight.reshape(-1) >= 0
-        families.append([[(name, slice(0, view.units), side)] for side in (positive, ~positive)])
-    return families
+    partitions: list[Partition] = []
+    for name, parameter in parameters.items():
+        positive = parameter.weight.reshape(-1) >= 0
+        partitions.append([[(name, slice(0, parameter.n_blocks), side)] for side in (positive, ~positive)])
+    return partitions
 
 
 def choose(
-    pool: Pool,
-    scores: Mapping[str, Tensor | Sizes | None],
+    group: RankingGroup,
+    scores: Mapping[str, Tensor | LazyAbs | None],
     eligible: Mapping[str, Tensor],
     count: int,
     generator: Generator,
 ) -> dict[str, Tensor]:
-    """Choose `count` units of a pool.
+    """Choose the `count` blocks of a ranking group with the largest scores.
 
     Args:
-        pool: of a scope.
-        scores: by parameter name, (units,); None has no preference.
-        eligible: by parameter name, bool (units,).
-        count: how many.
-        generator: of what is drawn.
+        group: one ranking group of a scope.
+        scores: (n_blocks,) by parameter name; None for a random choice.
+        eligible: bool (n_blocks,) by parameter name: the blocks to choose from.
+        count: how many blocks to choose.
+        generator: for random choices.
 
     Returns:
-        bool (units of the part,) for each part, by parameter name.
+        for each part of the group, by parameter name, bool (blocks of the part,).
+
+    Raises:
+        ValueError: some tensors of the group have scores and others have none.
     """
-    allowed = [eligible[name][span] if side is None else eligible[name][span] & side for name, span, side in pool]
-    names = [name for name, _, _ in pool]
-    known: list[Tensor | Sizes] = [score for name in names if (score := scores[name]) is not None]
-    if not known and len(pool) == 1:
+    allowed = [eligible[name][span] if side is None else eligible[name][span] & side for name, span, side in group]
+    names = [name for name, _, _ in group]
+    known: list[Tensor | LazyAbs] = [score for name in names if (score := scores[name]) is not None]
+    if not known and len(group) == 1:
         return {names[0]: sample(allowed[0], count, generator)}
     if not known:
         known = [torch.rand(len(eligible[name]), generator=generator).to(allowed[0].device) for name in names]
-    if len(known) < len(pool):
-        silent = next(name for name in names if scores[name] is None)
+    if len(known) < len(group):
+        without = next(name for name in names if scores[name] is None)
         raise ValueError(
-            f"weights that compete need scores on one scale, and nothing is known of those of {silent!r}; "
-            "choose within each tensor, or leave that parameter dense"
+            f"All tensors that are ranked against each other must have scores, got none for {without!r}. "
+            "Use the scope 'tensor', or leave that parameter dense."
         )
     values = [
-        score.part(span) if isinstance(score, Sizes) else score[span]
-        for score, (_, span, _) in zip(known, pool, strict=True)
+        score.part(span) if isinstance(score, LazyAbs) else score[span]
+        for score, (_, span, _) in zip(known, group, strict=True)
     ]
     return dict(zip(names, largest(values, allowed, count), strict=True))
 
 
-DROP_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate": gate, "sign": sign}
-GROW_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together, "gate_equal": gate}
-TOPOLOGY_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": together}
+DROP_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_, "gate": gate, "sign": sign}
+GROW_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_, "gate_equal": gate}
+MASK_INIT_SCOPES: dict[str, Scope] = {"tensor": tensor, "global": global_}

@@ -1,196 +1,256 @@
-"""One update of the masks: drop -> redistribute -> grow, exact to the unit.
+"""One update of the masks: drop, redistribute, grow. The number of active blocks is exact.
 
-An update is a function `(method, views, targets, fraction, memory, generator) -> (kept, grown)`: the units that each
-tensor has to have afterwards, the share of these to exchange, tensors that live from one update to the next (and are
-saved), and back two bool masks of each parameter's shape, what stays and what is new. Nothing is changed but `memory`.
+An update is a function `(method, parameters, targets, fraction, buffers, generator) -> (kept, grown)`. `targets` is the
+number of blocks of each tensor that must be active afterwards, `fraction` the part of them that is dropped and grown
+again, `buffers` a dict of tensors that is saved from one update to the next. It returns two dicts of bool masks of each
+parameter's shape: the weights that stay and the weights that are new. It changes nothing but `buffers`.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity.mask_init import Calibration, Scores
+from hyperpruning.sparsity.mask_inits import Calibration, Scores
 from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.parameter import View
+from hyperpruning.sparsity.parameter import PrunableParameters
 from hyperpruning.sparsity.redistributions import growth_quotas
-from hyperpruning.sparsity.scopes import Pool, choose, together
+from hyperpruning.sparsity.scopes import Partition, RankingGroup, choose, global_
 from hyperpruning.sparsity.scores import Score
-from hyperpruning.sparsity.selection import apportion, counted, largest_of_each, positive
+from hyperpruning.sparsity.selection import apportion, count_true, largest_in_each_group, positive
 
 Masks = dict[str, Tensor]
 UpdateRule = Callable[
-    [Method, Mapping[str, View], Mapping[str, int], float, dict[str, Tensor], Generator], tuple[Masks, Masks]
+    [Method, PrunableParameters, Mapping[str, int], float, dict[str, Tensor], Generator], tuple[Masks, Masks]
 ]
 
 
-def beginning(
-    method: Method, views: Mapping[str, View], counts: Mapping[str, int], calibration: Calibration | None
+@dataclass(frozen=True)
+class Update:
+    """The result of one update of the masks.
+
+    Attributes:
+        step: the optimizer step after which it happened, from 1.
+        dropped: the number of dropped weights by parameter name.
+        grown: the number of new weights by parameter name; a weight that is dropped and grown again counts in both.
+        active: the number of active weights after the update by parameter name.
+        ever_active: the fraction of the prunable weights that are or have been active (R_s of Liu et al. 2021, ITOP).
+    """
+
+    step: int
+    dropped: dict[str, int]
+    grown: dict[str, int]
+    active: dict[str, int]
+    ever_active: float
+
+    @property
+    def churn(self) -> float:
+        """The fraction of the active weights that the update dropped."""
+        before = sum(self.active.values()) - sum(self.grown.values()) + sum(self.dropped.values())
+        return sum(self.dropped.values()) / before
+
+
+def initial_masks(
+    method: Method, parameters: PrunableParameters, counts: Mapping[str, int], calibration: Calibration | None
 ) -> Masks:
-    """Choose the masks to begin with: `counts` units of each tensor, or as many in all where the topology is global."""
-    found = method.topology(views, calibration)
-    scores = {name: None if one is None else views[name].pooled(one) for name, one in found.items()}
+    """Choose the first masks.
+
+    Args:
+        method: its mask_init, mask_init_scope and granularity are used.
+        parameters: the prunable parameters by name.
+        counts: the number of active blocks of each tensor; with a global scope only their sum is used.
+        calibration: see `mask_inits.py`.
+
+    Returns:
+        bool masks of each parameter's shape, by name.
+    """
+    found = method.mask_init(parameters, calibration)
+    scores = {name: None if one is None else parameters[name].block_scores(one) for name, one in found.items()}
     if method.granularity.of:
-        return _filled(method, views, scores, {name: torch.zeros_like(view.mask) for name, view in views.items()})
-    everything = {name: torch.ones_like(view.chosen(view.mask)) for name, view in views.items()}
-    if method.topology_scope is together and len(views) > 1:
-        counts = _global_counts(method, views, counts, scores, everything)
+        return _fill_n_of_m(method, parameters, scores, {n: torch.zeros_like(p.mask) for n, p in parameters.items()})
+    everything = {name: torch.ones_like(p.block_mask(p.mask)) for name, p in parameters.items()}
+    if method.mask_init_scope is global_ and len(parameters) > 1:
+        counts = _global_counts(method, parameters, counts, scores, everything)
     chosen: Masks = {}
-    for name, view in views.items():
-        chosen |= choose([(name, slice(0, view.units), None)], scores, everything, counts[name], view.generator)
-    return {name: view.spread(chosen[name]) for name, view in views.items()}
+    for name, parameter in parameters.items():
+        group: RankingGroup = [(name, slice(0, parameter.n_blocks), None)]
+        chosen |= choose(group, scores, everything, counts[name], parameter.generator)
+    return {name: p.weight_mask(chosen[name]) for name, p in parameters.items()}
 
 
 def _global_counts(
-    method: Method,
-    views: Mapping[str, View],
-    counts: Mapping[str, int],
-    scores: Scores,
-    everything: Masks,
+    method: Method, parameters: PrunableParameters, counts: Mapping[str, int], scores: Scores, everything: Masks
 ) -> dict[str, int]:
-    """Count what a global choice takes of each tensor, within the density limits, so that no tensor dies of it."""
-    ((pool,),) = together(views)
-    found = choose(pool, scores, everything, sum(counts.values()), next(iter(views.values())).generator)
-    share = {name: counted(chosen) for name, chosen in found.items()}
-    lower = {name: min(counts[name], math.ceil(method.floor * view.units)) for name, view in views.items()}
-    upper = {name: max(counts[name], math.floor(method.ceiling * view.units)) for name, view in views.items()}
-    return apportion(sum(counts.values()), share, lower, upper)
+    """Return how many blocks of each tensor a global choice takes, within floor and ceiling."""
+    ((group,),) = global_(parameters)
+    found = choose(group, scores, everything, sum(counts.values()), next(iter(parameters.values())).generator)
+    shares = {name: count_true(chosen) for name, chosen in found.items()}
+    lower = {name: min(counts[name], math.ceil(method.floor * p.n_blocks)) for name, p in parameters.items()}
+    upper = {name: max(counts[name], math.floor(method.ceiling * p.n_blocks)) for name, p in parameters.items()}
+    return apportion(sum(counts.values()), shares, lower, upper)
 
 
-def exchange(
+def drop_and_grow(
     method: Method,
-    views: Mapping[str, View],
+    parameters: PrunableParameters,
     targets: Mapping[str, int],
     fraction: float,
-    memory: dict[str, Tensor],
+    buffers: dict[str, Tensor],
     generator: Generator,
 ) -> tuple[Masks, Masks]:
-    """Drop down to the targets and `fraction` of them further, and grow as many as that fraction."""
-    if method.fade and method.granularity.of:  # every weight may return, and every group keeps its best
-        none = {name: torch.zeros_like(view.mask) for name, view in views.items()}
-        return _filled(method, views, _pooled(method.drop, views), none), none
-    survivors, lost = _drop(method, views, targets, fraction, generator)
-    kept = {name: view.spread(survivors[name]) for name, view in views.items()}
+    """Drop blocks until the targets are reached, drop `fraction` of the rest too, and grow as many as that fraction."""
+    if method.soft_shrinkage and method.granularity.of:  # pruned weights are not zero: rank all of a group again
+        none = {name: torch.zeros_like(p.mask) for name, p in parameters.items()}
+        return _fill_n_of_m(method, parameters, _block_scores(method.drop, parameters), none), none
+    survivors, n_replaced = _drop(method, parameters, targets, fraction, generator)
+    kept = {name: p.weight_mask(survivors[name]) for name, p in parameters.items()}
     if method.grow is None:
         return kept, {name: torch.zeros_like(mask) for name, mask in kept.items()}
     quotas = growth_quotas(
-        method.redistribute(views, kept, lost),
-        {name: counted(units) for name, units in survivors.items()},
-        lost,
-        {name: view.units for name, view in views.items()},
+        method.redistribute(parameters, kept, n_replaced),
+        {name: count_true(mask) for name, mask in survivors.items()},
+        n_replaced,
+        {name: p.n_blocks for name, p in parameters.items()},
         floor=method.floor,
         ceiling=method.ceiling,
     )
-    return kept, grow(method, views, survivors, quotas, generator)
+    return kept, grow(method, parameters, survivors, quotas, generator)
 
 
 def _drop(
-    method: Method, views: Mapping[str, View], targets: Mapping[str, int], fraction: float, generator: Generator
+    method: Method, parameters: PrunableParameters, targets: Mapping[str, int], fraction: float, generator: Generator
 ) -> tuple[Masks, dict[str, int]]:
-    """Choose what stays; return the units that do, flat, and how many each tensor is to get back."""
+    """Return the block masks after the drop, and how many of the dropped blocks of each tensor growth replaces."""
     assert method.drop is not None
-    active = {name: view.chosen(view.mask) for name, view in views.items()}
-    # under soft shrinkage every weight is alive, and may return
-    eligible = {name: torch.ones_like(units) for name, units in active.items()} if method.fade else active
-    scores = _pooled(method.drop, views)
+    active = {name: p.block_mask(p.mask) for name, p in parameters.items()}
+    # under soft shrinkage pruned weights are not zero, and may become active again
+    eligible = {name: torch.ones_like(mask) for name, mask in active.items()} if method.soft_shrinkage else active
+    scores = _block_scores(method.drop, parameters)
     survivors: Masks = {}
-    lost: dict[str, int] = {}
-    for family in method.drop_scope(views):
-        names = {name: None for pool in family for name, _, _ in pool}
-        total, units = sum(targets[name] for name in names), sum(views[name].units for name in names)
-        # no more than there are empty places to move to: a nearly dense tensor would get its own weights back, at zero
-        swapped = min(math.floor(fraction * total), units - total)
-        stay, give = _split(family, eligible, total, swapped)
-        for place, pool in enumerate(family):
-            chosen = choose(pool, scores, eligible, stay[place] - give[place], generator)
-            _add(survivors, pool, chosen, views)
-        gone = {name: counted(active[name]) - counted(survivors[name]) for name in names}
-        lost |= apportion(swapped, gone, dict.fromkeys(names, 0), gone) if swapped else dict.fromkeys(names, 0)
-    return survivors, lost
+    n_replaced: dict[str, int] = {}
+    for partition in method.drop_scope(parameters):
+        names = {name: None for group in partition for name, _, _ in group}
+        total, n_blocks = sum(targets[name] for name in names), sum(parameters[name].n_blocks for name in names)
+        # at most the number of inactive blocks: a nearly dense tensor would grow its own weights again, at zero
+        replaced = min(math.floor(fraction * total), n_blocks - total)
+        targets_of_groups, replaced_of_groups = _split(partition, eligible, total, replaced)
+        for index, group in enumerate(partition):
+            count = targets_of_groups[index] - replaced_of_groups[index]
+            _add(survivors, group, choose(group, scores, eligible, count, generator), parameters)
+        dropped = {name: count_true(active[name]) - count_true(survivors[name]) for name in names}
+        none = dict.fromkeys(names, 0)
+        n_replaced |= apportion(replaced, dropped, none, dropped) if replaced else none
+    return survivors, n_replaced
 
 
-def _add(masks: Masks, pool: Pool, chosen: Masks, views: Mapping[str, View]) -> None:
-    """Add what was chosen of a pool to flat masks."""
-    for name, span, _ in pool:
-        if name not in masks and len(chosen[name]) == views[name].units:
+def _add(masks: Masks, group: RankingGroup, chosen: Masks, parameters: PrunableParameters) -> None:
+    """Add the chosen blocks of a ranking group to block masks."""
+    for name, span, _ in group:
+        if name not in masks and len(chosen[name]) == parameters[name].n_blocks:
             masks[name] = chosen[name]
             continue
-        whole = masks.setdefault(name, torch.zeros_like(views[name].chosen(views[name].mask)))
-        whole[span] |= chosen[name]
+        mask = masks.setdefault(name, torch.zeros_like(parameters[name].block_mask(parameters[name].mask)))
+        mask[span] |= chosen[name]
 
 
 def _split(
-    family: list[Pool], eligible: Mapping[str, Tensor], total: int, swapped: int
+    partition: Partition, eligible: Mapping[str, Tensor], total: int, replaced: int
 ) -> tuple[dict[int, int], dict[int, int]]:
-    """Split what a family has to have, and what it exchanges, between its pools in proportion to what they hold."""
+    """Split two numbers of blocks between the groups of a partition, in proportion to their eligible blocks."""
     held = {
-        place: sum(
-            counted(eligible[name][span] if side is None else eligible[name][span] & side) for name, span, side in pool
+        index: sum(
+            count_true(eligible[name][span] if side is None else eligible[name][span] & side)
+            for name, span, side in group
         )
-        for place, pool in enumerate(family)
+        for index, group in enumerate(partition)
     }
     none = dict.fromkeys(held, 0)
-    stay = apportion(total, held, none, held)
-    return stay, apportion(swapped, stay, none, stay)
+    totals = apportion(total, held, none, held)
+    return totals, apportion(replaced, totals, none, totals)
 
 
 def grow(
     method: Method,
-    views: Mapping[str, View],
+    parameters: PrunableParameters,
     survivors: Mapping[str, Tensor],
     quotas: Mapping[str, int],
     generator: Generator,
 ) -> Masks:
-    """Choose what is new outside the survivors (flat units): as many as the quotas say."""
+    """Choose the new weights.
+
+    Args:
+        method: its grow, grow_scope and granularity are used.
+        parameters: the prunable parameters by name.
+        survivors: bool (n_blocks,) by name: the blocks that the drop left, which are not chosen.
+        quotas: the number of new blocks by name.
+        generator: for random choices.
+
+    Returns:
+        bool masks of each parameter's shape, by name.
+    """
     assert method.grow is not None
-    free = {name: ~units for name, units in survivors.items()}
-    scores = _pooled(method.grow, views)
-    if method.granularity.of:  # every group gets back what it lost
-        return _filled(method, views, scores, survivors)
+    free = {name: ~mask for name, mask in survivors.items()}
+    scores = _block_scores(method.grow, parameters)
+    if method.granularity.of:  # every group of N:M grows as many as it dropped
+        return _fill_n_of_m(method, parameters, scores, survivors)
     grown: Masks = {}
-    for family in method.grow_scope(views):
-        total = sum(quotas[name] for name in {name for pool in family for name, _, _ in pool})
-        room = {i: sum(counted(free[name][span]) for name, span, _ in p) for i, p in enumerate(family)}
+    for partition in method.grow_scope(parameters):
+        total = sum(quotas[name] for name in {name for group in partition for name, _, _ in group})
+        room = {i: sum(count_true(free[name][span]) for name, span, _ in g) for i, g in enumerate(partition)}
         counts = apportion(total, dict.fromkeys(room, 1.0), dict.fromkeys(room, 0), room)
-        for place, pool in enumerate(family):
-            for chosen in _informed_first(pool, scores, free, counts[place], generator):
-                _add(grown, pool, chosen, views)
-    return {name: view.spread(grown[name]) for name, view in views.items()}
+        for index, group in enumerate(partition):
+            for chosen in _positive_scores_first(group, scores, free, counts[index], generator):
+                _add(grown, group, chosen, parameters)
+    return {name: p.weight_mask(grown[name]) for name, p in parameters.items()}
 
 
-def _pooled(rule: Score | None, views: Mapping[str, View]) -> Scores:
-    """Score the units of every tensor; None where the rule chooses at random."""
-    assert rule is not None
-    return {name: None if (one := rule(view)) is None else view.pooled(one) for name, view in views.items()}
+def _block_scores(score: Score | None, parameters: PrunableParameters) -> Scores:
+    """Return the scores of the blocks of every tensor; None where the choice is random."""
+    assert score is not None
+    return {name: None if (one := score(p)) is None else p.block_scores(one) for name, p in parameters.items()}
 
 
-def _filled(method: Method, views: Mapping[str, View], scores: Scores, active: Mapping[str, Tensor]) -> Masks:
-    """Choose what is missing to `keep` of every `of` weights."""
-    unit, masks = method.granularity, {}
-    for name, view in views.items():
-        known = torch.rand(view.units, generator=view.generator) if (one := scores[name]) is None else one[:]
-        there = active[name].reshape(-1)
-        missing = unit.keep - there.view(-1, unit.of).sum(dim=1)
-        masks[name] = view.spread(largest_of_each(known.to(there.device), ~there, missing))
+def _fill_n_of_m(method: Method, parameters: PrunableParameters, scores: Scores, active: Mapping[str, Tensor]) -> Masks:
+    """Choose as many inactive weights of each group of N:M as it lacks."""
+    pattern, masks = method.granularity, {}
+    for name, p in parameters.items():
+        known = torch.rand(p.n_blocks, generator=p.generator) if (one := scores[name]) is None else one[:]
+        present = active[name].reshape(-1)
+        missing = pattern.keep - present.view(-1, pattern.of).sum(dim=1)  # (groups,)
+        masks[name] = p.weight_mask(largest_in_each_group(known.to(present.device), ~present, missing))
     return masks
 
 
-def _informed_first(
-    pool: Pool,
-    scores: Scores,
-    free: Mapping[str, Tensor],
-    count: int,
-    generator: Generator,
+def _positive_scores_first(
+    group: RankingGroup, scores: Scores, free: Mapping[str, Tensor], count: int, generator: Generator
 ) -> list[Masks]:
-    """Choose among the scores above zero, and at random where these are too few (words that were not in the batch)."""
-    known = {name: score for name, _, _ in pool if (score := scores[name]) is not None}
-    if len(known) < len(pool):
-        return [choose(pool, scores, free, count, generator)]
-    informed = {name: positive(score, free[name]) for name, score in known.items()}
-    enough = sum(counted(informed[name][span]) for name, span, _ in pool)
-    first = choose(pool, scores, informed, min(count, enough), generator)
-    if count <= enough:
+    """Choose by scores above zero, and at random if there are too few (e.g. for words that were not in the batch)."""
+    known = {name: score for name, _, _ in group if (score := scores[name]) is not None}
+    if len(known) < len(group):
+        return [choose(group, scores, free, count, generator)]
+    scored = {name: positive(score, free[name]) for name, score in known.items()}
+    n_scored = sum(count_true(scored[name][span]) for name, span, _ in group)
+    first = choose(group, scores, scored, min(count, n_scored), generator)
+    if count <= n_scored:
         return [first]
-    silent = {name: free[name] & ~informed[name] for name in known}
-    return [first, choose(pool, dict.fromkeys(known), silent, count - enough, generator)]
+    unscored = {name: free[name] & ~scored[name] for name in known}
+    return [first, choose(group, dict.fromkeys(known), unscored, count - n_scored, generator)]
+
+
+def check_finite(parameters: PrunableParameters, step: int) -> None:
+    """Check that weights and gradients can be ranked.
+
+    Raises:
+        FloatingPointError: a weight or a gradient is not finite.
+    """
+    for name, parameter in parameters.items():
+        for what, values in (("weight", parameter.tensor), ("gradient", parameter.tensor.grad)):
+            # checking the sum is ten times faster than checking each value; the sum alone may overflow
+            if values is None or values.sum().isfinite() or values.to_dense().isfinite().all():
+                continue
+            raise FloatingPointError(
+                f"Every {what} must be finite at an update, got others in {name!r} at step {step}. "
+                "The masks did not change. Lower the learning rate or clip the gradients."
+            )

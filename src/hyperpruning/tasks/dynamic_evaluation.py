@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hyperpruning.data.batches import columns, windows
-from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.data.batches import batchify, bptt_windows
+from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class DynamicEvaluation:
         decay: lambda, how fast weights go back to the trained ones.
         epsilon: bound on the steps of weights that hardly had gradients.
         bptt: window in tokens, of the text and of the statistics.
-        batch: columns of the training text for the statistics M.
-        share: of the windows of the training text that are read for M, the first ones; 0 < share <= 1. Their sum is
-            extrapolated to all.
+        batch: parallel streams of the training text for the statistics M.
+        fraction: of the windows of the training text that are read for M, from the first on; 0 < fraction <= 1. Their
+            sum is extrapolated to all.
     """
 
     lr: float = 0.002
@@ -48,27 +48,21 @@ class DynamicEvaluation:
     epsilon: float = 0.001
     bptt: int = 5
     batch: int = 100
-    share: float = 1.0
+    fraction: float = 1.0
 
     def __post_init__(self) -> None:
         if self.lr < 0 or self.decay < 0 or self.epsilon <= 0:
             raise ValueError(
-                "Dynamic evaluation needs lr and decay from 0 and epsilon above it, and they are "
-                f"{self.lr}, {self.decay}, {self.epsilon}: change them."
+                f"lr and decay must be at least 0 and epsilon above 0, got {self.lr}, {self.decay} and {self.epsilon}."
             )
         if self.bptt < 1 or self.batch < 1:
-            raise ValueError(
-                f"A window has a token and a batch a column at least, and bptt is {self.bptt} and batch {self.batch}: "
-                "change them."
-            )
-        if not 0 < self.share <= 1:
-            raise ValueError(
-                f"A share is above 0 and at most 1, and that of the statistics is {self.share}: change it."
-            )
+            raise ValueError(f"bptt and batch must be at least 1, got {self.bptt} and {self.batch}.")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, got {self.fraction}.")
 
     def sentence(self) -> str:
         """The protocol, for the record."""
-        part = "" if self.share == 1 else f"the first {self.share:.3g} of "
+        part = "" if self.fraction == 1 else f"the first {self.fraction:.3g} of "
         return (
             f"Dynamic evaluation: the model learns from each {self.bptt} tokens once they are predicted (lr {self.lr}, "
             f"decay {self.decay}, epsilon {self.epsilon}; gradients of {part}the training text in {self.batch} "
@@ -96,12 +90,12 @@ def gradient_scale(network: LanguageModel, train: Tensor, settings: DynamicEvalu
         ValueError: the network is in training mode, or the text too short.
     """
     _check(network)
-    stream = columns(train, settings.batch).to(network.encoder.weight.device)
+    stream = batchify(train, settings.batch).to(network.encoder.weight.device)
     count = math.ceil((len(stream) - 1) / settings.bptt)
-    read = math.ceil(settings.share * count)
+    read = math.ceil(settings.fraction * count)
     sums = {name: torch.zeros_like(weight) for name, weight in network.named_parameters()}
     carry = None
-    for inputs, targets in islice(windows(stream, settings.bptt), read):
+    for inputs, targets in islice(bptt_windows(stream, settings.bptt), read):
         _, gradients, carry = _window(network, inputs, targets, carry)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             total.addcmul_(gradient, gradient)
@@ -124,12 +118,12 @@ def dynamic_loss(
     """
     _check(network)
     weights = list(network.parameters())
-    stream = columns(text, 1).to(weights[0].device)
+    stream = batchify(text, 1).to(weights[0].device)
     trained = [weight.detach().clone() for weight in weights]
     rules = _rules(trained, [scale[name] for name, _ in network.named_parameters()], settings)
     total, carry = torch.zeros((), dtype=torch.float64, device=stream.device), None
     try:
-        for inputs, targets in windows(stream, settings.bptt):
+        for inputs, targets in bptt_windows(stream, settings.bptt):
             loss, gradients, carry = _window(network, inputs, targets, carry)
             total += loss.double() * len(targets)
             with torch.no_grad():
@@ -145,7 +139,7 @@ def dynamic_loss(
 def _check(network: LanguageModel) -> None:
     if network.training:
         raise ValueError(
-            "Dynamic evaluation is without dropout, and the network is in training mode: call network.eval()."
+            "The network must be in evaluation mode for dynamic evaluation, got training mode. Call network.eval()."
         )
 
 
@@ -169,4 +163,4 @@ def _window(
         logits, state = network(inputs, carry)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         gradients = torch.autograd.grad(loss, list(network.parameters()))
-    return loss.detach(), gradients, detached(state)
+    return loss.detach(), gradients, repackage_hidden(state)

@@ -1,166 +1,198 @@
-"""Predicting the next token of a text: a task is a small frozen object, and loads its data when it is first asked."""
+"""Predicting the next token of a text. A task is a small frozen object that loads its data when first asked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hyperpruning.data.batches import column_length, columns, random_lengths, random_windows, windows
-from hyperpruning.data.corpus import Corpus, DataError, Unit, beginning, builtin_text, read_folder
+from hyperpruning.data.batches import batched_length, batchify, bptt_windows, random_bptt_lengths, random_bptt_windows
+from hyperpruning.data.corpus import (
+    PUBLISHED_CORPORA,
+    Corpus,
+    DataError,
+    Unit,
+    builtin_text,
+    first_fraction,
+    read_folder,
+)
 from hyperpruning.kernels import out_of_memory
-from hyperpruning.models.language_model import LanguageModel, detached
+from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
-from hyperpruning.training.config import check_values
+from hyperpruning.models.stack import LAYERS
+from hyperpruning.settings import check_settings, documented, setting
+from hyperpruning.training.record import Metric
 from hyperpruning.training.task import Step
 
+PERPLEXITY = Metric("perplexity", unit="", from_loss="exp")
 
+
+def perplexity(loss: float) -> float:
+    """exp(loss) of a mean cross-entropy in nats: how many equally likely tokens are left to choose from."""
+    return PERPLEXITY.value(loss)
+
+
+@documented
 @dataclass(frozen=True)
 class LanguageModelling:
     """Predicting the next token of a text.
-
-    Attributes:
-        folder: with the three splits; None takes Python's built-in text.
-        unit: "word" or "character".
-        known: "ptb" or "wikitext-2" to have the files checked, whole, whatever the share.
-        share: of the tokens of each split, of which the first are read; see `beginning`.
-        cell, embedding, hidden, layers, depth, dropout, experts, tied, embedding_std: see `LanguageModel`.
-        batch: columns read side by side while training.
-        bptt: window of back-propagation, in tokens.
-        bptt_deviation: standard deviation of the windows' lengths, see `random_lengths`; 0 cuts all at `bptt`.
-        bptt_longest: bound on them, in tokens; 0: none.
-        accumulate: parts of the columns, trained on one after the other before a step is taken.
-        activation_penalty, temporal_penalty: factors alpha and beta of the penalties on activations and their changes.
-        eval_batch: columns for the validation loss (the context starts anew in each, which changes perplexities).
-        test_batch: columns for the test loss; 1: the context never starts anew. The published code has 20.
-        probe_steps: length of the probe in tokens, warm-up included.
-        probe_batch: sequences of the probe, taken from equally spaced places of the validation text.
 
     Raises:
         ValueError: a value out of its range, or values that do not go together; `network` and `steps` refuse the rest.
     """
 
-    folder: Path | None = None
-    unit: Unit = "character"
-    known: str | None = None
-    share: float = 1.0
-    cell: str = "lstm"
-    embedding: int = 64
-    hidden: int | Sequence[int] = 64
-    layers: int | None = None
-    depth: int = 1
-    dropout: float | Mapping[str, float] = 0.1
-    experts: int = 1
-    tied: bool = False
-    embedding_std: float = 1.0
-    batch: int = 20
-    bptt: int = 35
-    bptt_deviation: float = 0.0
-    bptt_longest: int = 0
-    accumulate: int = 1
-    activation_penalty: float = 0.0
-    temporal_penalty: float = 0.0
-    eval_batch: int = 20
-    test_batch: int = 1
-    probe_steps: int = 80
-    probe_batch: int = 4
+    folder: Path | None = setting(
+        None, "folder with the train, valid and test text; left out: Python's own help texts", section="data"
+    )
+    unit: Unit = setting("character", 'a token is a "word" or a "character"', section="data", choices=get_args(Unit))
+    known: Literal["ptb", "wikitext-2"] | None = setting(
+        None, "check the files against this published corpus", section="data", choices=tuple(PUBLISHED_CORPORA)
+    )
+    fraction: float = setting(
+        1.0, "read this fraction of each split, from its start; below 1 for trials", section="data", gt=0, le=1
+    )
+    cell: str = setting("lstm", f"recurrent cell: {', '.join(LAYERS)}", section="model", choices=tuple(LAYERS))
+    embedding: int = setting(64, "size of the embedding", section="model", ge=1)
+    hidden: int | tuple[int, ...] = setting(
+        64, "units of each recurrent layer; [1150, 1150, 400] for layers of different sizes", section="model", ge=1
+    )
+    layers: int | None = setting(
+        None, "recurrent layers; left out: 2, or as many as hidden lists", section="model", ge=1
+    )
+    depth: int = setting(1, "micro-steps of a recurrent highway layer", section="model", ge=1)
+    dropout: float | Mapping[str, float] = setting(
+        0.0,
+        "a number: ordinary dropout; a table such as { input = 0.4, output = 0.4 }: variational dropout by place",
+        section="model",
+        ge=0,
+        lt=1,
+    )
+    experts: int = setting(1, "softmaxes that are mixed; 1: an ordinary softmax", section="model", ge=1)
+    tied: bool = setting(False, "the decoder uses the embedding's weights", section="model")
+    embedding_std: float = setting(
+        1.0, "the embedding starts as N(0, std^2); 1 suits characters, 0.06 words", section="model", gt=0
+    )
+    batch: int = setting(20, "parallel streams that the training text is cut into", section="training", ge=1)
+    bptt: int = setting(35, "window of back-propagation through time, in tokens", section="training", ge=1)
+    bptt_deviation: float = setting(
+        0.0, "standard deviation of random window lengths (AWD-LSTM: 5); 0: all equal", section="training", ge=0
+    )
+    bptt_longest: int = setting(0, "largest random window length; 0: no limit", section="training", ge=0)
+    gradient_accumulation: int = setting(
+        1, "split each batch into this many parts, one after the other: needs less memory", section="training", ge=1
+    )
+    activation_penalty: float = setting(
+        0.0, "factor of the penalty on activations (AR; AWD-LSTM: 2)", section="training", ge=0
+    )
+    temporal_penalty: float = setting(
+        0.0, "factor of the penalty on changes of activations (TAR; AWD-LSTM: 1)", section="training", ge=0
+    )
+    eval_batch: int = setting(
+        20, "parallel streams for the validation loss; the context starts anew in each", section="data", ge=1
+    )
+    test_batch: int = setting(
+        1, "the same for the test loss; 1: one unbroken text (published code: 20)", section="data", ge=1
+    )
+    probe_steps: int = setting(80, "length of the probe in tokens, warm-up included", section="spectrum", ge=1)
+    probe_batch: int = setting(
+        4, "sequences of the probe, from equally spaced places of the validation text", section="spectrum", ge=1
+    )
+
+    metric: ClassVar[Metric] = PERPLEXITY
 
     def __post_init__(self) -> None:
-        check_values(vars(self))
+        check_settings(self)
         if self.bptt_deviation and self.bptt < 5:
             raise ValueError(
-                f"bptt of random windows is 5 or more, which none of them is shorter than, and {self.bptt} is less: "
-                "raise it, or set bptt_deviation = 0"
+                f"bptt must be at least 5 with random window lengths, got {self.bptt}. Raise it, or set "
+                "bptt_deviation = 0."
             )
         if self.bptt_longest and not self.bptt_deviation:
             raise ValueError(
-                f"bptt_longest bounds random lengths, and there are none where it is {self.bptt_longest}: "
-                "set bptt_deviation, or leave it out"
+                f"bptt_longest needs bptt_deviation above 0, got {self.bptt_longest} without it. "
+                "Set bptt_deviation, or leave it out."
             )
         if self.bptt_longest and self.bptt_longest < max(5, self.bptt):
             raise ValueError(
-                f"bptt_longest bounds random lengths around bptt, 5 or more, and {self.bptt_longest} is below "
-                f"{max(5, self.bptt)}: raise it, or set 0 for no bound"
+                f"bptt_longest must be at least {max(5, self.bptt)} (bptt, and 5), got {self.bptt_longest}. "
+                "Raise it, or set 0 for no limit."
             )
 
     def corpus(self) -> Corpus:
         """The text (read once a process)."""
         if self.folder is None and (self.known or self.unit == "word"):
-            raise DataError(
-                f"Words stand in a text of your own, and for {self.known or 'this one'} no folder is given: give "
-                "--data DIR, or folder in [data]."
-            )
+            raise DataError("Word-level data needs a text folder, got none. Pass --data DIR, or set folder in [data].")
         whole = read_folder(self.folder, unit=self.unit, known=self.known) if self.folder else builtin_text()
-        return beginning(whole, self.share)
+        return first_fraction(whole, self.fraction)
 
     def network(self, seed: int) -> LanguageModel:
         """A new language model for this text."""
-        return LanguageModel(
-            len(self.corpus().vocabulary),
-            cell=self.cell,
-            embedding=self.embedding,
-            hidden=self.hidden,
-            layers=self.layers,
-            depth=self.depth,
-            dropout=self.dropout,
-            experts=self.experts,
-            tied=self.tied,
-            embedding_std=self.embedding_std,
-            seed=seed,
-        )
+        return self.model(len(self.corpus().vocabulary), seed)
+
+    def model(self, vocabulary: int, seed: int = 0) -> LanguageModel:
+        """A new language model for a vocabulary of this size.
+
+        Raises:
+            ValueError: sizes or kinds of dropout that do not go together.
+        """
+        sizes = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.metadata.get("section") == "model"
+        }
+        return LanguageModel(vocabulary, **sizes, seed=seed)
 
     def steps(self, epoch: int, seed: int) -> int:
         """Windows of the training text.
 
         Raises:
-            ValueError: a split is too short for its columns, a window or the probe; the columns are no equal parts.
+            ValueError: a split is too short for its streams, a window or the probe; batch is no multiple of
+                gradient_accumulation.
         """
         for split, batch in (("train", self.batch), ("valid", self.eval_batch), ("test", self.test_batch)):
             self._column_length(split, batch)
         self._probe()
-        if self.batch % self.accumulate:
+        if self.batch % self.gradient_accumulation:
             raise ValueError(
-                f"The parts of a batch are equal, and its {self.batch} columns do not divide into {self.accumulate}: "
-                "change batch or accumulate in [training]."
+                f"batch must be a multiple of gradient_accumulation in [training], got {self.batch} and "
+                f"{self.gradient_accumulation}."
             )
         tokens = self._column_length("train", self.batch) - 1
         if self.bptt > tokens:
             raise ValueError(
-                f"A window fits into a column, and bptt is {self.bptt} where the training text has {tokens} tokens to "
-                f"predict in each of {self.batch} columns: lower bptt or batch in [training], or give more text."
+                f"bptt must be at most the {tokens} tokens of each of the {self.batch} parallel streams, got "
+                f"{self.bptt}. Lower bptt or batch in [training], or give more text."
             )
         return len(self._lengths(epoch, seed)) if self.bptt_deviation else math.ceil(tokens / self.bptt)
 
     def _lengths(self, epoch: int, seed: int) -> Tensor:
         """The random lengths of an epoch's windows."""
         generator = torch.Generator().manual_seed(seed * 1_000_033 + epoch)
-        tokens, deviation = self._column_length("train", self.batch) - 1, self.bptt_deviation
-        return random_lengths(tokens, self.bptt, generator=generator, deviation=deviation, longest=self.bptt_longest)
+        tokens, std = self._column_length("train", self.batch) - 1, self.bptt_deviation
+        return random_bptt_lengths(tokens, self.bptt, generator=generator, std=std, max_length=self.bptt_longest)
 
     def _column_length(self, split: str, batch: int) -> int:
         tokens = len(getattr(self.corpus(), split))
         try:
-            return column_length(tokens, batch)
+            return batched_length(tokens, batch)
         except ValueError as error:
             setting = {"train": "[training] batch", "valid": "[data] eval_batch", "test": "[data] test_batch"}[split]
             raise ValueError(f"The {split} text is too short. {error} The batch size is {setting}.") from None
 
     def _columns(self, split: str, batch: int) -> Tensor:
         self._column_length(split, batch)
-        return columns(getattr(self.corpus(), split), batch)
+        return batchify(getattr(self.corpus(), split), batch)
 
     def _probe(self) -> Tensor:
         text = self._columns("valid", self.probe_batch)
         if len(text) < self.probe_steps:
             raise ValueError(
-                f"The probe takes {self.probe_steps} tokens x {self.probe_batch} sequences of the validation text, and "
-                f"it has {len(self.corpus().valid)}: lower steps, warmup or sequences in [spectrum]."
+                f"The validation text must have probe_steps x probe_batch = {self.probe_steps} x {self.probe_batch} "
+                f"tokens at least, got {len(self.corpus().valid)}. Lower them in [spectrum], or give more text."
             )
         return text[: self.probe_steps]
 
@@ -169,11 +201,13 @@ class LanguageModelling:
         stream = self._columns("train", self.batch)
         cut: Iterator[tuple[Tensor, Tensor, float]]
         if self.bptt_deviation:
-            cut = random_windows(stream, self.bptt, self._lengths(epoch, seed))
+            cut = random_bptt_windows(stream, self.bptt, self._lengths(epoch, seed))
         else:
-            cut = ((inputs, targets, 1.0) for inputs, targets in windows(stream, self.bptt))
+            cut = ((inputs, targets, 1.0) for inputs, targets in bptt_windows(stream, self.bptt))
         for inputs, targets, factor in cut:
-            parts = zip(inputs.chunk(self.accumulate, 1), targets.chunk(self.accumulate, 1), strict=True)
+            parts = zip(
+                inputs.chunk(self.gradient_accumulation, 1), targets.chunk(self.gradient_accumulation, 1), strict=True
+            )
             yield Step(tuple(parts), factor)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
@@ -181,14 +215,14 @@ class LanguageModelling:
         assert isinstance(network, LanguageModel)
         # not waited for, which is safe towards a GPU: CUDA has read a batch when the call returns
         inputs, targets = (part.to(network.encoder.weight.device, non_blocking=True) for part in batch)
-        hidden, state = network.hidden(inputs, carry)
+        hidden, state = network.hidden_states(inputs, carry)
         dropped = network.output_dropout(hidden)
         loss = functional.cross_entropy(network.decoder(dropped).flatten(0, 1), targets.flatten())
         if network.training and self.activation_penalty:
             loss = loss + self.activation_penalty * activation_penalty(dropped)
         if network.training and self.temporal_penalty:
             loss = loss + self.temporal_penalty * temporal_penalty(hidden)
-        return loss, detached(state)
+        return loss, repackage_hidden(state)
 
     def evaluate(self, network: nn.Module, split: str) -> float:
         """Mean cross-entropy in nats over every token of the split but the first of each column.
@@ -212,7 +246,7 @@ class LanguageModelling:
         """Return the loss of columns (N, B), read in windows of a length in tokens."""
         stream = stream.to(next(network.parameters()).device)
         total, count, carry = torch.zeros((), dtype=torch.float64, device=stream.device), 0, None
-        for inputs, targets in windows(stream, length):
+        for inputs, targets in bptt_windows(stream, length):
             loss, carry = self.loss(network, (inputs, targets), carry)
             total += loss.double() * targets.numel()  # not a float: that makes a GPU wait
             count += targets.numel()
@@ -231,17 +265,17 @@ class LanguageModelling:
 
     def identity(self) -> dict[str, Any]:
         """The sizes, and the hash of the text."""
-        settings = {name: value for name, value in vars(self).items() if name not in ("folder", "known", "share")}
+        settings = {name: value for name, value in vars(self).items() if name not in ("folder", "known", "fraction")}
         return settings | {"text_sha256": self.corpus().sha256}
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
         """The model's sizes, the vocabulary, and which part of which text it is of."""
         assert isinstance(network, LanguageModel)
         corpus = self.corpus()
-        text = {"unit": corpus.unit, "vocabulary": list(corpus.vocabulary), "corpus": corpus.name, "share": self.share}
+        text = {
+            "unit": corpus.unit,
+            "vocabulary": list(corpus.vocabulary),
+            "corpus": corpus.name,
+            "fraction": self.fraction,
+        }
         return {"model": network.sizes} | text
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss): of a mean cross-entropy in nats."""
-    return math.exp(loss) if loss < 700 else math.inf

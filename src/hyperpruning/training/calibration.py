@@ -1,4 +1,4 @@
-"""What a topology differentiates before the training begins: the loss of some batches, or the recurrent Jacobian."""
+"""What a mask initialisation differentiates before training: the loss of some batches, or the recurrent Jacobian."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperpruning.sparsity.mask_init import Calibration, jacobian, jacobian_norm
+from hyperpruning.sparsity.mask_inits import Calibration, jacobian, jacobian_norm
 from hyperpruning.sparsity.method import Method
 from hyperpruning.training.device import seeded
 from hyperpruning.training.task import Task, as_step
@@ -18,16 +18,16 @@ STEPS = 20  # of the probe, the last four of which are measured
 
 
 def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) -> Calibration:
-    """The calibration that a method's topology asks for; nothing is computed before it does.
+    """The calibration that a method's mask initialisation asks for; nothing is computed before it does.
 
     Args:
         task: whose batches or probe are taken.
         network: to be pruned.
-        method: "jacobian" measures the recurrent part, every other topology the loss.
+        method: mask initialisation "jacobian" measures the recurrent part, every other one the loss.
         seed: of the batches, and of dropout.
 
     Raises:
-        ValueError: "jacobian" does not know the network's recurrent part.
+        ValueError: "jacobian" cannot measure the network's recurrent part.
     """
     device = next(network.parameters()).device
 
@@ -41,14 +41,13 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
                     found.append(one / len(step.parts))
         return torch.stack(found).sum()
 
-    if method.topology is not jacobian:
+    if method.mask_init is not jacobian:
         return loss
     recurrent, probe = task.recurrence(network)
     if not isinstance(recurrent, nn.RNNBase):
         raise ValueError(
-            f"The topology 'jacobian' knows torch's recurrent layers, and this network has a "
-            f"{type(recurrent).__name__}: take another topology, or give its Sparsifier a calibration made with "
-            "jacobian_norm."
+            "Mask initialisation 'jacobian' needs one of torch's recurrent layers (nn.LSTM, nn.GRU, nn.RNN), got a "
+            f"{type(recurrent).__name__}. Use another one, or give the Sparsifier a calibration by jacobian_norm."
         )
 
     def norm() -> Tensor:

@@ -1,8 +1,8 @@
-"""Checkpoints that survive: atomic, hashed, two generations, never pickle.
+"""Checkpoints: written atomically, with a SHA-256, in two generations, loaded without pickle.
 
 A generation is a file of tensors, ``epoch-0003.pt``, and a sidecar, ``epoch-0003.json``, written last. The sidecar
 holds the SHA-256 of the tensors, the identity of what was trained, and the records of all epochs so far; its own hash
-is its last field. A generation of which anything is damaged is passed over, with a warning, for the one before.
+is its last field. A damaged generation is skipped with a warning, and the one before is used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from hyperpruning.files import write_atomic
-from hyperpruning.training.epochs import EpochRecord, Training
+from hyperpruning.training.epochs import Training
+from hyperpruning.training.record import EpochRecord, record_from_json
 
 logger = logging.getLogger(__name__)
 GENERATIONS = 2
@@ -55,7 +56,7 @@ def save(training: Training, folder: Path, identity: str, records: Sequence[Epoc
         "epoch": training.epoch,
         "identity": identity,
         "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
-        "records": [asdict(record) for record in records],
+        "records": [record.to_json() for record in records],
     }
     write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
     kept = {f"epoch-{training.epoch - age:04d}" for age in range(GENERATIONS)}
@@ -96,7 +97,9 @@ def _whole_generations(folder: Path, identity: str) -> Iterator[tuple[dict[str, 
                 raise ValueError("its SHA-256 differs")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (OSError, ValueError, pickle.UnpicklingError) as error:
-            logger.warning("Checkpoint %s is passed over (%s): going back one.", path.with_suffix(".pt"), error)
+            logger.warning(
+                "Checkpoint %s is skipped (%s); going back to the one before.", path.with_suffix(".pt"), error
+            )
             continue
         yield state, sidecar
 
@@ -112,7 +115,7 @@ def read_sidecar(path: Path) -> Sidecar:
         check = content.pop("check")
         if check != _check(content):
             raise ValueError("its sidecar is damaged")
-        records = tuple(record_from(record) for record in content.pop("records"))
+        records = tuple(record_from_json(record) for record in content.pop("records"))
         return Sidecar(records=records, **content)
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
         raise ValueError("its sidecar is damaged") from None
@@ -132,11 +135,6 @@ def release(folder: Path) -> None:
     """Remove the tensors of a network that will not be continued; its records stay."""
     for path in (*folder.glob("epoch-*.pt"), *folder.glob(".epoch-*")):  # the latter of a writer that was killed
         path.unlink(missing_ok=True)
-
-
-def record_from(values: dict[str, Any]) -> EpochRecord:
-    """An `EpochRecord` from JSON."""
-    return EpochRecord(**(values | {"spectrum": tuple(values.get("spectrum", ()))}))
 
 
 def _check(content: dict[str, Any]) -> str:

@@ -3,110 +3,104 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-# bounds of numbers, by the names that pydantic's Field has for them: those of `TrainConfig` and `LanguageModelling`
-_COUNT, _POSITIVE, _NOT_NEGATIVE, _SHARE = {"ge": 1}, {"gt": 0}, {"ge": 0}, {"gt": 0, "le": 1}
-BOUNDS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("epochs", "threads", "batch", "bptt", "accumulate", "eval_batch", "test_batch"), _COUNT),
-    **dict.fromkeys(("embedding", "depth", "experts", "probe_steps", "probe_batch"), _COUNT),
-    **dict.fromkeys(("lr", "clip", "finetune_lr", "embedding_std"), _POSITIVE),
-    **dict.fromkeys(("weight_decay", "lr_decay_after", "non_monotone", "updates_per_epoch"), _NOT_NEGATIVE),
-    **dict.fromkeys(("bptt_deviation", "bptt_longest", "activation_penalty", "temporal_penalty"), _NOT_NEGATIVE),
-    **dict.fromkeys(("lr_decay", "finetune_from", "share"), _SHARE),
-    "average_from": {"ge": 0, "le": 1},
-    "seed": {"ge": 0, "lt": 2**32},
-}
-CHOICES: dict[str, tuple[str, ...]] = {
-    "scope": ("all", "recurrent"),
-    "counts": ("weights", "multiply_adds"),
-    "precision": ("float32", "tf32", "bf16"),
-}
-_HOLDS = {"ge": (operator.ge, "at least"), "gt": (operator.gt, "above"), "le": (operator.le, "at most")}
-_HOLDS["lt"] = operator.lt, "below"
+from hyperpruning.settings import check_settings, documented, setting
+
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
-def check_values(values: Mapping[str, Any]) -> None:
-    """Refuse numbers beyond their bounds and names that are no choice; what has neither is passed over.
-
-    Raises:
-        ValueError: the first such value, with its rule.
-    """
-    for name, value in values.items():
-        bounds = BOUNDS.get(name, {})
-        if not all(_HOLDS[bound][0](value, limit) for bound, limit in bounds.items()):
-            rule = " and ".join(f"{_HOLDS[bound][1]} {limit}" for bound, limit in bounds.items())
-            raise ValueError(f"{name} is {rule}, and {value!r} is not: change it")
-        if value not in CHOICES.get(name, (value,)):
-            raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, and {value!r} is not: choose one of them")
-
-
+@documented
 @dataclass(frozen=True)
 class TrainConfig:
     """How every network of a search is trained.
-
-    Attributes:
-        epochs: length of a full training.
-        lr: learning rate of SGD.
-        clip: largest norm of the (dense) gradient.
-        weight_decay: L2 penalty.
-        lr_decay: factor on the learning rate in every epoch after `lr_decay_after`.
-        lr_decay_after: epochs at the full learning rate.
-        average_from: fraction of the epochs after which the weights are averaged; 1 never.
-        non_monotone: averaging also begins when the validation loss is worse than one of more than this many epochs
-            ago (see `non_monotone`); 0 leaves it to `average_from`.
-        finetune_from: fraction of the epochs after which the training goes on from its best weights, with their masks,
-            which then stay, and averages them anew; 1 never.
-        finetune_lr: the learning rate from there on, as a factor on `lr` (which does not fall any more).
-        scope: what is pruned: "all" weight matrices, or "recurrent", those of the recurrent layers.
-        counts: what a sparsity counts, "weights" or "multiply_adds" (for one token; embeddings then stay dense).
-        updates_per_epoch: mask updates in an epoch, evenly spread; 0 keeps the method's own interval in steps.
-        seed: of initial weights, masks and dropout; equal for all networks of a search.
-        threads: of torch while training; results are repeatable for one and the same number.
-        device: "cpu", "cuda", "cuda:1"; "auto" is "cuda" where there is one.
-        precision: of the matrix products while training: "float32"; "tf32", on CUDA; or "bf16", where torch's own
-            recurrent layers stay in float32 (on CUDA in TF32). Weights, averages, spectra and evaluation are float32.
 
     Raises:
         ValueError: a value out of its range, or values that do not go together.
     """
 
-    epochs: int = 10
-    lr: float = 15.0
-    clip: float = 0.25
-    weight_decay: float = 0.0
-    lr_decay: float = 1.0
-    lr_decay_after: int = 0
-    average_from: float = 0.6
-    non_monotone: int = 0
-    finetune_from: float = 1.0
-    finetune_lr: float = 1.0
-    scope: str = "all"
-    counts: str = "weights"
-    updates_per_epoch: int = 4
-    seed: int = 0
-    threads: int = 1
-    device: str = "auto"
-    precision: str = "float32"
+    epochs: int = setting(10, "length of a full training", section="training", ge=1)
+    lr: float = setting(15.0, "learning rate of SGD", section="training", gt=0)
+    lr_decay: float = setting(
+        1.0, "factor on the learning rate in every epoch after lr_decay_after", section="training", gt=0, le=1
+    )
+    lr_decay_after: int = setting(0, "epochs at the full learning rate", section="training", ge=0)
+    max_grad_norm: float = setting(0.25, "the gradient is clipped to this norm", section="training", gt=0)
+    weight_decay: float = setting(0.0, "L2 penalty", section="training", ge=0)
+    average_from: float = setting(
+        0.6,
+        "fraction of the epochs after which the weights are averaged; 1: never",
+        section="training",
+        ge=0,
+        le=1,
+    )
+    non_monotone: int = setting(
+        0,
+        "start averaging when the validation loss is worse than the best of more than this many epochs ago "
+        "(NT-ASGD: 5); 0: off",
+        section="training",
+        ge=0,
+    )
+    finetune_from: float = setting(
+        1.0,
+        "fraction of the epochs after which training goes on from the best weights with fixed masks; 1: never",
+        section="training",
+        gt=0,
+        le=1,
+    )
+    finetune_lr: float = setting(1.0, "factor on lr while finetuning", section="training", gt=0)
+    scope: str = setting(
+        "all",
+        'what is pruned: "all" weight matrices, or those of the "recurrent" layers',
+        section="pruning",
+        choices=("all", "recurrent"),
+    )
+    counts: str = setting(
+        "weights",
+        'what sparsity counts: "weights", or "multiply_adds" per token (then embeddings stay dense)',
+        section="pruning",
+        choices=("weights", "multiply_adds"),
+    )
+    updates_per_epoch: int = setting(
+        4,
+        "mask updates in an epoch, evenly spaced; 0: each method's own interval in steps",
+        section="pruning",
+        ge=0,
+    )
+    seed: int = setting(
+        0, "seed of initial weights, masks, dropout and suggestions", section="training", ge=0, lt=2**32
+    )
+    threads: int = setting(
+        1,
+        "threads of torch while training; results repeat bit for bit with the same number",
+        section="training",
+        ge=1,
+        le=4096,
+    )
+    device: str = setting(
+        "auto", 'where networks train: "cpu", "cuda", "cuda:1"; "auto": cuda if available', section="training"
+    )
+    precision: str = setting(
+        "float32",
+        'of matrix products while training; "tf32" and "bf16" are for GPUs, evaluation is always float32',
+        section="training",
+        choices=PRECISIONS,
+    )
 
     def __post_init__(self) -> None:
-        check_values(vars(self))
+        check_settings(self)
         if self.finetune_after is not None and self.finetune_after >= self.epochs:
             raise ValueError(
-                f"finetune_from leaves an epoch at least, and {self.finetune_from} of {self.epochs} leaves none: "
-                "lower it, or set 1 for no finetuning"
+                f"finetune_from must leave at least one epoch of finetuning, got {self.finetune_from} of {self.epochs} "
+                "epochs. Lower it, or set 1 for no finetuning."
             )
         if self.finetune_lr != 1 and self.finetune_from == 1:
             raise ValueError(
-                f"finetune_lr is that of a finetuning, and there is none where it is {self.finetune_lr}: "
-                "set finetune_from, or leave it out"
+                f"finetune_lr must be 1 without finetuning, got {self.finetune_lr}. Set finetune_from, or leave it out."
             )
         if self.precision == "tf32" and self.device == "cpu":
             raise ValueError(
-                'precision "tf32" is one of GPUs, and device is "cpu": set precision = "float32", or device = "auto"'
+                'precision "tf32" needs a GPU, got device "cpu". Set precision = "float32" or device = "auto".'
             )
 
     @property

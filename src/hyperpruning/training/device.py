@@ -1,4 +1,4 @@
-"""What a training runs on: device, threads, precision, random numbers; all as before when it is over."""
+"""Device, threads, precision and random numbers of a training; all are restored afterwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_precision
 from hyperpruning.training.config import TrainConfig
 
 
@@ -26,8 +26,8 @@ def device_of(name: str) -> torch.device:
     known = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
     if not known:
         raise ValueError(
-            f'A device is "cpu", or a GPU that torch sees, and there are {torch.cuda.device_count()} of them where '
-            f'device is {name!r}: set it to "auto" or "cpu".'
+            f'device must be "cpu", "auto" or one of the {torch.cuda.device_count()} CUDA devices that torch sees, got '
+            f"{name!r}."
         )
     return device
 
@@ -43,11 +43,11 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def products(config: TrainConfig) -> AbstractContextManager[None]:
+def matmul_precision(config: TrainConfig) -> AbstractContextManager[None]:
     """Within the block (the training alone) float32 products on CUDA are in TF32 if that or bf16 is asked for."""
     if device_of(config.device).type != "cuda":
         return nullcontext()
-    return float32_products(tf32=config.precision != "float32")
+    return float32_precision(tf32=config.precision != "float32")
 
 
 def forward_precision(config: TrainConfig) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""The loop: one network, trained as a generator of epochs that can stop after any of them and go on later."""
+"""The training loop: a generator of epochs that can stop after any of them and continue later."""
 
 from __future__ import annotations
 
@@ -6,61 +6,36 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperpruning.kernels import float32_products
+from hyperpruning.kernels import float32_precision
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.device import device_of, forward_precision, products, seeded
+from hyperpruning.training.device import device_of, forward_precision, matmul_precision, seeded
 from hyperpruning.training.pruning import prunable_weights, sparsified
+from hyperpruning.training.record import EpochRecord
 from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
-from hyperpruning.training.task import Task, as_step
+from hyperpruning.training.task import Task, as_step, loss_and_metric
 
-LOOK = 50  # steps between two looks at whether the loss is finite: a look makes a GPU wait
+CHECK_EVERY = 50  # steps between two checks that the loss is finite: each check synchronises the GPU
 
 
 class DivergedError(FloatingPointError):
-    """The loss stopped being a number."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What is known of a network after an epoch (0: before the first).
-
-    Attributes:
-        epoch: epochs trained.
-        train_loss, valid_loss: nats; train_loss is None at epoch 0, and includes the penalties on activations.
-        active: active prunable weights (all of them in the dense network).
-        density: active fraction of each prunable tensor, one number a gate.
-        churn: weights dropped in this epoch over the active ones.
-        ever_active: fraction of the prunable weights that have been active so far (ITOP's R_s); 1 when dense.
-        seconds: wall-clock time of the epoch; not part of the ledger.
-        spectrum: Lyapunov exponents, nats per step; -inf is None (JSON has no infinity); empty if not computed.
-    """
-
-    epoch: int
-    train_loss: float | None
-    valid_loss: float
-    active: int
-    density: dict[str, list[float]]
-    churn: float
-    ever_active: float = 1.0
-    seconds: float = 0.0
-    spectrum: tuple[float | None, ...] = ()
+    """The loss is not finite."""
 
 
 class Training:
-    """A network with all that its training needs.
+    """A network, its optimizer and its Sparsifier, with the state of its training.
 
     Args:
         task: what it learns.
-        config: how.
+        config: how it is trained.
         method: how it is pruned; None trains it dense.
         sparsity: fraction of zero weights over the prunable weights; with a method only.
     """
@@ -80,9 +55,9 @@ class Training:
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
-        """The network as it would be delivered now: averaged weights, pruned, evaluation mode, float32."""
-        pruned = nullcontext() if self.sparsifier is None else self.sparsifier.hardened()
-        with self.optimizer.averaged(), pruned, float32_products(), torch.no_grad():
+        """The network as it would be exported now: averaged weights, masked, evaluation mode, float32."""
+        pruned = nullcontext() if self.sparsifier is None else self.sparsifier.masked()
+        with self.optimizer.averaged(), pruned, float32_precision(), torch.no_grad():
             self.network.eval()
             try:
                 yield self.network
@@ -92,16 +67,17 @@ class Training:
     def record(self, train_loss: float | None = None, dropped: int = 0) -> EpochRecord:
         """Evaluate; remember the weights when they are the best so far."""
         with self.evaluated() as network:
-            valid = self.task.evaluate(network, "valid")
+            valid, metric = loss_and_metric(self.task.evaluate(network, "valid"))
             if not math.isfinite(valid):
                 raise DivergedError(
-                    f"A validation loss must be finite, and it is {valid} after epoch {self.epoch}: "
-                    f"lower the learning rate ({self.config.lr:g})."
+                    f"The validation loss must be finite, got {valid} after epoch {self.epoch}. "
+                    f"Lower the learning rate ({self.config.lr:g})."
                 )
-            settled = self.sparsifier is None or self.sparsifier.settled  # what is denser than asked is not delivered
-            if self.epoch > 0 and settled:
+            # a network that is denser than asked is never exported
+            at_final_density = self.sparsifier is None or self.sparsifier.at_final_density
+            if self.epoch > 0 and at_final_density:
                 self.valid_losses.append(valid)
-            if self.epoch > 0 and settled and valid < self.best_loss:
+            if self.epoch > 0 and at_final_density and valid < self.best_loss:
                 self.best_loss = valid
                 state = network.state_dict(keep_vars=True)  # in which tied weights are one tensor, copied once
                 copies = {value: value.detach().to("cpu", copy=True) for value in set(state.values())}
@@ -113,7 +89,9 @@ class Training:
         active = active or prunable_weights(self.task, self.network, self.config)
         densities = density(masks, self.task.row_groups(self.network))
         ever_active = 1.0 if self.sparsifier is None else self.sparsifier.ever_active
-        return EpochRecord(self.epoch, train_loss, valid, active, densities, dropped / active, ever_active)
+        return EpochRecord(
+            self.epoch, train_loss, valid, active, densities, dropped / active, ever_active, valid_metric=metric
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on (plain types and tensors)."""
@@ -129,7 +107,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken, bit for bit."""
+        """Continue from where `state_dict` was taken, bit for bit."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.sparsifier is not None:
@@ -138,7 +116,7 @@ class Training:
         self.best_loss, self.best, self.best_masks = state["best_loss"], state["best"], state["best_masks"]
 
     def begin_finetuning(self) -> None:
-        """Go on from the best weights with their masks; averages begin anew, with the next step."""
+        """Continue from the best weights with their masks; averages start anew with the next step."""
         self.network.load_state_dict(self.best)
         if self.sparsifier is not None:
             self.sparsifier.restore(self.best_masks)
@@ -165,7 +143,7 @@ def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord
         loss, dropped = _train_epoch(training) if training.epoch >= 0 else (None, 0)
         training.epoch += 1
         record = training.record(loss, dropped)
-        yield EpochRecord(**(vars(record) | {"seconds": time.perf_counter() - started}))
+        yield replace(record, seconds=time.perf_counter() - started)
 
 
 def _train_epoch(training: Training) -> tuple[float, int]:
@@ -177,7 +155,7 @@ def _train_epoch(training: Training) -> tuple[float, int]:
         training.optimizer.start_averaging()
     for group in training.optimizer.param_groups:
         group["lr"] = _learning_rate(config, epoch)
-    with seeded(config.seed * 1_000_003 + epoch, training.device), products(config):
+    with seeded(config.seed * 1_000_003 + epoch, training.device), matmul_precision(config):
         return train_batches(training, training.task.batches(epoch, config.seed))
 
 
@@ -189,9 +167,9 @@ def _learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def _averages(training: Training) -> bool:
-    """Whether averaging is to begin with the next epoch, if it has not: never while weights still fade."""
+    """Whether averaging starts with the next epoch, if it has not; never during soft shrinkage."""
     config, losses = training.config, training.valid_losses
-    if training.sparsifier is not None and training.sparsifier.fading:
+    if training.sparsifier is not None and training.sparsifier.soft_shrinking:
         return False
     triggered = config.non_monotone and losses and non_monotone(losses, config.non_monotone)
     return bool(triggered) or training.epoch >= config.epochs_in(config.average_from)
@@ -211,9 +189,9 @@ def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, in
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         count += 1
-        if count % LOOK == 0:
+        if count % CHECK_EVERY == 0:
             _check_finite(training, total, count)
-        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
         optimizer.step(lr_factor=step.lr_factor)
         if training.sparsifier is not None and (update := training.sparsifier.step()) is not None:
             dropped += sum(update.dropped.values())
@@ -224,6 +202,6 @@ def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, in
 def _check_finite(training: Training, total: Tensor, count: int) -> None:
     if not math.isfinite(float(total)):
         raise DivergedError(
-            f"A training loss must be finite, and it was {float(total)} in epoch {training.epoch + 1}, within the "
-            f"first {count} batches: lower the learning rate ({training.config.lr:g})."
+            f"The training loss must be finite, got {float(total)} in epoch {training.epoch + 1} within the first "
+            f"{count} steps. Lower the learning rate ({training.config.lr:g})."
         )

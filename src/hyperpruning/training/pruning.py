@@ -1,4 +1,4 @@
-"""How a training prunes: what its sparsity counts, when its masks are updated, whether method and recipe agree."""
+"""How a training prunes: what its sparsity counts, when masks are updated, whether method and training agree."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from hyperpruning.sparsity import mask_init, redistributions, scopes, scores
-from hyperpruning.sparsity.budget import Budget
+from hyperpruning.sparsity import mask_inits, redistributions, scopes, scores
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.sparsity.weight_budget import WeightBudget
 from hyperpruning.training.calibration import calibration
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.task import Task
@@ -26,11 +26,11 @@ SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
 
 
 class MethodError(ValueError):
-    """A method that the network, the sparsity or the recipe cannot hold."""
+    """A method that does not fit the network, the sparsity or the training."""
 
 
 def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
-    """What a weight of each parameter costs; nothing where it is not pruned."""
+    """What a weight of each parameter costs; 0 where it is not pruned."""
     cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
     return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
 
@@ -47,12 +47,12 @@ def sparsified(
     """The Sparsifier of a training; the network is masked from here on.
 
     Raises:
-        MethodError: the method does not fit the network, the sparsity or the recipe.
+        MethodError: the method does not fit the network, the sparsity or the training.
     """
     steps = _steps(task, config)
     when = update_schedule(steps[: config.finetune_after], config.updates_per_epoch, method.interval)
     try:
-        check_recipe(method, config, steps)
+        check_training(method, config, steps)
         return Sparsifier(
             network,
             optimizer,
@@ -82,16 +82,16 @@ def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: fl
         return set(task.recurrence(network)[0].parameters())
 
     def refuse(method: Method) -> None:
-        check_recipe(method, config, steps)
+        check_training(method, config, steps)
         calibration(task, network, method, seed=config.seed)
-        compete = method.topology_scope is scopes.together
-        if compete and method.topology is mask_init.jacobian and not recurrent().issuperset(pruned.values()):
+        compete = method.mask_init_scope is scopes.global_
+        if compete and method.mask_init is mask_inits.jacobian and not recurrent().issuperset(pruned.values()):
             raise ValueError(
-                "The topology 'jacobian' knows recurrent weights alone, and with a global topology_scope all compete: "
-                "take topology_scope 'tensor', or prune the recurrent ones alone (scope)."
+                "Mask initialisation 'jacobian' with a global scope must prune recurrent weights only, got others too. "
+                "Use the scope 'tensor', or set scope = \"recurrent\" in [pruning]."
             )
-        budget = Budget(method, pruned, costs, sparsity, sum(steps))
-        budget.check_gates({name: groups.get(name, 1) for name in pruned})
+        weight_budget = WeightBudget(method, pruned, costs, sparsity, sum(steps))
+        weight_budget.check_gates({name: groups.get(name, 1) for name in pruned})
 
     return refuse
 
@@ -121,7 +121,7 @@ def update_schedule(steps: Sequence[int], updates: int, interval: int) -> Contai
 def update_steps(steps: int, updates: int) -> set[int]:
     """The steps of an epoch, from 1 on, that update the masks: in the middle of its equal parts.
 
-    So none falls shortly before the evaluation, where judges would see the cut more than the network.
+    So no update falls shortly before the evaluation, which would measure the fresh cut more than the network.
 
     >>> sorted(update_steps(steps=100, updates=4))
     [13, 38, 63, 88]
@@ -129,26 +129,26 @@ def update_steps(steps: int, updates: int) -> set[int]:
     return {int((part + 0.5) * steps / updates) + 1 for part in range(updates)}
 
 
-def check_recipe(method: Method, config: TrainConfig, steps: Sequence[int]) -> None:
-    """Refuse averages of weights that are still fading, a finetuning before weights are as sparse as asked, a momentum.
+def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) -> None:
+    """Refuse a method that does not go together with averaging, finetuning or the optimizer.
 
     Args:
         method: of pruning.
         config: of the training.
         steps: of each epoch.
     """
-    if method.fade and config.average_from < method.stop:
+    if method.soft_shrinkage and config.average_from < method.stop:
         raise ValueError(
-            f"Averages begin when no weight fades any more, and average_from is {config.average_from:g} where fading "
-            f"stops at {method.stop:g} of the training: raise average_from, or stop earlier."
+            f"average_from must be at least the method's stop = {method.stop:g} with soft shrinkage, got "
+            f"{config.average_from:g}. Raise average_from, or lower stop."
         )
     if method.redistribute is redistributions.momentum and method.grow is not scores.gradient_average:
         raise ValueError(
-            "A redistribution by momentum needs one, and the optimizer of a training keeps none: take grow "
-            "'gradient_average', or another redistribution."
+            "redistribute 'momentum' needs grow 'gradient_average' here, since the optimizer of the training keeps no "
+            "momentum. Change one of them."
         )
-    if method.settles * sum(steps) > sum(steps[: config.finetune_after]):
+    if method.final_density_at * sum(steps) > sum(steps[: config.finetune_after]):
         raise ValueError(
-            f"Finetuning begins with weights as sparse as asked, and finetune_from is {config.finetune_from:g} where "
-            f"the method has its density at {method.settles:g} of the steps: raise finetune_from, or settle earlier."
+            f"finetune_from must not be before the method reaches its final density, got {config.finetune_from:g} with "
+            f"the final density at {method.final_density_at:g} of the steps. Raise finetune_from."
         )

@@ -1,4 +1,4 @@
-"""SGD whose weights can be averaged, each from its own beginning (SNT-ASGD; Liu et al. 2021, Selfish-RNN)."""
+"""SGD with weight averaging that starts for each weight when it becomes active (SNT-ASGD; Liu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class SNTASGD(Optimizer):
 
     With k steps of averaging behind a weight w, its average is x <- x + (w - x) / max(1, k - 1), as in
     ``torch.optim.ASGD(t0=0, lambd=0)``, but k is counted for every weight alone. Average and count are state tensors
-    of the weight's shape: a `Sparsifier` zeroes them where it prunes, so a weight that is regrown starts its average
-    afresh instead of being diluted by the zeros of its absence.
+    of the weight's shape: a `Sparsifier` zeroes them where it prunes, so the average of a
+    regrown weight starts anew and does not include the zeros of the time when it was pruned.
 
     Args:
         params: the parameters.

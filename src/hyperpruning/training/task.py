@@ -8,9 +8,14 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from hyperpruning.training.record import Metric
+
 
 class Task(Protocol):
-    """What the search needs to know of a task. All losses are means in nats."""
+    """What the search needs to know of a task. All losses are means in nats.
+
+    A task may have an attribute ``metric``, a `Metric`: the number in which results are told; by default the loss.
+    """
 
     def network(self, seed: int) -> nn.Module:
         """A new network; the same seed gives the same weights."""
@@ -27,8 +32,11 @@ class Task(Protocol):
         The network may be on a GPU, and the batch is where `batches` made it: move it to the network's device here.
         """
 
-    def evaluate(self, network: nn.Module, split: str) -> float:
-        """The mean loss on "valid" or "test"; the network comes in evaluation mode."""
+    def evaluate(self, network: nn.Module, split: str) -> float | tuple[float, float]:
+        """The mean loss on "valid" or "test"; or (loss, metric) if the task's `metric` does not follow from the loss.
+
+        The network comes in evaluation mode.
+        """
 
     def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:
         """What `lyapunov_spectrum` takes: the recurrent part, and the probe inputs (T, B, I), equal for all networks.
@@ -63,3 +71,14 @@ class Step:
 def as_step(batch: Any) -> Step:
     """A batch as a step of its own, unless it is one."""
     return batch if isinstance(batch, Step) else Step((batch,))
+
+
+def metric_of(task: Task) -> Metric:
+    """The metric in which a task tells its results; by default its loss."""
+    metric: Metric = getattr(task, "metric", Metric())
+    return metric
+
+
+def loss_and_metric(evaluated: float | tuple[float, float]) -> tuple[float, float | None]:
+    """What `Task.evaluate` returned: the loss, and the metric where it is computed beside it."""
+    return evaluated if isinstance(evaluated, tuple) else (evaluated, None)

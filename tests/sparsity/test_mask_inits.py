@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from hyperpruning.sparsity.catalogue import METHODS
-from hyperpruning.sparsity.mask_init import TOPOLOGIES, jacobian_norm
+from hyperpruning.sparsity.mask_inits import MASK_INITS, jacobian_norm
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.calibration import stacked_norm
-from pruned import view
+from pruned import prunable_parameter
 
 
 class Tanh(nn.Module):
@@ -27,12 +27,12 @@ class Tanh(nn.Module):
     def loss(self):
         return (self.two(self.one(self.inputs).tanh()) - self.targets).square().mean()
 
-    def views(self):
+    def prunable_parameters(self):
         found = {}
         for name in ("one", "two"):
             weight = getattr(self, name).weight
-            found[name] = view(weight.detach(), torch.ones_like(weight), name=name)
-            object.__setattr__(found[name], "parameter", weight)
+            found[name] = prunable_parameter(weight.detach(), torch.ones_like(weight), name=name)
+            object.__setattr__(found[name], "tensor", weight)
         return found
 
 
@@ -45,7 +45,7 @@ def test_snip_is_weight_times_gradient():
     net.loss().backward()
     modules = {"one": net.one, "two": net.two}
     expected = {name: (module.weight * module.weight.grad).abs() for name, module in modules.items()}
-    torch.testing.assert_close(flat(TOPOLOGIES["snip"](net.views(), net.loss)), flat(expected).detach())
+    torch.testing.assert_close(flat(MASK_INITS["snip"](net.prunable_parameters(), net.loss)), flat(expected).detach())
 
 
 def test_grasp_is_weight_times_hessian_times_gradient():
@@ -61,7 +61,7 @@ def test_grasp_is_weight_times_hessian_times_gradient():
     hessian = torch.autograd.functional.hessian(by_values, start)
     (slope,) = torch.autograd.grad(by_values(start), start)
     expected = start * (hessian @ slope)
-    torch.testing.assert_close(flat(TOPOLOGIES["grasp"](net.views(), net.loss)), expected.detach())
+    torch.testing.assert_close(flat(MASK_INITS["grasp"](net.prunable_parameters(), net.loss)), expected.detach())
 
 
 def test_the_jacobian_norm_is_that_of_the_whole_jacobian():
@@ -81,13 +81,13 @@ def test_the_jacobian_norm_is_that_of_the_whole_jacobian():
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_the_jacobian_topology_is_the_slope_of_the_norm(kind):
+def test_the_jacobian_mask_init_is_the_slope_of_the_norm(kind):
     torch.manual_seed(0)
     layer, inputs = kind(3, 4, num_layers=2).double(), torch.randn(7, 2, 3).double()
     weight = layer.weight_hh_l1
-    shown = {"w": view(weight.detach(), torch.ones_like(weight))}
-    object.__setattr__(shown["w"], "parameter", weight)
-    found = TOPOLOGIES["jacobian"](shown, lambda: stacked_norm(layer, inputs))["w"]
+    shown = {"w": prunable_parameter(weight.detach(), torch.ones_like(weight))}
+    object.__setattr__(shown["w"], "tensor", weight)
+    found = MASK_INITS["jacobian"](shown, lambda: stacked_norm(layer, inputs))["w"]
 
     def norm():
         with torch.enable_grad():
@@ -107,14 +107,14 @@ def test_the_jacobian_topology_is_the_slope_of_the_norm(kind):
 
 
 @pytest.mark.parametrize("name", ["snip", "grasp", "jacobian"])
-def test_a_topology_that_needs_data_says_so(name):
-    with pytest.raises(ValueError, match=f"the topology '{name}' needs data, .* give the Sparsifier calibration="):
+def test_a_mask_init_that_needs_data_says_so(name):
+    with pytest.raises(ValueError, match=f"when mask_init is '{name}', got None. Give the Sparsifier calibration="):
         Sparsifier(nn.Linear(8, 8), None, METHODS[name], sparsity=0.5)
 
 
 def test_a_calibration_that_is_not_finite_is_refused():
     layer = nn.Linear(8, 8)
-    with pytest.raises(FloatingPointError, match="one of 'weight' is not"):
+    with pytest.raises(FloatingPointError, match="got others for 'weight'"):
         Sparsifier(layer, None, METHODS["snip"], sparsity=0.5, calibration=lambda: layer.weight.sum() * float("nan"))
 
 
@@ -122,7 +122,7 @@ def test_the_masks_hold_the_best_scores_with_exact_counts():
     torch.manual_seed(0)
     layer = nn.Linear(20, 10, bias=False)
     weights = layer.weight.detach().clone()
-    sparsifier = Sparsifier(layer, None, from_config({"method": "static", "topology": "magnitude"}), sparsity=0.7)
+    sparsifier = Sparsifier(layer, None, from_config({"method": "static", "mask_init": "magnitude"}), sparsity=0.7)
     assert sparsifier.masks["weight"].view(-1).nonzero().squeeze(1).tolist() == sorted(
         weights.abs().flatten().topk(60).indices.tolist()
     )
@@ -131,10 +131,10 @@ def test_the_masks_hold_the_best_scores_with_exact_counts():
 def test_what_a_calibration_does_not_reach_begins_at_random():
     net = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
     inputs = torch.randn(4, 10)
-    method = from_config({"method": "snip", "topology_scope": "tensor"})
+    method = from_config({"method": "snip", "mask_init_scope": "tensor"})
     sparsifier = Sparsifier(net, None, method, sparsity=0.8, calibration=lambda: net[0](inputs).square().sum())
     assert {name: int(mask.sum()) for name, mask in sparsifier.masks.items()} == {"0.weight": 20, "1.weight": 20}
-    with pytest.raises(ValueError, match=r"nothing is known of those of '1.weight'"):
+    with pytest.raises(ValueError, match=r"got none for '1.weight'"):
         Sparsifier(net, None, METHODS["snip"], sparsity=0.8, calibration=lambda: net[0](inputs).square().sum())
 
 
@@ -143,7 +143,7 @@ def test_only_the_floor_keeps_a_global_start_from_emptying_a_tensor(floor):
     net = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
     with torch.no_grad():
         net[1].weight.mul_(1e-6)
-    method = Method(topology=TOPOLOGIES["magnitude"], topology_scope=METHODS["snip"].topology_scope, floor=floor)
+    method = Method(mask_init=MASK_INITS["magnitude"], mask_init_scope=METHODS["snip"].mask_init_scope, floor=floor)
     sparsifier = Sparsifier(net, None, method, sparsity=0.9)
     assert {name: int(mask.sum()) for name, mask in sparsifier.masks.items()} == {
         "0.weight": 80 - 400 * floor,

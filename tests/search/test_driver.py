@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from hyperpruning.report.page import write_report
-from hyperpruning.search.executors import executor
+from hyperpruning.search.driver import search
+from hyperpruning.search.executors import process_pool
+from hyperpruning.search.history import Candidate, FinalResult
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
-from hyperpruning.search.plan import Plan, check, job
-from hyperpruning.search.search import search
-from hyperpruning.search.space import Candidate
-from hyperpruning.search.worker import Slice, train_slice
+from hyperpruning.search.plan import Plan, validate
+from hyperpruning.search.worker import JobResult, job_for, run_job
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.tasks.language_modelling import LanguageModelling
-from hyperpruning.training.epochs import EpochRecord
+from hyperpruning.training.record import EpochRecord
 from small import small
 
 
@@ -35,12 +35,12 @@ class Curves(Executor):
         end = self.ends.get(job.name, 3.0 + int(job.name[1:]) / 10 if job.name != "dense" else 2.0)
         if self.diverging.get(job.name, 99) <= job.until:
             records = tuple(self.record(epoch, end) for epoch in range(self.diverging[job.name]))
-            return Slice(records, failure="the loss was nan")
+            return JobResult(records, failure="the loss was nan")
         self.trained[job.name] = max(self.trained.get(job.name, 0), job.until)
         final = None
         if job.until == job.train.epochs:
-            final = {"best_epoch": job.until, "valid_loss": end, "test_loss": end, "active": 4, "sha256": job.name}
-        return Slice(tuple(self.record(epoch, end) for epoch in range(job.until + 1)), final)
+            final = FinalResult(job.name, job.until, end, end, 4, job.name)
+        return JobResult(tuple(self.record(epoch, end) for epoch in range(job.until + 1)), final)
 
     def record(self, epoch, end):
         spectrum = (-end, None) if end > 3.35 else (-end, -2.0)
@@ -56,17 +56,17 @@ def test_the_better_half_goes_on_and_the_best_finalist_wins(plan, tmp_path):
     curves = Curves()
     history = search(plan, tmp_path / "run", executor=curves)
     assert list(history.candidates) == ["c01", "c02", "c03", "c04", "c05"]
-    assert history.rounds["loss", 0]["kept"] == ["c01", "c02", "c03"]
-    assert history.rounds["loss", 1]["kept"] == ["c01", "c02"]
+    assert history.rounds["loss", 0].kept == ("c01", "c02", "c03")
+    assert history.rounds["loss", 1].kept == ("c01", "c02")
     assert history.winners == {"ls": "c01", "loss": "c01", "rank_sum": "c01"}
     assert curves.trained == {"dense": 4, "c01": 4, "c02": 4, "c03": 2, "c04": 1, "c05": 1}
 
 
-def test_judges_that_disagree_share_what_they_train(plan, tmp_path):
+def test_criteria_that_disagree_share_what_they_train(plan, tmp_path):
     curves = Curves({"dense": 9.0})  # the spectra of bad networks are now nearer to the dense one
     history = search(plan, tmp_path / "run", executor=curves)
-    assert history.rounds["ls", 1]["kept"] != history.rounds["loss", 1]["kept"]
-    finalists = {name for key, fact in history.rounds.items() if key[1] == 1 for name in fact["kept"]}
+    assert history.rounds["ls", 1].kept != history.rounds["loss", 1].kept
+    finalists = {name for key, fact in history.rounds.items() if key[1] == 1 for name in fact.kept}
     assert {name for name, epochs in curves.trained.items() if epochs == 4} == {"dense", *finalists}
 
 
@@ -78,7 +78,7 @@ def test_a_candidate_that_diverges_is_left_behind(plan, tmp_path):
 
 def test_a_candidate_that_diverges_late_changes_no_earlier_decision(plan, tmp_path):
     history = search(plan, tmp_path / "run", executor=Curves(diverging={"c01": 3}))
-    assert history.rounds["loss", 0]["kept"] == ["c01", "c02", "c03"]
+    assert history.rounds["loss", 0].kept == ("c01", "c02", "c03")
     assert history.winners["loss"] == "c02"
     again = search(plan, tmp_path / "run", executor=Curves(diverging={"c01": 3}))
     assert again.rounds == history.rounds
@@ -86,17 +86,19 @@ def test_a_candidate_that_diverges_late_changes_no_earlier_decision(plan, tmp_pa
 
 
 def test_all_candidates_diverging_is_an_error_with_the_reason(plan, tmp_path):
-    with pytest.raises(ValueError, match="all that ls kept failed: the loss was nan"):
+    with pytest.raises(ValueError, match="all that criterion 'ls' kept failed: the loss was nan"):
         search(plan, tmp_path / "run", executor=Curves(diverging={f"c0{index}": 1 for index in range(1, 6)}))
 
 
 def test_a_dense_network_that_diverges_is_an_error(plan, tmp_path):
-    with pytest.raises(ValueError, match="The dense reference must train"):
+    with pytest.raises(ValueError, match="The dense reference must train without failing"):
         search(plan, tmp_path / "run", executor=Curves(diverging={"dense": 1}))
 
 
-def test_an_exhaustive_search_trains_everybody_to_the_end(text, tmp_path):
-    plan = small(text, search={"pool": 5, "generation": 3, "rungs": (1, 2), "keep": (3, 2), "exhaustive": True}).plan()
+def test_a_search_with_train_all_trains_everybody_to_the_end(text, tmp_path):
+    plan = small(
+        text, search={"n_candidates": 5, "ask_batch": 3, "rungs": (1, 2), "keep": (3, 2), "train_all": True}
+    ).plan()
     history = search(plan, tmp_path / "run", executor=Curves())
     assert set(history.finals) == {"dense", *history.candidates}
 
@@ -162,7 +164,7 @@ def test_a_folder_of_another_search_is_refused_with_the_difference(plan, text, t
 def test_other_versions_are_warned_of(plan, tmp_path, caplog, monkeypatch):
     folder = tmp_path / "run"
     search(plan, folder, executor=Curves())
-    monkeypatch.setattr("hyperpruning.search.search.version", lambda name: "9.9")
+    monkeypatch.setattr("hyperpruning.search.driver.version", lambda name: "9.9")
     search(plan, folder, executor=Curves())
     assert "torch is" in caplog.text
 
@@ -177,19 +179,23 @@ def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tm
     ("model", "space", "says"),
     [
         ({}, {"granularity": ("column",)}, "units that change tensors must cost the same"),
-        ({"cell": "rhn"}, {"topology": ("jacobian",)}, "this network has a Stack: take another topology"),
-        ({"dropout": {"weight": 0.1}}, {"topology": ("jacobian",)}, "this network has a Stack"),
-        ({}, {"topology": ("jacobian",), "topology_scope": ("tensor", "global")}, "knows recurrent weights alone"),
+        ({"cell": "rhn"}, {"mask_init": ("jacobian",)}, "nn.RNN., got a Stack. Use another one"),
+        ({"dropout": {"weight": 0.1}}, {"mask_init": ("jacobian",)}, "got a Stack"),
+        (
+            {},
+            {"mask_init": ("jacobian",), "mask_init_scope": ("tensor", "global")},
+            "must prune recurrent weights only",
+        ),
         ({"cell": "rnn"}, {"drop_scope": ("tensor", "gate")}, "no tensor has any; .* or another scope"),
         ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "no tensor has any"),
-        ({}, {"redistribute": ("momentum",)}, "the optimizer of a training keeps none: take grow"),
-        ({}, {"grow": ("none",)}, "points 0 are methods where pool is 5 .of others, a method that grows nothing"),
+        ({}, {"redistribute": ("momentum",)}, "the optimizer of the training keeps no momentum"),
+        ({}, {"grow": ("none",)}, "n_candidates = 5 valid methods, got 0 .first invalid one: "),
     ],
 )
 def test_what_no_training_could_be_built_of_is_refused_before_training(text, model, space, says):
     plan = small(text, model={"hidden": 8, "embedding": 8} | model, space=space).plan()
     with pytest.raises(ValueError, match=says):
-        check(plan)
+        validate(plan)
 
 
 def test_a_candidate_that_cannot_be_built_fails_alone(plan, tmp_path, monkeypatch):
@@ -209,17 +215,17 @@ def test_a_candidate_that_cannot_be_built_fails_alone(plan, tmp_path, monkeypatc
 def test_a_pool_larger_than_the_space_is_refused(text, tmp_path):
     space = {"drop_scope": ("tensor",), "grow": ("random",), "redistribute": ("none",), "allocation": ("er",)}
     plan = small(text, space=space | {"drop_fraction": {"low": 0.3, "high": 0.5, "step": 0.1}}).plan()
-    with pytest.raises(ValueError, match="the space has 3"):
+    with pytest.raises(ValueError, match="n_candidates = 5 valid methods, got 3"):
         search(plan, tmp_path / "run", executor=Curves())
 
 
 def test_one_and_two_workers_decide_alike_to_the_byte(plan, tmp_path):
     one = search(plan, tmp_path / "one")
-    with executor(2) as pool:
+    with process_pool(2) as pool:
         two = search(plan, tmp_path / "two", executor=pool)
     assert (tmp_path / "one" / LEDGER).read_bytes() == (tmp_path / "two" / LEDGER).read_bytes()
     assert one.winners == two.winners
-    assert all(record.active == two.finals["c01"]["active"] for record in two.at(1).values() if "c01" in two.finals)
+    assert all(record.active == two.finals["c01"].active for record in two.at(1).values() if "c01" in two.finals)
     assert all(math.isfinite(record.valid_loss) for record in one.at(1).values())
 
 
@@ -244,7 +250,7 @@ def test_a_search_without_its_first_line_goes_back_to_the_checkpoints(text, tmp_
 
 def test_a_dense_network_that_diverged_is_said_again_on_resume(plan, tmp_path):
     for _ in range(2):
-        with pytest.raises(ValueError, match="The dense reference must train"):
+        with pytest.raises(ValueError, match="The dense reference must train without failing"):
             search(plan, tmp_path / "run", executor=Curves(diverging={"dense": 1}))
 
 
@@ -259,8 +265,8 @@ def test_texts_that_are_too_short_are_refused_before_training(text, tmp_path):
         with pytest.raises(ValueError, match=rf"The {split} text is too short.*{says}"):
             search(small(text).plan(), tmp_path / "run", executor=Curves())
         (text / f"{split}.txt").write_text(before)
-    with pytest.raises(ValueError, match="The probe takes"):
-        search(small(text, spectrum={"steps": 5000}).plan(), tmp_path / "run", executor=Curves())
+    with pytest.raises(ValueError, match="The validation text must have probe_steps x probe_batch"):
+        search(small(text, spectrum={"probe_steps": 5000}).plan(), tmp_path / "run", executor=Curves())
     assert not (tmp_path / "run").exists()
 
 
@@ -294,14 +300,14 @@ class Greedy(LanguageModelling):
 )
 def test_a_network_that_does_not_fit_into_a_gpu_fails_alone(plan, tmp_path, when, epochs, says):
     greedy = replace(plan, task=Greedy(**vars(plan.task), when=when, says=says))
-    assert train_slice(job(greedy, tmp_path, None, 2)).failure is None
+    assert run_job(job_for(greedy, tmp_path, None, 2)).failure is None
     one = Candidate("c01", 0, {"drop_fraction": 0.5})
-    candidate = train_slice(job(greedy, tmp_path, one, 2))
-    assert "in this run this network has failed: begin another run" in candidate.failure
+    candidate = run_job(job_for(greedy, tmp_path, one, 2))
+    assert "CUDA out of memory. Start a new run with fewer --workers" in candidate.failure
     assert len(candidate.records) == epochs
 
 
 def test_a_dense_network_that_does_not_fit_is_trained_when_the_search_goes_on(plan, tmp_path):
-    with pytest.raises(ValueError, match=r"too small: go on with `hyperprune resume` and fewer --workers"):
+    with pytest.raises(ValueError, match=r"while training the dense reference. Resume with fewer --workers"):
         search(replace(plan, dense_task=Greedy(**vars(plan.task))), tmp_path / "run")
     assert not read(tmp_path / "run").failures

@@ -1,0 +1,256 @@
+"""The sections of the page that hold text and tables; report/panels.py has those that hold figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyperpruning.report import components
+from hyperpruning.report.blocks import Table, TableRow, Tile
+from hyperpruning.report.panels import listed
+from hyperpruning.report.run import Run, criterion_name, in_words
+from hyperpruning.report.series import curve
+from hyperpruning.report.status import Status
+from hyperpruning.report.tables import HEADINGS, Row, cells
+from hyperpruning.search.history import DENSE
+from hyperpruning.search.ledger import LEDGER
+from hyperpruning.search.space import FloatRange
+from hyperpruning.training.record import Metric
+
+WINNER = "winner.safetensors"
+ACCENTS = ("ls", "loss")  # criteria that have a colour, and with it a class in report/style.css
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the sentences of the page say about the search.
+
+    Attributes:
+        finished: whether nothing is left to do.
+        stage: what is under way, in words.
+        done, planned: epochs trained so far and at the end, all networks together.
+        epochs: length of a full training.
+        criteria: what the selection criteria are called; the first one's winner is the result.
+        distance: the name of the distance between spectra.
+        n_candidates, ended: all candidates, and those trained to the end.
+        all_trained: whether every candidate that did not fail was trained to the end.
+        ranked: whether the results have places among all candidates.
+        failed: whether a candidate failed.
+    """
+
+    finished: bool
+    stage: str
+    done: int
+    planned: int
+    epochs: int
+    criteria: Sequence[str]
+    distance: str
+    n_candidates: int
+    ended: int
+    all_trained: bool
+    ranked: bool
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The result of the search.
+
+    Attributes:
+        network: its name in the run folder.
+        method: in words.
+        components: of the method, with their meanings.
+        code: Python that loads the network.
+        file: the name of the file with the network.
+        saved: whether the file is in the run folder.
+    """
+
+    network: str
+    method: str
+    components: Mapping[str, str]
+    code: str
+    file: str
+    saved: bool
+
+
+def search(run: Run, now: Status) -> Search:
+    """What the sentences of the page say about the search."""
+    return Search(
+        finished=now.finished,
+        stage=now.stage,
+        done=now.done,
+        planned=now.planned,
+        epochs=run.epochs,
+        criteria=[criterion_name(criterion) for criterion in run.plan.criteria],
+        distance=run.plan.distance,
+        n_candidates=run.n_candidates,
+        ended=len(run.ended),
+        all_trained=run.all_trained,
+        ranked=run.all_trained and bool(run.ended),
+        failed=bool(run.history.failures),
+    )
+
+
+def metric_meaning(metric: Metric) -> str:
+    """What the metric is, and which direction is better."""
+    better = "higher is better" if metric.maximize else "lower is better"
+    if metric.from_loss == "exp":
+        return f"The {metric.name} is the exponential of the loss in nats; {better}."
+    return f"The {metric.name} is given in {metric.unit}; {better}." if metric.unit else f"For it, {better}."
+
+
+def tiles(rows: Sequence[Row]) -> list[Tile]:
+    """The most important numbers of the results; empty before there are any."""
+    tiles = []
+    for row in rows:
+        criterion = row.criteria[0] if row.criteria else ""
+        if row.network == DENSE or criterion in ACCENTS:
+            tiles.append(Tile(f"{row.test:.2f}", f"test {row.metric.name}, {row.label}", criterion))
+    winner = next((row for row in rows if row.criteria), None)
+    if winner is not None:
+        tiles.append(Tile(f"{100 * winner.sparsity:.2f} %", "of the winner's weights are zero"))
+        tiles.append(Tile(f"{winner.spent} of {winner.full}", "epochs, compared with training all candidates"))
+    return tiles
+
+
+def results(rows: Sequence[Row]) -> Table | None:
+    """The table of results, without the column "place" if it is empty; None before there are results."""
+    if not rows:
+        return None
+    texts = [cells(row) for row in rows]
+    shown = [column for column, name in enumerate(HEADINGS) if name != "place" or any(row[column] for row in texts)]
+    table_rows = [
+        TableRow([text[column] for column in shown], next(iter(row.criteria), ""))
+        for text, row in zip(texts, rows, strict=True)
+    ]
+    return Table([HEADINGS[column] for column in shown], table_rows, text_columns=2)
+
+
+def winner(run: Run) -> Winner | None:
+    """The winner by the first criterion; None before there is one."""
+    name, path = run.winner, run.folder / WINNER
+    if name is None:
+        return None
+    config = run.history.candidates[name].config
+    argument = json.dumps(_relative(path), ensure_ascii=False)
+    return Winner(
+        network=name,
+        method=in_words(config),
+        components=components.described(config),
+        code=f"import hyperpruning as hp\n\nmodel = hp.load_model({argument})",
+        file=WINNER,
+        saved=path.is_file(),
+    )
+
+
+def _relative(path: Path) -> str:
+    """A path as one would type it: relative to the working directory if it is below it."""
+    whole = path.resolve()
+    return (whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else path).as_posix()
+
+
+def setup(run: Run) -> dict[str, str]:
+    """What the search does: candidates, rounds, criteria, and the choices of the search space."""
+    plan, names = run.plan, [criterion_name(criterion) for criterion in run.plan.criteria]
+    kept = listed([f"{keep} after epoch {rung}" for rung, keep in zip(plan.rungs, run.keep, strict=True)])
+    rounds = (
+        f"{run.n_candidates} candidates start. Each criterion keeps {kept}. The finalists train to epoch {run.epochs}."
+    )
+    if plan.train_all:
+        rounds += " Eliminated candidates are trained to the end afterwards, to show what each criterion missed."
+    guided = f"{', '.join(names)}. The sampler optimizes {names[0]}, and its winner is the result of the search."
+    return {
+        "candidates": f"{run.n_candidates} at sparsity {plan.sparsity:g}, suggested by the sampler "
+        f"{plan.sampler} in batches of {plan.ask_batch}",
+        "rounds": rounds,
+        "selection criteria": guided if len(names) > 1 else names[0],
+        **{
+            criterion_name(name): components.CRITERIA[name] for name in run.plan.criteria if name in components.CRITERIA
+        },
+        "distance between spectra": run.plan.distance,
+        **{name.replace("_", " "): _choices(choices) for name, choices in plan.space.dimensions.items()},
+    }
+
+
+def _choices(choices: Sequence[str | float] | FloatRange) -> str:
+    if isinstance(choices, FloatRange):
+        return f"{choices.low:g} to {choices.high:g} in steps of {choices.step:g}"
+    return ", ".join(str(choice) for choice in choices)
+
+
+def candidates(run: Run) -> Table:
+    """The table of all candidates."""
+    rows = []
+    for name in run.history.candidates:
+        epochs, values = curve(run, name)
+        final = (
+            "failed" if name in run.history.failures else f"{min(values):.2f}" if name in run.ended else "eliminated"
+        )
+        final = final if run.finished or final != "eliminated" else ""
+        last = f"{values[-1]:.2f}" if values else ""
+        rows.append(TableRow([name, run.method(name), str(max(epochs, default=0)), last, final]))
+    headings = ["candidate", "method", "epochs", f"last validation {run.metric.name}", "best, if trained to the end"]
+    return Table(headings, rows, text_columns=2)
+
+
+def settings(run: Run) -> dict[str, str]:
+    """All settings by dotted name; those of the dense reference's task only where they differ from the candidates'."""
+    found = run.header.identity
+    task, dense = found.get("task", {}), found.get("dense_task", {})
+    differing = {name: value for name, value in dense.items() if name not in task or task[name] != value}
+    return _flat({**found, "dense_task": differing})
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as one list, "train.lr" and so on."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found
+
+
+def cost(run: Run, now: Status) -> dict[str, str]:
+    """Epochs and time: of a search by one criterion, of training all candidates to the end, and of this run."""
+    one, full, done = run.search_epochs, run.n_candidates * run.epochs, run.history.trained_epochs()
+    this_run = f"{done} epochs so far"
+    if run.finished:
+        this_run = f"{done} epochs: the dense reference, and each candidate until the last criterion eliminated it"
+        this_run += ", then to the end as well, for comparison" if run.plan.train_all else ""
+    found = {
+        "search by one criterion": f"{one} epochs",
+        "all candidates to the end": f"{full} epochs",
+        "saved": f"{full - one} epochs, {100 * (full - one) / full:.0f} %" + _clock(now.seconds, full - one),
+        "this run": this_run,
+    }
+    if now.seconds is not None:
+        found["one epoch"] = f"{now.seconds:.2f} s on one worker on average, including the evaluation"
+    return found
+
+
+def _clock(seconds: float | None, epochs: int) -> str:
+    if seconds is None:
+        return ""
+    time = seconds * epochs
+    amount = f"{time:.0f} s" if time < 120 else f"{time / 60:.0f} min" if time < 7200 else f"{time / 3600:.1f} h"
+    return f", about {amount} on one worker"
+
+
+def reproducibility(run: Run) -> dict[str, str]:
+    """Seed, versions, and checksums of settings, ledger and the winner's weights."""
+    identity = hashlib.sha256(json.dumps(run.header.identity, sort_keys=True).encode()).hexdigest()
+    found = {
+        "seed": str(run.plan.train.seed),
+        "versions": ", ".join(f"{name} {version}" for name, version in run.header.versions.items()),
+        "settings, SHA-256": identity,
+        "ledger, SHA-256": hashlib.sha256((run.folder / LEDGER).read_bytes()).hexdigest(),
+    }
+    if run.winner in run.history.finals:
+        found["winner's weights, SHA-256"] = str(run.history.finals[str(run.winner)].sha256)
+    return found

@@ -1,0 +1,255 @@
+"""The driver: carries out what `decide` says, and appends what came of it to the ledger.
+
+What is not in the ledger is computed and appended; what is there is taken as it stands. So a search that was killed
+continues by being called again, and ends as it would have ended. All criteria share their networks: what two of them
+need is trained once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hyperpruning.files import write_atomic
+from hyperpruning.search.history import (
+    DENSE,
+    Candidate,
+    Epoch,
+    Fact,
+    Failure,
+    Header,
+    History,
+    SpaceExhausted,
+    Winner,
+)
+from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, locked, read
+from hyperpruning.search.plan import Plan, batches, validate
+from hyperpruning.search.samplers import SAMPLERS, suggest
+from hyperpruning.search.schedulers import (
+    Abort,
+    Action,
+    Eliminate,
+    Finish,
+    Suggest,
+    Train,
+    decide,
+    observations,
+    survivors,
+)
+from hyperpruning.search.space import Config
+from hyperpruning.search.worker import OUT_OF_MEMORY, JobResult, job_for, run_job
+from hyperpruning.training.checkpoint import release
+from hyperpruning.training.device import device_of
+from hyperpruning.training.record import EpochRecord
+from hyperpruning.training.task import metric_of
+
+logger = logging.getLogger(__name__)
+
+
+def search(
+    plan: Plan,
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    on_fact: Callable[[Fact], None] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    lock: bool = True,
+) -> History:
+    """Run a search, or continue it.
+
+    Args:
+        plan: what to search.
+        folder: the run folder; a search that was interrupted there continues.
+        executor: where candidates are trained; None trains in this process, one network after the other, and then each
+            epoch is in the ledger as soon as it is trained.
+        on_fact: is called with each new fact, after it is in the ledger.
+        files: by name, written into the run folder once the plan is accepted, before anything is trained.
+        lock: hold the folder against other drivers (needs the package filelock).
+
+    Returns:
+        all that the ledger says at the end.
+
+    Raises:
+        ValueError: a plan that cannot be carried out, or a search that cannot come to a result.
+        RunFolderError: the folder holds another search, or is in use.
+    """
+    validate(plan)
+    with locked(folder) if lock else nullcontext():
+        run = _Run(plan, folder, executor, on_fact)
+        run.open(files or {})
+        while actions := decide(plan, run.history):
+            run.carry_out(actions)
+        run.release_eliminated()
+    return run.history
+
+
+def refuse_other(plan: Plan, folder: Path) -> None:
+    """See that a run folder is new or belongs to this search.
+
+    Raises:
+        RunFolderError: it holds another search; the message says what differs.
+    """
+    header = read(folder).header if (folder / LEDGER).exists() else None
+    if header is not None and (differences := compare(header.identity, _plain(plan.identity()))):
+        raise RunFolderError(
+            f"A run folder must belong to one search, but {folder} holds another one ({'; '.join(differences)}). "
+            "Give another --out, or restore the experiment."
+        )
+
+
+class _Run:
+    """A search under way: the plan, the ledger and what it says."""
+
+    def __init__(
+        self, plan: Plan, folder: Path, executor: Executor | None, on_fact: Callable[[Fact], None] | None
+    ) -> None:
+        refuse_other(plan, folder)
+        self.plan, self.folder, self.executor, self.on_fact = plan, folder, executor, on_fact
+        self.ledger = Ledger(folder)
+        self.history = read(folder, warn=True) if self.ledger.path.exists() else History()
+
+    def open(self, files: Mapping[str, bytes]) -> None:
+        """Write the files and the header, or see whether the versions are still those of the header there."""
+        assert self.plan.task is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomic(self.folder / name, content)
+        header = Header(_plain(self.plan.identity()), _versions(self.plan), metric_of(self.plan.task))
+        if self.history.header is None:
+            if self.ledger.path.exists():  # what is in it could be of any search: checkpoints know their own
+                logger.warning("%s has lost its first line; going back to the checkpoints.", self.ledger.path)
+                self.ledger.path.replace(self.ledger.path.with_suffix(".damaged"))
+                self.history = History()
+            self.record(header)
+        elif differences := compare(self.history.header.versions, header.versions):
+            logger.warning(
+                "The search was begun with other versions or on another device; results may differ: %s.",
+                "; ".join(differences),
+            )
+
+    def record(self, fact: Fact) -> None:
+        """Append a fact to the ledger, and take it in."""
+        self.ledger.append(fact)
+        self.history.add(fact)
+        if self.on_fact is not None:
+            self.on_fact(fact)
+
+    def carry_out(self, actions: Sequence[Action]) -> None:
+        """Do what `decide` says; facts are recorded in the order of the actions."""
+        for action in actions:
+            match action:
+                case Abort(reason):
+                    raise ValueError(reason)
+                case Suggest():
+                    self.suggest(action)
+                case Eliminate(decision):
+                    self.record(decision)
+                case Finish(winners):
+                    for criterion, network in winners.items():
+                        if criterion not in self.history.winners:
+                            self.record(Winner(criterion, network))
+        if trainings := [action for action in actions if isinstance(action, Train)]:
+            self.train(trainings)
+        if any(isinstance(action, Eliminate) for action in actions):
+            self.release_eliminated()
+
+    def suggest(self, action: Suggest) -> None:
+        """Ask the sampler for a batch, and record the candidates that are missing."""
+        names = list(batches(self.plan))[action.batch]
+        configs = ask(self.plan, action.batch, observations(self.plan, self.history, action.batch))
+        for name, config in zip(names, configs, strict=False):
+            if name in action.names:
+                self.record(Candidate(name, action.batch, config))
+        if len(configs) < len(names):
+            self.record(SpaceExhausted(len(self.history.candidates)))
+
+    def train(self, actions: Sequence[Train]) -> None:
+        """Train networks, all at the same time with an executor, else one after the other."""
+        jobs = [
+            job_for(self.plan, self.folder, self.history.candidates.get(action.network), action.until)
+            for action in actions
+        ]
+        if self.executor is None:
+            for job in jobs:
+                self.take(job.name, run_job(job, on_epoch=partial(self.take_epoch, job.name)))
+            return
+        futures = [self.executor.submit(run_job, job) for job in jobs]
+        try:
+            for job, future in zip(jobs, futures, strict=True):
+                self.take(job.name, future.result())
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def take_epoch(self, name: str, record: EpochRecord) -> None:
+        """Record an epoch, unless it is known."""
+        if record.epoch not in self.history.epochs.get(name, {}):
+            self.record(Epoch(name, record))
+
+    def take(self, name: str, result: JobResult) -> None:
+        """Record what a job found, as far as it is new."""
+        for record in result.records:
+            self.take_epoch(name, record)
+        if result.final is not None and name not in self.history.finals:
+            self.record(result.final)
+        if name == DENSE and result.failure == OUT_OF_MEMORY:  # another time, with fewer beside it, it may fit
+            raise ValueError(
+                "CUDA out of memory while training the dense reference. Resume with fewer --workers, or start a new "
+                "run with a smaller batch or bptt in [training]."
+            )
+        if result.failure is not None:
+            self.record(Failure(name, result.failure))
+            if name == DENSE:
+                self.carry_out(decide(self.plan, self.history))  # aborts: nothing can be compared with it
+
+    def release_eliminated(self) -> None:
+        """Remove the checkpoints' tensors of candidates that will not be trained on."""
+        kept = {name for names in survivors(self.plan, self.history).values() for name in names}
+        if not self.plan.train_all:
+            for name in self.history.candidates.keys() - kept:
+                release(self.folder / "networks" / name)
+
+
+def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -> list[Config]:
+    """The configs that the plan's sampler suggests for a batch; the same for the same observations.
+
+    Args:
+        plan: of the search.
+        batch: its number, from 0.
+        observed: see `observations`.
+    """
+    return suggest(
+        plan.space,
+        observed,
+        sampler=SAMPLERS[plan.sampler],
+        seed=(plan.train.seed * 1_000_003 + batch) % 2**32,  # the samplers' limit
+        count=len(list(batches(plan))[batch]),
+    )
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same as JSON gives it back: tuples are lists, paths are gone or refused."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _versions(plan: Plan) -> dict[str, str]:
+    """What results may depend on beside the plan: the versions, and the kind of device."""
+    packages = {name: _version(name) for name in ("hyperpruning", "torch", "numpy", "optuna")}
+    return packages | {"python": platform.python_version(), "device": device_of(plan.train.device).type}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # on the path without being installed: no version can be told
+        return "source tree"

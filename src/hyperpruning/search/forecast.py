@@ -1,0 +1,79 @@
+"""How a search will go on: `decide` is asked to the end, with invented results where there are none yet."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, FinalResult, History, Winner
+from hyperpruning.search.plan import Plan
+from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train, decide
+from hyperpruning.training.record import EpochRecord
+
+
+def forecast(plan: Plan, history: History) -> History:
+    """A search's history at its end, as far as it can be known now.
+
+    What is known stays as it is. Networks that are not trained yet get invented losses and spectra that know nothing of
+    each other, so the criteria disagree as if they were unrelated: the number of trained epochs is an estimate until
+    the rounds are held, and exact for a plan with a single criterion.
+
+    Args:
+        plan: of the search.
+        history: what is known so far; it is not changed.
+    """
+    history = history.copy()
+    while actions := decide(plan, history):
+        for action in actions:
+            if isinstance(action, Abort):
+                return history
+            for fact in _invented(plan, history, action):
+                history.add(fact)
+    return history
+
+
+def epochs_of_one_search(plan: Plan, criterion: str, n_candidates: int) -> int:
+    """Epochs that a search by one criterion alone trains, if no candidate fails; without the dense reference's."""
+    alone = replace(plan, criteria=(criterion,), n_candidates=n_candidates, train_all=False)
+    return forecast(alone, History()).trained_epochs(dense=False)
+
+
+def most_epochs(plan: Plan) -> int:
+    """Epochs that the searches by all criteria train together at most, if they never agree; without the dense ones."""
+    keep = tuple(min(plan.n_candidates, len(plan.criteria) * count) for count in plan.keep)
+    if plan.train_all:
+        return plan.n_candidates * plan.train.epochs
+    return epochs_of_one_search(replace(plan, keep=keep), plan.criteria[0], plan.n_candidates)
+
+
+def _invented(plan: Plan, history: History, action: Suggest | Train | Eliminate | Finish) -> Iterator[Fact]:
+    match action:
+        case Suggest():
+            yield from (Candidate(name, action.batch, {}) for name in action.names)
+        case Eliminate():
+            yield action.decision
+        case Finish():
+            yield from (Winner(criterion, network) for criterion, network in action.winners.items())
+        case Train():
+            known = history.epochs.get(action.network, {})
+            for epoch in range(action.until + 1):
+                if epoch not in known:
+                    yield Epoch(action.network, _record(history, action.network, epoch))
+            if action.until == plan.train.epochs and action.network not in history.finals:
+                yield FinalResult(action.network, action.until, _draw(action.network).random(), 0.0, 0, "")
+
+
+def _draw(network: str) -> random.Random:
+    return random.Random(network)
+
+
+def _record(history: History, network: str, epoch: int) -> EpochRecord:
+    """An invented record; its spectrum can be compared with the others of the epoch."""
+    draw = _draw(network)
+    loss, shift = draw.random(), draw.random() if network != DENSE else 0.0
+    known = [records[epoch].spectrum for records in history.epochs.values() if epoch in records]
+    exponents = next(iter(known), (0.0,))
+    return EpochRecord(
+        epoch, None, loss, 0, {}, 0.0, spectrum=tuple((0.0 if one is None else one) + shift for one in exponents)
+    )

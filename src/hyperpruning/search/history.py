@@ -1,0 +1,245 @@
+"""What a search knows: each line of its ledger as a frozen dataclass, and all of them ordered for reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hyperpruning.search.space import Config
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config
+from hyperpruning.training.record import EpochRecord, Metric, record_from_json
+
+DENSE = "dense"
+NETWORK_NAME = re.compile(r"dense|c\d{2,}")
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line: which search this is.
+
+    Attributes:
+        identity: all that the result depends on, as `Plan.identity` gives it.
+        versions: of the packages, and the kind of device.
+        metric: in which the task tells its results.
+    """
+
+    identity: Mapping[str, Any]
+    versions: Mapping[str, str]
+    metric: Metric = field(default_factory=Metric)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A config of the search space, with a name.
+
+    Attributes:
+        name: "c01", "c02", ... in the order of suggestion.
+        batch: number of the batch, from 0, in which the sampler suggested it.
+        config: the values of the dimensions.
+    """
+
+    name: str
+    batch: int
+    config: Config
+
+    @property
+    def method(self) -> Method:
+        """The pruning method that the config describes."""
+        return from_config(self.config)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A network after an epoch."""
+
+    network: str
+    record: EpochRecord
+
+
+@dataclass(frozen=True)
+class RoundDecision:
+    """What one criterion decided at one rung.
+
+    Attributes:
+        criterion: a key of `CRITERIA`.
+        round: number of the rung, from 0.
+        epoch: of the rung.
+        scores: by candidate, smaller is better.
+        kept, dropped: candidates, best first.
+    """
+
+    criterion: str
+    round: int
+    epoch: int
+    scores: Mapping[str, float]
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """A network at the end of a full training.
+
+    Attributes:
+        network: "dense" or a candidate's name.
+        best_epoch: the epoch of the best validation loss, from which the weights are.
+        valid_loss, test_loss: of these weights, nats.
+        active: active prunable weights.
+        sha256: of the weights.
+        valid_metric, test_metric: the task's metric; None if it follows from the loss.
+    """
+
+    network: str
+    best_epoch: int
+    valid_loss: float
+    test_loss: float
+    active: int
+    sha256: str
+    valid_metric: float | None = None
+    test_metric: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A network that diverged or could not be built, and why."""
+
+    network: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The finalist that a criterion's search ends with."""
+
+    criterion: str
+    network: str
+
+
+@dataclass(frozen=True)
+class SpaceExhausted:
+    """The sampler found no more valid configs than `n_candidates`."""
+
+    n_candidates: int
+
+
+Fact = Header | Candidate | Epoch | RoundDecision | FinalResult | Failure | Winner | SpaceExhausted
+KINDS: dict[str, type[Any]] = {
+    "search": Header,
+    "candidate": Candidate,
+    "epoch": Epoch,
+    "round": RoundDecision,
+    "final": FinalResult,
+    "failure": Failure,
+    "winner": Winner,
+    "exhausted": SpaceExhausted,
+}
+
+
+def to_json(fact: Fact) -> dict[str, Any]:
+    """A fact in JSON types; without wall-clock times, so that equal searches have equal ledgers."""
+    kind = next(kind for kind, cls in KINDS.items() if isinstance(fact, cls))
+    if isinstance(fact, Epoch):
+        values = {"network": fact.network, **fact.record.to_json()}
+        del values["seconds"]
+    else:
+        values = {key: value for key, value in asdict(fact).items() if value is not None or key == "from_loss"}
+    return {"kind": kind, **values}
+
+
+def from_json(values: Mapping[str, Any]) -> Fact:
+    """The fact that `to_json` wrote.
+
+    Raises:
+        ValueError: it is none that this version knows.
+    """
+    rest = dict(values)
+    kind = rest.pop("kind", None)
+    try:
+        if kind == "epoch":
+            return Epoch(rest.pop("network"), record_from_json(rest))
+        if kind == "search":
+            rest["metric"] = Metric(**rest["metric"])
+        if kind == "round":
+            rest |= {"kept": tuple(rest["kept"]), "dropped": tuple(rest["dropped"])}
+        fact: Fact = KINDS[str(kind)](**rest)
+        _check_names(fact)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"A fact of a ledger must be one that this version knows, got {kind!r} ({error}).") from None
+    return fact
+
+
+def _check_names(fact: Fact) -> None:
+    """Names become paths and attributes: those of another form are refused."""
+    name = fact.name if isinstance(fact, Candidate) else getattr(fact, "network", DENSE)
+    if not (isinstance(name, str) and NETWORK_NAME.fullmatch(name)):
+        raise ValueError(f"A network must be called {DENSE!r} or c01, c02, ..., got {name!r}.")
+
+
+@dataclass
+class History:
+    """All that a ledger says, ordered for reading. A search decides from its plan and from this alone.
+
+    Attributes:
+        header: which search it is; None before the first line.
+        candidates: by name, in the order of suggestion.
+        space_exhausted: whether the sampler found fewer configs than the plan asks for.
+        epochs: records by network ("dense" or a candidate's name) and epoch.
+        rounds: decisions by (criterion, number of the round).
+        finals: results by network trained to the end.
+        failures: reasons by network that diverged or could not be built.
+        winners: networks by criterion.
+    """
+
+    header: Header | None = None
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    space_exhausted: bool = False
+    epochs: dict[str, dict[int, EpochRecord]] = field(default_factory=dict)
+    rounds: dict[tuple[str, int], RoundDecision] = field(default_factory=dict)
+    finals: dict[str, FinalResult] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    winners: dict[str, str] = field(default_factory=dict)
+
+    def add(self, fact: Fact) -> None:
+        """Take a fact in."""
+        match fact:
+            case Header():
+                self.header = fact
+            case Candidate():
+                self.candidates[fact.name] = fact
+            case Epoch():
+                self.epochs.setdefault(fact.network, {})[fact.record.epoch] = fact.record
+            case RoundDecision():
+                self.rounds[fact.criterion, fact.round] = fact
+            case FinalResult():
+                self.finals[fact.network] = fact
+            case Failure():
+                self.failures[fact.network] = fact.reason
+            case Winner():
+                self.winners[fact.criterion] = fact.network
+            case SpaceExhausted():
+                self.space_exhausted = True
+
+    def trained(self, network: str) -> int:
+        """The last epoch up to which all of a network's records are there; -1 for none."""
+        records = self.epochs.get(network, {})
+        epoch = -1
+        while epoch + 1 in records:
+            epoch += 1
+        return epoch
+
+    def at(self, epoch: int) -> dict[str, EpochRecord]:
+        """The candidates' records of one epoch; a candidate that failed before has none."""
+        return {name: self.epochs[name][epoch] for name in self.candidates if epoch in self.epochs.get(name, {})}
+
+    def trained_epochs(self, *, dense: bool = True) -> int:
+        """Epochs trained, all networks together; with or without the dense reference."""
+        return sum(max(0, self.trained(name)) for name in self.epochs if dense or name != DENSE)
+
+    def copy(self) -> History:
+        """A history that can be added to without changing this one."""
+        epochs = {name: dict(records) for name, records in self.epochs.items()}
+        parts = {name: dict(getattr(self, name)) for name in ("candidates", "rounds", "finals", "failures", "winners")}
+        return History(header=self.header, space_exhausted=self.space_exhausted, epochs=epochs, **parts)

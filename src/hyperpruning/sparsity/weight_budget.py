@@ -1,0 +1,215 @@
+"""The weight budget: how many blocks of each tensor are active at each optimizer step."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from hyperpruning.sparsity.allocations import uniform_except
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.scopes import gate
+from hyperpruning.sparsity.selection import apportion
+
+
+class WeightBudget:
+    """The number of active blocks of each tensor at each optimizer step; integers only.
+
+    A block is what the method prunes together: a single weight, a row, a column, or a rectangle of weights.
+
+    Args:
+        method: its allocation, granularity and schedules are used.
+        parameters: the prunable parameters by name.
+        costs: the cost of one weight of each parameter, by name.
+        sparsity: the fraction of the cost that is pruned, in [0, 1).
+        total_steps: the optimizer steps of the training; None if unknown.
+
+    Attributes:
+        block_shapes: rows and columns of a block, by parameter name.
+        dense_cost: the cost of all weights.
+        target_cost: the cost of the active weights at the end: the largest that is at most (1 - sparsity) * dense_cost,
+            rounded, and that whole blocks reach.
+
+    Raises:
+        ValueError: the sparsity does not fit the method or the model, or the method needs total_steps.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        parameters: Mapping[str, nn.Parameter],
+        costs: Mapping[str, int],
+        sparsity: float,
+        total_steps: int | None,
+    ) -> None:
+        self.method, self.costs, self.total_steps = method, costs, total_steps
+        self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        if not self.shapes:
+            raise ValueError("At least one parameter must be prunable, got none. Check the filter and the costs.")
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity}.")
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps}. Leave it out if it is unknown.")
+        if (method.scheduled or method.soft_shrinkage) and (total_steps or 0) < 2:
+            raise ValueError(
+                "total_steps must be at least 2 when the density falls or soft_shrinkage is above 0, "
+                f"got {total_steps}."
+            )
+        self.block_shapes = {name: self._block_shape(name, shape) for name, shape in self.shapes.items()}
+        self.dense_cost = self.cost({name: shape.numel() for name, shape in self.shapes.items()})
+        self._final_density = 1 - sparsity
+        self._check_blocks(sparsity)
+        self._check_no_tensor_is_empty(sparsity)
+        self.target_cost = self._cost_of_blocks(self._block_counts(self._final_density))
+        self._final_step = min(math.ceil(method.density_until * (total_steps or 0)), (total_steps or 0) - 1)
+
+    def cost(self, active: Mapping[str, int]) -> int:
+        """Return the cost of the given numbers of active weights by parameter name."""
+        return sum(count * self.costs[name] for name, count in active.items())
+
+    def n_blocks(self, active: Mapping[str, int]) -> dict[str, int]:
+        """Return how many blocks the given numbers of active weights are, by parameter name."""
+        return {name: count // math.prod(self.block_shapes[name]) for name, count in active.items()}
+
+    def scheduled_blocks(self, step: int) -> dict[str, int]:
+        """Return how many blocks of each tensor the schedule and the allocation make active at this step."""
+        return self._block_counts(self._density_at(step))
+
+    def target_blocks(self, step: int, active: Mapping[str, int]) -> dict[str, int]:
+        """Return how many blocks of each tensor must be active after an update at this step.
+
+        Args:
+            step: the optimizer step, from 1.
+            active: the number of active weights before the update, by parameter name; no tensor gets more than that.
+        """
+        have = self.n_blocks(active)
+        if not self.method.scheduled:
+            return have
+        due = self.scheduled_blocks(step)
+        if len(set(self._block_costs().values())) > 1:  # no block may move to another tensor
+            return {name: min(count, have[name]) for name, count in due.items()}
+        total = min(sum(due.values()), sum(have.values()))
+        return apportion(total, due, dict.fromkeys(have, 0), have)
+
+    def is_update_step(self, step: int, when: Callable[[int], bool]) -> bool:
+        """Return whether this step updates the masks: if `when` says so, or if a density becomes final."""
+        if self.total_steps is None:
+            return when(step)
+        if self.method.scheduled and step == self._final_step:
+            return True
+        return when(step) and step <= self.method.stop * self.total_steps and step < self.total_steps
+
+    def drop_fraction(self, step: int) -> float:
+        """Return the fraction of the active weights that an update at this step drops and grows again."""
+        if self.total_steps is None:
+            return self.method.drop_fraction
+        return self.method.drop_fraction * self.method.decay(step, self.method.stop * self.total_steps)
+
+    def soft_shrinking(self, step: int) -> bool:
+        """Return whether this step multiplies pruned weights by the soft-shrinkage factor."""
+        return self.method.soft_shrinkage > 0 and step <= self.method.stop * (self.total_steps or 0)
+
+    def check_gates(self, row_groups: Mapping[str, int]) -> None:
+        """Check that a method that ranks weights by gate has gates that consist of whole blocks.
+
+        Raises:
+            ValueError: no parameter has gates, or the rows of one do not divide into gates of whole blocks.
+        """
+        if gate not in (self.method.drop_scope, self.method.grow_scope):
+            return
+        if set(row_groups.values()) == {1}:
+            raise ValueError(
+                "row_groups must name at least one prunable parameter when a scope ranks weights by gate, got none. "
+                "Give the Sparsifier row_groups, e.g. {'weight_hh_l0': 4} for an LSTM, or use another scope."
+            )
+        for name, gates in row_groups.items():
+            rows, block_rows = self.shapes[name][0], self.block_shapes[name][0]
+            if gates > 1 and rows % (gates * block_rows):
+                raise ValueError(
+                    f"The rows of {name!r} must divide into {gates} gates of {block_rows}-row blocks, got {rows} rows. "
+                    "Change its row_groups, the granularity or the scope."
+                )
+
+    def _density_at(self, step: int) -> float:
+        method = self.method
+        if not method.scheduled:
+            return self._final_density
+        begin, end = (time * (self.total_steps or 0) for time in (method.density_from, method.density_until))
+        progress = 1.0 if step >= self._final_step > 0 else min(1.0, max(0.0, (step - begin) / (end - begin)))
+        start = max(method.density_start, self._final_density)
+        return min(start, max(self._final_density, method.density(progress, start, self._final_density)))
+
+    def _block_costs(self) -> dict[str, int]:
+        """Return the cost of one block of each tensor."""
+        return {name: math.prod(shape) * self.costs[name] for name, shape in self.block_shapes.items()}
+
+    def _cost_of_blocks(self, counts: Mapping[str, int]) -> int:
+        return sum(count * cost for count, cost in zip(counts.values(), self._block_costs().values(), strict=True))
+
+    def _block_counts(self, density: float) -> dict[str, int]:
+        """Return as many blocks of each tensor as the allocation gives it at this density, and the budget pays for."""
+        of, keep, shapes = self.method.granularity.of, self.method.granularity.keep, self.shapes
+        if of:
+            return {name: shape.numel() * keep // of for name, shape in shapes.items()}
+        budget, block_costs = round(density * self.dense_cost), self._block_costs()
+        low, high = 0, sum(shape.numel() for shape in shapes.values()) + 1
+        if len(set(self.costs.values())) == 1:
+            low = budget // next(iter(self.costs.values()))
+        else:
+            while high - low > 1:  # bisection: the most weights that the budget pays for
+                middle = (low + high) // 2
+                fits = self.cost(self.method.allocation(shapes, middle)) <= budget
+                low, high = (middle, high) if fits else (low, middle)
+        weights = self.method.allocation(shapes, low)
+        counts = self.n_blocks(weights)
+        left = budget - self._cost_of_blocks(counts)
+        # rounding down to whole blocks leaves some budget: the tensors that lost most to it get one block each
+        for name in sorted(shapes, key=lambda name: counts[name] - weights[name] / math.prod(self.block_shapes[name])):
+            size = math.prod(self.block_shapes[name])
+            if block_costs[name] <= left and (counts[name] + 1) * size <= shapes[name].numel():
+                counts[name], left = counts[name] + 1, left - block_costs[name]
+        return counts
+
+    def _block_shape(self, name: str, shape: torch.Size) -> tuple[int, int]:
+        try:
+            return self.method.granularity.block_shape(shape)
+        except ValueError as error:
+            raise ValueError(f"{name!r}: {error} Leave it dense, or use another granularity.") from None
+
+    def _check_blocks(self, sparsity: float) -> None:
+        """Refuse a sparsity that N:M cannot have, and blocks of different cost that would change tensors."""
+        granularity, block_costs = self.method.granularity, self._block_costs()
+        equal = len(set(block_costs.values())) <= 1
+        if granularity.of and abs(1 - sparsity - granularity.keep / granularity.of) > 1e-9:
+            raise ValueError(
+                f"sparsity must be {1 - granularity.keep / granularity.of:g} with {granularity.keep}:{granularity.of} "
+                f"granularity, got {sparsity}."
+            )
+        costs = ", ".join(f"{cost} in {name!r}" for name, cost in block_costs.items())
+        if self.method.allocation is uniform_except and self.method.scheduled and not equal:
+            raise ValueError(
+                "allocation must not be 'uniform_except' when the density falls and blocks differ in cost, "
+                f"got {costs}. Use allocation 'uniform' or a constant density."
+            )
+        if self.method.moves_weights_between_tensors and not equal:
+            raise ValueError(
+                f"All blocks must have the same cost when they can move between tensors, got {costs}. "
+                "Use redistribute 'none' and no global scope, or leave some of the tensors dense."
+            )
+
+    def _check_no_tensor_is_empty(self, sparsity: float) -> None:
+        """Refuse a sparsity that leaves a tensor without a block; name the tensors and the largest valid sparsity."""
+        empty = [name for name, count in self._block_counts(1 - sparsity).items() if count == 0]
+        if not empty:
+            return
+        refused, enough = round((1 - sparsity) * self.dense_cost), self.dense_cost
+        while enough - refused > 1:  # bisection: the smallest budget that leaves no tensor empty
+            middle = (refused + enough) // 2
+            fits = min(self._block_counts(middle / self.dense_cost).values()) > 0
+            refused, enough = (refused, middle) if fits else (middle, enough)
+        most = math.floor(1e4 * (1 - enough / self.dense_cost)) / 1e4
+        left = ", ".join(f"{name!r} ({self.shapes[name].numel()} weights)" for name in empty)
+        raise ValueError(
+            f"sparsity must leave every tensor at least one active block, got {sparsity}, which leaves none in {left}. "
+            f"Use at most {most}, or leave {'it' if len(empty) == 1 else 'them'} dense."
+        )

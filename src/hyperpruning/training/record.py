@@ -1,0 +1,102 @@
+"""What is recorded of a network after an epoch, and the metric in which a task tells its results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+# how a metric follows from the loss
+FROM_LOSS: dict[str, Callable[[float], float]] = {"identity": float, "exp": _exp}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The number in which a task tells its results; candidates are always compared by loss.
+
+    Attributes:
+        name: e.g. "perplexity", "accuracy", "mean squared error".
+        unit: e.g. "nats", "%"; empty for none.
+        from_loss: a key of `FROM_LOSS`; None if the task's `evaluate` computes the metric beside the loss.
+        maximize: whether a larger value is better.
+
+    Raises:
+        ValueError: `from_loss` is not a key of `FROM_LOSS`.
+    """
+
+    name: str = "loss"
+    unit: str = "nats"
+    from_loss: str | None = "identity"
+    maximize: bool = False
+
+    def __post_init__(self) -> None:
+        if self.from_loss is not None and self.from_loss not in FROM_LOSS:
+            raise ValueError(
+                f"from_loss of a metric must be None or one of {', '.join(FROM_LOSS)}, got {self.from_loss!r}. "
+                "Use None and return (loss, metric) from evaluate."
+            )
+
+    def value(self, loss: float, computed: float | None = None) -> float:
+        """The metric of a loss, or the one that `evaluate` computed beside it."""
+        if self.from_loss is not None:
+            return FROM_LOSS[self.from_loss](loss)
+        return math.nan if computed is None else computed
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether a value is better than another one."""
+        return value > other if self.maximize else value < other
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known of a network after an epoch (0: before the first).
+
+    Attributes:
+        epoch: epochs trained.
+        train_loss, valid_loss: nats; train_loss is None at epoch 0, and includes the penalties on activations.
+        active: active prunable weights (all of them in the dense network).
+        density: active fraction of each prunable tensor, one number for each gate.
+        churn: weights dropped in this epoch, divided by the active ones.
+        ever_active: fraction of the prunable weights that have been active so far (ITOP's R_s); 1 when dense.
+        seconds: wall-clock time of the epoch; not part of the ledger.
+        spectrum: Lyapunov exponents, nats per step; -inf is None (JSON has no infinity); empty if not computed.
+        valid_metric: the task's metric on the validation split; None if it follows from the loss.
+    """
+
+    epoch: int
+    train_loss: float | None
+    valid_loss: float
+    active: int
+    density: dict[str, list[float]]
+    churn: float
+    ever_active: float = 1.0
+    seconds: float = 0.0
+    spectrum: tuple[float | None, ...] = ()
+    valid_metric: float | None = None
+
+    @property
+    def exponents(self) -> list[float]:
+        """The spectrum, with -inf where JSON has None."""
+        return [-math.inf if value is None else value for value in self.spectrum]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record in JSON types."""
+        values = asdict(self)
+        if self.valid_metric is None:
+            del values["valid_metric"]
+        return values
+
+
+def record_from_json(values: Mapping[str, Any]) -> EpochRecord:
+    """The record that `EpochRecord.to_json` wrote.
+
+    Raises:
+        TypeError: a field is missing or unknown.
+    """
+    return EpochRecord(**{**values, "spectrum": tuple(values.get("spectrum", ()))})

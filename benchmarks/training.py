@@ -132,7 +132,7 @@ def plain_loop(model: Plain, config: TrainConfig, batches: list[tuple[Tensor, Te
                 logits, state = model(inputs, state)
                 loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()
             state = state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
             total += loss.detach()

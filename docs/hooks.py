@@ -4,15 +4,19 @@ import dataclasses
 import importlib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import griffe
 
+ROOT = Path(__file__).parent.parent
 SEVERAL = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 +\S.*)*)", flags=re.MULTILINE)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Point links to examples/NAME.py at the page of the examples."""
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Show CONTRIBUTING.md, and point links to examples/NAME.py at the page of the examples."""
+    if page.file.src_uri == "contributing.md":
+        return (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "](")
     return re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](examples.md#\1)", markdown)
 
 

@@ -17,7 +17,7 @@ from hyperpruning.report.components import described
 from hyperpruning.report.figures import spectra_figure, with_id_prefix
 from hyperpruning.report.page import accent, nbsp, report, write_report
 from hyperpruning.report.tables import cells, results, verdict
-from hyperpruning.search.ledger import LEDGER, Ledger
+from hyperpruning.search.ledger import LEDGER, _check
 from hyperpruning.sparsity.serialization import COMPONENTS
 
 Invent = Callable[..., Path]
@@ -148,13 +148,13 @@ def hostile(invent: Invent) -> Path:
     """A finished search in whose ledger a criterion and two candidates have markup and mathematics in their names."""
     folder = invent(exhaustive=True)
     names = {"rank_sum": HOSTILE, "c01": f"c01{HOSTILE}", "c02": "c02'</style></svg> $x$ id="}
-    lines = (folder / LEDGER).read_text().splitlines()
-    (folder / LEDGER).unlink()
-    ledger = Ledger(folder)
-    for line in lines:
+    lines = []
+    for line in (folder / LEDGER).read_text().splitlines():
         for name, replacement in names.items():
             line = line.replace(json.dumps(name), json.dumps(replacement))
-        ledger.append({key: value for key, value in json.loads(line).items() if key != "check"})
+        fact = {key: value for key, value in json.loads(line).items() if key != "check"}
+        lines.append(json.dumps(fact | {"check": _check(fact)}) + "\n")
+    (folder / LEDGER).write_text("".join(lines))
     return folder
 
 

@@ -33,6 +33,7 @@ from hyperpruning.experiment import (
     replaced,
     words,
 )
+from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
 from hyperpruning.report import tables
@@ -120,7 +121,7 @@ def init(
         raise FileExistsError(f"`hyperprune init` must write a new file, but {path} exists. Name another one.")
     experiment = _experiment(None, named, data, unit)
     text = experiment.to_toml() if named is None else preset(named, experiment.data.folder)
-    path.write_text(text, encoding="utf-8")
+    write_atomic(path, text.encode())
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
 
 

@@ -1,7 +1,8 @@
 """Which criterion was right? The search of the demo over several seeds, all trained to the end: benchmarks/criteria.py.
 
 Prints, for every seed, the winner of each criterion with its place among all candidates, and the rank correlations
-with the final validation loss; then their means. Writes benchmarks/results/criteria.json. Continues where it was interrupted.
+with the final validation loss; then their means. Writes benchmarks/results/criteria.json. It continues after an
+interruption.
 """
 
 import argparse

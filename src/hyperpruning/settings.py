@@ -30,11 +30,11 @@ def setting(default: Any, doc: str, *, section: str = "", choices: Collection[st
         default: its default.
         doc: one sentence, without a full stop.
         section: of the TOML file; a setting without one is not in it.
-        choices: the names that are allowed; of a setting with several names, each must be one of them.
+        choices: the names that are allowed; a dict is kept as it is, so that names can be added to it.
         bounds: "ge", "gt", "le", "lt": limits of the number, or of each number in a list or table.
     """
     return dataclasses.field(
-        default=default, metadata={"doc": doc, "section": section, "choices": tuple(choices), "bounds": bounds}
+        default=default, metadata={"doc": doc, "section": section, "choices": choices, "bounds": bounds}
     )
 
 

@@ -5,7 +5,7 @@ from torch.nn.functional import cross_entropy
 
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.structured.language_model import language_model_units, shrink_language_model
-from hyperpruning.structured.selection import units_within, weights_left
+from hyperpruning.structured.selection import remaining_weights, units_within_budget
 from hyperpruning.structured.units import group_lasso, group_norms, unit_masks
 
 TEXT = "the quick brown fox jumps over the lazy dog and the slow cat naps under the warm sun. " * 40
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     print(f"trained with the penalty: loss {train(model, groups, 150, {}, penalty=2e-3):.3f}")
 
     norms = {name: group_norms(weights, units) for name, units in groups.items()}
-    kept = units_within(norms, groups, shapes, budget=8000)
+    kept = units_within_budget(norms, groups, shapes, budget=8000)
     print(f"trained on without the weak units: loss {train(model, groups, 50, unit_masks(weights, groups, kept)):.3f}")
 
     small, (inputs, _) = shrink_language_model(model, kept), next(windows(1))
@@ -53,4 +53,4 @@ if __name__ == "__main__":
     full = {name: units.size for name, units in groups.items()}
     print(f"units: {full} -> { {name: int(of.sum()) for name, of in kept.items()} }")
     for what, of in (("weights", shapes), ("multiply-adds per token", products)):
-        print(f"{what}: {weights_left(of, groups, full)} -> {weights_left(of, groups, kept)}")
+        print(f"{what}: {remaining_weights(of, groups, full)} -> {remaining_weights(of, groups, kept)}")

@@ -1,4 +1,4 @@
-"""A network is trained with a penalty on whole units; the weakest are pruned, and cut away: a smaller dense network."""
+"""Train with a penalty on hidden units, prune the weakest units, and remove them: a smaller dense network."""
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -36,16 +36,20 @@ def train(model, groups, steps, masks, penalty=0.0):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # so small a network is faster so
+    torch.set_num_threads(1)  # faster for a small network
     model = LanguageModel(len(LETTERS), embedding=16, hidden=48, layers=2, seed=0)
     groups, weights = language_model_units(model), dict(model.named_parameters())
     shapes = {name: weight.shape for name, weight in weights.items() if weight.ndim == 2}
-    products = {name: shape for name, shape in shapes.items() if name != "encoder.weight"}  # reading a row costs none
+    products = {
+        name: shape for name, shape in shapes.items() if name != "encoder.weight"
+    }  # an embedding lookup costs no multiply-adds
     print(f"trained with the penalty: loss {train(model, groups, 150, {}, penalty=2e-3):.3f}")
 
     norms = {name: group_norms(weights, units) for name, units in groups.items()}
     kept = units_within_budget(norms, groups, shapes, budget=8000)
-    print(f"trained on without the weak units: loss {train(model, groups, 50, unit_masks(weights, groups, kept)):.3f}")
+    print(
+        f"trained further without the weak units: loss {train(model, groups, 50, unit_masks(weights, groups, kept)):.3f}"
+    )
 
     small, (inputs, _) = shrink_language_model(model, kept), next(windows(1))
     with torch.no_grad():

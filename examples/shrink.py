@@ -40,16 +40,14 @@ if __name__ == "__main__":
     model = LanguageModel(len(LETTERS), embedding=16, hidden=48, layers=2, seed=0)
     groups, weights = language_model_units(model), dict(model.named_parameters())
     shapes = {name: weight.shape for name, weight in weights.items() if weight.ndim == 2}
-    products = {
-        name: shape for name, shape in shapes.items() if name != "encoder.weight"
-    }  # an embedding lookup costs no multiply-adds
+    # an embedding lookup costs no multiply-adds
+    products = {name: shape for name, shape in shapes.items() if name != "encoder.weight"}
     print(f"trained with the penalty: loss {train(model, groups, 150, {}, penalty=2e-3):.3f}")
 
     norms = {name: group_norms(weights, units) for name, units in groups.items()}
     kept = units_within_budget(norms, groups, shapes, budget=8000)
-    print(
-        f"trained further without the weak units: loss {train(model, groups, 50, unit_masks(weights, groups, kept)):.3f}"
-    )
+    masks = unit_masks(weights, groups, kept)
+    print(f"trained further without the weak units: loss {train(model, groups, 50, masks):.3f}")
 
     small, (inputs, _) = shrink_language_model(model, kept), next(windows(1))
     with torch.no_grad():

@@ -55,9 +55,7 @@ class Plan:
     train_all: bool = setting(
         False, "train the eliminated candidates to the end too, to see what was missed", section="search"
     )
-    distance: str = setting(
-        "l2", f"between spectra: {', '.join(DISTANCES)}", section="spectrum", choices=DISTANCES
-    )
+    distance: str = setting("l2", f"between spectra: {', '.join(DISTANCES)}", section="spectrum", choices=DISTANCES)
     spectrum: SpectrumConfig = described("how spectra are taken", SpectrumConfig())
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The units of a language model, and a smaller language model without those that are pruned."""
+"""The units of a language model, and a smaller language model without the pruned units."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hyperpruning.structured.units import Axis, Units, recurrent_units, shrink
 def language_model_units(model: LanguageModel) -> dict[str, Units]:
     """Describe the units of each recurrent layer, "rnn.l0", "rnn.l1" ... (in a `Stack`: "rnn.0.l0", "rnn.1.l0" ...).
 
-    Tied weights make the units of the top layer and the columns of the embedding one, unless a mixture of softmaxes
-    stands between the two.
+    With tied weights, the units of the top layer are also the columns of the embedding, unless the decoder is a mixture
+    of softmaxes.
     """
     parts = [f"rnn.{layer}" for layer in range(len(model.rnn))] if isinstance(model.rnn, Stack) else ["rnn"]
     inputs = [f"{part}.w" if model.cell not in CELLS else f"{part}.weight_ih_l0" for part in parts]
@@ -33,7 +33,7 @@ def language_model_units(model: LanguageModel) -> dict[str, Units]:
 
 
 def _highway_units(model: LanguageModel, part: str, *, readers: list[str]) -> dict[str, Units]:
-    """Describe the units of a recurrent highway layer, as `recurrent_units` does those of torch's."""
+    """Describe the units of a recurrent highway layer, as `recurrent_units` does for torch's layers."""
     layer = model.get_submodule(part)
     assert isinstance(layer, RHNLayer)
     gates = GATES[model.cell]
@@ -46,16 +46,16 @@ def _highway_units(model: LanguageModel, part: str, *, readers: list[str]) -> di
 
 
 def shrink_language_model(model: LanguageModel, kept: Mapping[str, Tensor]) -> LanguageModel:
-    """Cut the pruned units out of a language model: a smaller one with the same logits, and the same mode.
+    """Remove the pruned units of a language model: return a smaller one with the same logits, in the same mode.
 
     Its layers are a `Stack`. Save it with ``{"model": small.sizes, "vocabulary": ...}``.
 
     Args:
-        model: whose pruned units are zero: multiplied by `unit_masks`.
+        model: its pruned units must be zero (multiply its parameters by `unit_masks`).
         kept: bool (H,) by group of `language_model_units`.
 
     Raises:
-        ValueError: a unit to be cut is not zero, or the choice is not one of these units.
+        ValueError: a pruned unit is not zero, or `kept` does not match the groups.
     """
     groups = language_model_units(model)
     weights = shrink(dict(model.named_parameters()), groups, kept)

@@ -1,6 +1,7 @@
-"""Which units stay: exactly so many, or as many as a number of weights allows.
+"""Selection of units by norm: a given number of units, or as many as fit into a number of weights.
 
-Norms (H,) by group come from `units.group_norms`; answers, bool (H,) by group, go to `units.unit_masks` and `shrink`.
+The norms (H,) by group are from `units.group_norms`; the selection, bool (H,) by group, is for `units.unit_masks` and
+`units.shrink`.
 """
 
 import math
@@ -14,14 +15,14 @@ from hyperpruning.structured.units import Units
 
 
 def strongest_units(norms: Mapping[str, Tensor], count: int | Mapping[str, int]) -> dict[str, Tensor]:
-    """Choose exactly so many units, those with the largest norms; of equal ones the first, groups in their order.
+    """Select the units with the largest norms; of equal norms the first, in the order of the groups.
 
     Args:
         norms: (H,) by group.
-        count: of all groups together, each of which keeps at least its strongest; or one count for each group.
+        count: number of units over all groups (each group keeps at least one), or a number for each group.
 
     Returns:
-        bool (H,) by group, True for what is kept.
+        bool (H,) by group, True for the units that are kept.
 
     Raises:
         ValueError: a group would keep no unit or more than it has; a norm is not finite.
@@ -33,17 +34,18 @@ def strongest_units(norms: Mapping[str, Tensor], count: int | Mapping[str, int])
     sizes = {name: len(norm) for name, norm in norms.items()}
     for name, norm in norms.items():
         if not norm.isfinite().all():
-            raise ValueError(f"norms must be finite to be ranked, and group {name!r} has others: train it more gently")
+            raise ValueError(f"norms must be finite, got others in group {name!r}. Lower the learning rate.")
     if isinstance(count, int):
         if not len(sizes) <= count <= sum(sizes.values()):
             raise ValueError(
-                f"every group keeps a unit, so {len(sizes)} to {sum(sizes.values())} of {sizes} can stay, not {count}"
+                f"count must be {len(sizes)} to {sum(sizes.values())}, so that each group of {sizes} keeps a unit, "
+                f"got {count}."
             )
         first = [norm.masked_fill(_largest([norm], 1)[0], math.inf) for norm in norms.values()]
         return dict(zip(norms, _largest(first, count), strict=True))
     for name, size in sizes.items():
         if not 1 <= count.get(name, 0) <= size:
-            raise ValueError(f"group {name!r} can keep 1 to {size} units, not {count.get(name)}: give it such a count")
+            raise ValueError(f"count must be 1 to {size} for group {name!r}, got {count.get(name)}.")
     return {name: _largest([norm], count[name])[0] for name, norm in norms.items()}
 
 
@@ -54,29 +56,30 @@ def _largest(norms: Sequence[Tensor], count: int) -> list[Tensor]:
 def units_within(
     norms: Mapping[str, Tensor], groups: Mapping[str, Units], shapes: Mapping[str, torch.Size], budget: int
 ) -> dict[str, Tensor]:
-    """Choose units for a number of weights: strongest first, each that still fits, until no other does.
+    """Select the strongest units whose weights fit into a budget.
 
-    Units cost hundreds of weights, so a budget is met from below; `weights_left` says what is reached.
+    The units are tried in the order of their norms; a unit that no longer fits is skipped. A unit has hundreds of
+    weights, so the result has at most `budget` weights and usually fewer; `weights_left` counts them.
 
     Args:
         norms: (H,) by group.
         groups: the units.
         shapes: of the tensors that count, as for `weights_left`.
-        budget: the most weights that may be left.
+        budget: largest number of weights.
 
     Returns:
         bool (H,) by group; each keeps at least its strongest unit.
 
     Raises:
-        ValueError: not even one unit of each group fits.
+        ValueError: one unit of each group does not fit.
     """
     kept = strongest_units(norms, dict.fromkeys(groups, 1))
     counts = dict.fromkeys(groups, 1)
     least = weights_left(shapes, groups, counts)
     if budget < least:
         raise ValueError(
-            f"a budget must hold one unit of each of {list(groups)}, {least} weights with what they leave untouched, "
-            f"and {budget} does not: raise it"
+            f"budget must be at least {least} weights, which one unit of each of {list(groups)} and all weights "
+            f"outside the units need, got {budget}. Raise it."
         )
     places = [(name, unit) for name, norm in norms.items() for unit in range(len(norm))]
     for place in torch.cat(list(norms.values())).argsort(descending=True, stable=True).tolist():
@@ -90,13 +93,13 @@ def units_within(
 def weights_left(
     shapes: Mapping[str, torch.Size], groups: Mapping[str, Units], counts: Mapping[str, int | Tensor]
 ) -> int:
-    """Count the weights that are left when so many units are; which ones makes no difference.
+    """Count the weights of a network that keeps a given number of units in each group.
 
     Args:
-        shapes: of the tensors that count, by parameter name: without the biases, the weights of this project's
-            sparsity; without the embedding as well, the multiply-adds of one token.
-        groups: the units; what they do not touch stays whole.
-        counts: units that stay in each group, or bool (H,).
+        shapes: of the tensors that count, by parameter name. Leave out the biases to count weights as `sparsity` does;
+            leave out the embedding too to count the multiply-adds of one token.
+        groups: the units; all other weights are kept.
+        counts: number of units that are kept in each group, or bool (H,).
 
     >>> from hyperpruning.structured.units import recurrent_units
     >>> layer = torch.nn.LSTM(10, 20)

@@ -244,7 +244,7 @@ def test_a_run_folder_of_another_experiment_shows_the_difference(finished, exper
     before = (finished / LEDGER).read_bytes()
     code, said = run("search", experiment, "--out", finished, "--workers", 1, "--sparsity", 0.7)
     assert code == 2
-    assert "sparsity is 0.6 there and 0.7 here" in said
+    assert "sparsity is 0.6 in the ledger and 0.7 now" in said
     assert (finished / LEDGER).read_bytes() == before
 
 

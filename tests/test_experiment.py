@@ -88,8 +88,8 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
         "modle is not a setting. Did you mean 'model'?",
         "self is not a setting.",
         "search.n_candidate is not a setting. Did you mean 'n_candidates'?",
-        "search.sampler must be among tpe, random, got 'tpee'. Did you mean 'tpe'?",
-        "search.criteria must be among ls, loss, rank_sum, got 'rank_sums'. Did you mean 'rank_sum'?",
+        "search.sampler must be one of tpe, random, got 'tpee'. Did you mean 'tpe'?",
+        "search.criteria must be one of ls, loss, rank_sum, got 'rank_sums'. Did you mean 'rank_sum'?",
         "got 'magnitud'. Did you mean 'magnitude'?",
         "space.drop_fraction.low cannot be 'two': input should be a valid number",
         "pruning.sparsity must be at least 0 and below 1, got 1.0.",
@@ -242,7 +242,7 @@ def test_the_whole_search_in_one_call(text, tmp_path):
     hyperprune(small(text), folder)
     assert {path: path.read_bytes() for path in folder.rglob("*.jsonl")} == before
 
-    with pytest.raises(RunFolderError, match=r"train\.seed is 0 there and 1 here"):
+    with pytest.raises(RunFolderError, match=r"train\.seed is 0 in the ledger and 1 now"):
         hyperprune(replaced(small(text), training={"seed": 1}), folder)
     assert read_experiment(folder / "experiment.toml") == small(text)
 

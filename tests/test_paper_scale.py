@@ -134,7 +134,7 @@ def test_another_search_in_the_state_or_the_scratch_is_refused(call, tmp_path, c
     call()
     before = capsys.readouterr().out
     for options in ({}, {"state": tmp_path / "new"}):
-        with pytest.raises(SystemExit, match="seed is 42 there and 1 here"):
+        with pytest.raises(SystemExit, match="seed is 42 in the ledger and 1 now"):
             call(seed=1, **options)
     assert "place" in before
     assert "place" not in capsys.readouterr().out

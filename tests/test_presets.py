@@ -72,7 +72,7 @@ def test_a_preset_is_written_down_with_its_comments_and_searched(tmp_path, text)
             "needs the folder of its published text. Give --data DIR",
         ),
         (["search", tmp_path / "mine.toml", "--preset", "rhn-ptb"], "must be a file or a preset, got both"),
-        (["init", tmp_path / "more.toml", "--preset", "lstm"], "A preset must be among awd-lstm-mos-wt2"),
+        (["init", tmp_path / "more.toml", "--preset", "lstm"], "A preset must be one of awd-lstm-mos-wt2"),
         (
             ["search", "--preset", "rhn-ptb", "--data", text, "--unit", "character"],
             "--unit must be left out",

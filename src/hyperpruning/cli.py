@@ -118,7 +118,7 @@ def init(
 ) -> None:
     """Write a commented experiment.toml: every setting, or a preset that says where its numbers come from."""
     if path.exists():
-        raise FileExistsError(f"`hyperprune init` must write a new file, but {path} exists. Name another one.")
+        raise FileExistsError(f"The file to write must not exist, got {path}. Name another one.")
     experiment = _experiment(None, named, data, unit)
     text = experiment.to_toml() if named is None else preset(named, experiment.data.folder)
     write_atomic(path, text.encode())
@@ -132,8 +132,8 @@ def resume(folder: Run, workers: Workers = CORES) -> None:
     read(folder)
     if not (folder / EXPERIMENT).exists():
         raise RunFolderError(
-            f"A run folder must have an {EXPERIMENT} to be resumed, but {folder} has none. Call `hyperprune search` "
-            "(or, for a plan of your own, hp.hyperprune) again as before."
+            f"A run folder must have an {EXPERIMENT} to be resumed, got {folder} without one. Call `hyperprune search` "
+            "(or, for your own plan, hp.hyperprune) again with the same arguments."
         )
     _search(read_experiment(folder / EXPERIMENT), folder, workers)
 
@@ -187,7 +187,7 @@ def evaluate(
 ) -> None:
     """The perplexity of a trained model, and how it was measured."""
     if statistics != 1 and not dynamic:
-        raise ValueError(f"--statistics needs --dynamic, got {statistics} without it. Add --dynamic.")
+        raise ValueError(f"--statistics must be left out without --dynamic, got {statistics}. Add --dynamic.")
     metric = LanguageModelling.metric
     settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
     found = evaluate_model(
@@ -244,9 +244,11 @@ def _experiment(path: Path | None, named: str | None, data: Path | None, unit: s
     where: dict[str, Any] = {} if data is None else {"folder": data.resolve()}
     what: dict[str, Any] = {} if unit is None else {"unit": unit}
     if path is not None and named is not None:
-        raise ExperimentError(f"An experiment must be a file or a preset, got both {path} and {named!r}. Give one.")
+        raise ExperimentError(
+            f"An experiment must be a file or a preset, got both {path} and {named!r}. Give one of them."
+        )
     if named is not None and unit is not None:
-        raise ExperimentError(f"--unit must be left out with a preset, which says it, got {unit}.")
+        raise ExperimentError(f"--unit must be left out with --preset, got {unit}. The preset sets it.")
     if named is not None:
         return read_preset(named, data)
     if path is not None:

@@ -1,4 +1,4 @@
-"""Files that survive: each is written whole and is on disk, or is as it was before."""
+"""Atomic writes: after a crash a file has either its old or its new content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves either the old one or the new one, whole and on disk."""
+    """Write a file atomically and flush it to disk; a crash leaves either the old or the new content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

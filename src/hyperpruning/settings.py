@@ -1,7 +1,7 @@
-"""Each setting stands once: a field of a frozen dataclass with its default, its bounds and one sentence.
+"""Each setting is declared once: as a field of a frozen dataclass with its default, bounds and documentation.
 
-`setting` declares it, `check_settings` refuses bad values, and whatever else needs it (the TOML file, the comments that
-`hyperprune init` writes, docs/settings.md, docstrings) is generated from the field.
+`setting` declares it and `check_settings` checks its value. The TOML file, the comments of `hyperprune init`,
+docs/settings.md and docstrings are generated from the field.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def setting(default: Any, doc: str, *, section: str = "", choices: Collection[st
     Args:
         default: its default.
         doc: one sentence, without a full stop.
-        section: of the TOML file; a setting without one is not in it.
-        choices: the names that are allowed; a dict is kept as it is, so that names can be added to it.
-        bounds: "ge", "gt", "le", "lt": limits of the number, or of each number in a list or table.
+        section: section of the TOML file; a setting without a section is not in the file.
+        choices: the allowed names, for one name or for each name in a list; a dict is kept, so that it can grow.
+        bounds: "ge", "gt", "le", "lt": limits for one number or for each number in a list or table.
     """
     return dataclasses.field(
         default=default, metadata={"doc": doc, "section": section, "choices": choices, "bounds": bounds}
@@ -39,7 +39,7 @@ def setting(default: Any, doc: str, *, section: str = "", choices: Collection[st
 
 
 def described(doc: str, default: Any = dataclasses.MISSING) -> Any:
-    """Declare a field that is an object of its own, with its sentence; it is checked where it is made."""
+    """Declare a documented field whose value is an object that checks itself."""
     return dataclasses.field(default=default, metadata={"doc": doc, "section": "", "choices": (), "bounds": {}})
 
 
@@ -49,7 +49,7 @@ def is_setting(field: dataclasses.Field[Any]) -> bool:
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Add the sentences of a dataclass's settings to its docstring, as its attributes."""
+    """Add the documentation of the settings to the docstring of a dataclass, as attributes."""
     lines = [f"        {field.name}: {field.metadata['doc']}." for field in _fields(cls) if is_setting(field)]
     head, mark, rest = (cls.__doc__ or "").partition("    Raises:")
     cls.__doc__ = (
@@ -59,13 +59,13 @@ def documented(cls: type[T]) -> type[T]:
 
 
 def check_settings(values: object) -> None:
-    """Refuse settings of the wrong type or out of their bounds, and names that are no choice.
+    """Check the types, bounds and choices of all settings.
 
     Args:
         values: an instance of a dataclass.
 
     Raises:
-        ValueError: the first such value, with its rule.
+        ValueError: a value is invalid; the message states the rule.
     """
     hints = type_hints(type(values))
     for field in _fields(type(values)):
@@ -76,10 +76,10 @@ def check_settings(values: object) -> None:
 
 
 def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    """Refuse a value out of its bounds, or a name that is no choice.
+    """Check the bounds or choices of one value.
 
     Raises:
-        ValueError: with the rule, the value and, where there is one, the nearest name.
+        ValueError: the value is invalid; the message has the rule, the value and, if there is one, the nearest name.
     """
     several = isinstance(value, Mapping | list | tuple)
     each: Iterable[Any] = value.values() if isinstance(value, Mapping) else value if several else (value,)
@@ -92,16 +92,16 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
             rule = " and ".join(f"{_HOLDS[bound][1]} {limit}" for bound, limit in bounds.items())
             raise ValueError(f"{name} must be {rule}, got {value!r}.")
         if choices and one not in choices:
-            raise ValueError(f"{name} must be among {', '.join(choices)}, got {one!r}.{nearest(one, choices)}")
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {one!r}.{nearest(one, choices)}")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Plain types alone: what else a setting may hold is checked where it is used."""
+    """Check plain types; other types are checked where they are used."""
     rules = {
         int: ("a whole number", type(value) is int),
         float: ("a number", type(value) in (int, float) and math.isfinite(value)),
         bool: ("true or false", type(value) is bool),
-        str: ("a text", isinstance(value, str)),
+        str: ("a string", isinstance(value, str)),
     }
     if hint in rules and not rules[hint][1]:
         raise ValueError(f"{name} must be {rules[hint][0]}, got {value!r}.")
@@ -113,7 +113,7 @@ def type_hints(cls: Any) -> dict[str, Any]:
 
 
 def nearest(name: object, names: Collection[str]) -> str:
-    """What to say after an unknown name: the known name that is nearest; empty if none is near."""
+    """The end of an error about an unknown name: " Did you mean ...?", or "" if no known name is similar."""
     near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -73,5 +73,5 @@ def test_a_metric_follows_from_the_loss_or_is_computed():
     assert Metric("accuracy", "%", None, maximize=True).value(0.3, 91.0) == 91.0
     assert Metric("accuracy", "%", None, maximize=True).better(91, 90)
     assert not Metric().better(91, 90)
-    with pytest.raises(ValueError, match="from_loss of a metric must be None or one of identity, exp, got 'square'"):
+    with pytest.raises(ValueError, match="from_loss must be None or one of identity, exp, got 'square'"):
         Metric("error", "", "square")

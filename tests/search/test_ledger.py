@@ -77,5 +77,5 @@ def test_a_folder_without_a_ledger_is_no_run_folder(tmp_path):
 def test_a_line_of_another_version_is_refused_with_its_number(folder, values):
     with (folder / LEDGER).open("a") as file:
         file.write(json.dumps(values | {"check": _check(values)}) + "\n")
-    with pytest.raises(RunFolderError, match=r"Line 4 of .* is of another version"):
+    with pytest.raises(RunFolderError, match=r"Line 4 of .* is from another version"):
         read(folder)

@@ -153,7 +153,7 @@ def test_a_dense_reference_that_failed_aborts():
     history = History()
     history.add(Failure(DENSE, "the loss was nan"))
     (abort,) = decide(plan(), history)
-    assert abort.reason == "The dense reference must train without failing, but: the loss was nan"
+    assert abort.reason == "The dense reference must train without failure, got: the loss was nan"
 
 
 def test_candidates_that_all_fail_abort():

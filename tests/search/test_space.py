@@ -65,7 +65,11 @@ def scored_plain(configs):
 
 @pytest.mark.parametrize(
     ("numbers", "says"),
-    [((0.5, 0.3, 0.1), "low must be at most high"), ((0.3, 0.5, 0.3), "whole number of steps"), ((0, 1, 0), "above 0")],
+    [
+        ((0.5, 0.3, 0.1), "low must be at most high"),
+        ((0.3, 0.5, 0.3), "must be a multiple of step"),
+        ((0, 1, 0), "above 0"),
+    ],
 )
 def test_a_range_that_is_none_is_refused(numbers, says):
     with pytest.raises(ValueError, match=says):

@@ -6,7 +6,7 @@ import pytest
 
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.training import checkpoint
-from hyperpruning.training.checkpoint import load, newest_records, release, save
+from hyperpruning.training.checkpoint import load, newest_records, remove_tensors, save
 from hyperpruning.training.epochs import Training, epochs
 from small import small
 
@@ -44,7 +44,7 @@ def test_what_a_killed_writer_left_is_removed(saved, begin, ends):
         records = load(training, saved, "me")
         save(training, saved, "me", records)
     else:
-        release(saved)
+        remove_tensors(saved)
     assert not list(saved.glob(".*"))
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_falls_back_one_generation(saved, begin, damage, su
     assert training.epoch == 2
     assert [record.epoch for record in records] == [0, 1, 2]
     if (saved / "epoch-0003.json").exists():
-        assert "going back to the one before" in caplog.text
+        assert "the previous one is used" in caplog.text
 
 
 def test_when_both_are_damaged_training_begins_anew(saved, begin):
@@ -110,7 +110,7 @@ def test_a_pickle_with_code_is_not_executed(saved, begin, tmp_path):
 
 
 def test_records_stay_readable_when_the_tensors_are_released(saved):
-    release(saved)
+    remove_tensors(saved)
     assert not list(saved.glob("*.pt"))
     assert [record.epoch for record in newest_records(saved)] == [0, 1, 2, 3]
 

@@ -151,13 +151,13 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
     with pytest.raises(ValueError, match=r"got 0.5 with the final density at 0.75 of the steps. Raise finetune_from"):
         begin(text, "gmp", finetune_from=0.5)
     for settings, sentence in (
-        ({"bptt_deviation": 5.0, "bptt_longest": 10}, "must be at least 20 .bptt, and 5., got 10"),
-        ({"bptt_longest": 30}, "bptt_longest needs bptt_deviation above 0, got 30"),
+        ({"bptt_deviation": 5.0, "bptt_longest": 10}, "must be at least 20 .the larger of bptt and 5., got 10"),
+        ({"bptt_longest": 30}, "bptt_longest must be 0 when bptt_deviation is 0, got 30"),
         ({"bptt_deviation": 5.0, "bptt": 4}, "got 4. Raise it"),
         ({"finetune_from": 0.95}, "got 0.95 of 4 epochs"),
         ({"finetune_lr": 2.0}, "Set finetune_from, or leave it out"),
         ({"precision": "bf15"}, "Did you mean 'bf16'"),
-        ({"precision": "tf32", "device": "cpu"}, 'precision "tf32" needs a GPU, got device "cpu"'),
+        ({"precision": "tf32", "device": "cpu"}, 'device must be a GPU when precision is "tf32", got "cpu"'),
     ):
         with pytest.raises(ExperimentError, match=sentence):
             small(text, training=settings)
@@ -180,13 +180,13 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
         (TrainConfig, {"lr": "0.5"}, "lr must be a number, got '0.5'"),
         (TrainConfig, {"lr": float("nan")}, "lr must be a number, got nan"),
         (TrainConfig, {"average_from": 1.5}, "average_from must be at least 0 and at most 1, got 1.5"),
-        (TrainConfig, {"counts": "x"}, "counts must be among weights, multiply_adds, got 'x'"),
-        (TrainConfig, {"scope": "x"}, "scope must be among all, recurrent, got 'x'"),
-        (TrainConfig, {"precision": "tf32", "device": "cpu"}, "needs a GPU"),
+        (TrainConfig, {"counts": "x"}, "counts must be one of weights, multiply_adds, got 'x'"),
+        (TrainConfig, {"scope": "x"}, "scope must be one of all, recurrent, got 'x'"),
+        (TrainConfig, {"precision": "tf32", "device": "cpu"}, "must be a GPU"),
         (TrainConfig, {"finetune_from": 0.95}, "got 0.95 of 10 epochs"),
         (LanguageModelling, {"gradient_accumulation": 0}, "gradient_accumulation must be at least 1, got 0"),
         (LanguageModelling, {"bptt": 0}, "bptt must be at least 1, got 0"),
-        (LanguageModelling, {"bptt_longest": 30}, "Set bptt_deviation, or leave it out"),
+        (LanguageModelling, {"bptt_longest": 30}, "Set bptt_deviation, or leave bptt_longest out"),
         (DynamicEvaluation, {"bptt": 0}, "bptt and batch must be at least 1, got 0 and 100"),
     ],
 )

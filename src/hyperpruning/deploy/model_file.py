@@ -56,7 +56,7 @@ def load_model(path: Path | str) -> LanguageModel:
     description = describe_model(path)
     if "model" not in description or "vocabulary" not in description:
         raise ModelFileError(
-            f"The file must hold a language model, but {path} holds a network of another task. "
+            f"A model file must hold a language model, got a network of another task in {path}. "
             "Load its weights with safetensors.torch.load_file."
         )
     with _open(Path(path)) as file:
@@ -68,14 +68,14 @@ def load_model(path: Path | str) -> LanguageModel:
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
         raise ModelFileError(
-            f"A model file must hold the network that it describes, but {path} does not. Export it again."
+            f"A model file must hold the network that it describes, got other weights in {path}. Export it again."
         ) from None
     return network.eval()
 
 
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise ModelFileError(f"A model file must exist, but {path} does not. Give a *.safetensors of a run folder.")
+        raise ModelFileError(f"A model file must exist, got {path}. Give a *.safetensors of a run folder.")
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
@@ -83,11 +83,13 @@ def _open(path: Path) -> Any:
             head = raw.read(4)
         if head[:1] == b"\x80" or head == b"PK\x03\x04":
             raise ModelFileError(
-                f"A model file must be safetensors, but {path} is a pickle, which can run code when it is loaded. "
+                f"A model file must be safetensors, got {path}, which is a pickle and can run code when it is loaded. "
                 "If you trust it, convert it with safetensors.torch.save_file."
             ) from None
-        raise ModelFileError(f"A model file must be safetensors, but {path} is not ({error}).") from None
+        raise ModelFileError(f"A model file must be safetensors, got {path} ({error}). Export it again.") from None
     metadata = file.metadata()  # type: ignore[no-untyped-call]
     if FORMAT not in (metadata or {}):
-        raise ModelFileError(f"A model file must describe its network, but {path} does not. Export it with hyperprune.")
+        raise ModelFileError(
+            f"A model file must describe its network, got {path} without it. Export it with hyperprune."
+        )
     return file

@@ -1,4 +1,4 @@
-"""Selection criteria: functions from what is known of the candidates at a rung to scores, smaller is better.
+"""Selection criteria: functions that score the candidates at a rung; a smaller score is better.
 
 Every criterion has the same signature: ``(rung) -> scores``, see `Rung`. A new one is a function here and a line of
 `CRITERIA`.
@@ -18,10 +18,10 @@ Distance = Callable[[Sequence[float], Sequence[float]], float]
 
 @dataclass(frozen=True)
 class Rung:
-    """What is known of some candidates when a criterion scores them.
+    """The input of a criterion: candidates at a rung.
 
     Attributes:
-        epoch: after which they are compared; each of them has a record of it.
+        epoch: epoch of the rung; each candidate has a record of it.
         epochs: length of a full training.
         records: by candidate and epoch.
         dense: records of the dense reference by epoch.
@@ -52,7 +52,7 @@ def loss(rung: Rung) -> dict[str, float]:
 
 
 def rank_sum(rung: Rung) -> dict[str, float]:
-    """Rank by `ls` plus rank by `loss`, among the candidates given; equal values share their mean rank."""
+    """Rank by `ls` plus rank by `loss`, among the given candidates; equal values share their mean rank."""
     by_ls, by_loss = (list(criterion(rung).values()) for criterion in (ls, loss))
     return dict(zip(rung.records, (ranks(by_ls) + ranks(by_loss)).tolist(), strict=True))
 

@@ -1,8 +1,8 @@
-"""The driver: carries out what `decide` says, and appends what came of it to the ledger.
+"""The driver: carries out the actions of `decide`, and appends the results to the ledger.
 
-What is not in the ledger is computed and appended; what is there is taken as it stands. So a search that was killed
-continues by being called again, and ends as it would have ended. All criteria share their networks: what two of them
-need is trained once.
+A result that is in the ledger is not computed again. So a search that was killed continues when it is called again, and
+gives the same result as without the interruption. All criteria share their networks: a network that several criteria
+keep is trained once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from hyperpruning.search.schedulers import (
 )
 from hyperpruning.search.space import Config
 from hyperpruning.search.worker import OUT_OF_MEMORY, JobResult, job_for, run_job
-from hyperpruning.training.checkpoint import release
+from hyperpruning.training.checkpoint import remove_tensors
 from hyperpruning.training.device import device_of
 from hyperpruning.training.record import EpochRecord
 from hyperpruning.training.task import metric_of
@@ -66,20 +66,20 @@ def search(
     """Run a search, or continue it.
 
     Args:
-        plan: what to search.
-        folder: the run folder; a search that was interrupted there continues.
-        executor: where candidates are trained; None trains in this process, one network after the other, and then each
-            epoch is in the ledger as soon as it is trained.
-        on_fact: is called with each new fact, after it is in the ledger.
-        files: by name, written into the run folder once the plan is accepted, before anything is trained.
-        lock: hold the folder against other drivers (needs the package filelock).
+        plan: the search.
+        folder: the run folder; an interrupted search in it continues.
+        executor: trains the candidates; None trains them in this process, one after the other, and writes each epoch to
+            the ledger as soon as it is trained.
+        on_fact: called with each new fact after it is written to the ledger.
+        files: contents by file name, written into the run folder after the plan is validated and before training.
+        lock: lock the folder against other drivers (needs the package filelock).
 
     Returns:
-        all that the ledger says at the end.
+        the content of the ledger at the end.
 
     Raises:
-        ValueError: a plan that cannot be carried out, or a search that cannot come to a result.
-        RunFolderError: the folder holds another search, or is in use.
+        ValueError: the plan is invalid, or too many networks failed.
+        RunFolderError: the folder belongs to another search, or is in use.
     """
     validate(plan)
     with locked(folder) if lock else nullcontext():
@@ -87,26 +87,26 @@ def search(
         run.open(files or {})
         while actions := decide(plan, run.history):
             run.carry_out(actions)
-        run.release_eliminated()
+        run.remove_eliminated_tensors()
     return run.history
 
 
 def refuse_other(plan: Plan, folder: Path) -> None:
-    """See that a run folder is new or belongs to this search.
+    """Check that a run folder is new or belongs to this search.
 
     Raises:
-        RunFolderError: it holds another search; the message says what differs.
+        RunFolderError: it belongs to another search; the message lists the differences.
     """
     header = read(folder).header if (folder / LEDGER).exists() else None
     if header is not None and (differences := compare(header.identity, _plain(plan.identity()))):
         raise RunFolderError(
-            f"A run folder must belong to one search, but {folder} holds another one ({'; '.join(differences)}). "
-            "Give another --out, or restore the experiment."
+            f"A run folder must belong to one search, got {folder} of another one ({'; '.join(differences)}). "
+            "Give another --out, or restore the settings."
         )
 
 
 class _Run:
-    """A search under way: the plan, the ledger and what it says."""
+    """A running search: the plan, the ledger and its content."""
 
     def __init__(
         self, plan: Plan, folder: Path, executor: Executor | None, on_fact: Callable[[Fact], None] | None
@@ -117,33 +117,35 @@ class _Run:
         self.history = read(folder, warn=True) if self.ledger.path.exists() else History()
 
     def open(self, files: Mapping[str, bytes]) -> None:
-        """Write the files and the header, or see whether the versions are still those of the header there."""
+        """Write the files and the header; if there is a header already, compare the versions."""
         assert self.plan.task is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomic(self.folder / name, content)
         header = Header(_plain(self.plan.identity()), _versions(self.plan), metric_of(self.plan.task))
         if self.history.header is None:
-            if self.ledger.path.exists():  # what is in it could be of any search: checkpoints know their own
-                logger.warning("%s has lost its first line; going back to the checkpoints.", self.ledger.path)
+            if self.ledger.path.exists():  # its lines could be from another search; checkpoints have an identity
+                logger.warning(
+                    "The first line of %s is missing. The search continues from the checkpoints.", self.ledger.path
+                )
                 self.ledger.path.replace(self.ledger.path.with_suffix(".damaged"))
                 self.history = History()
             self.record(header)
         elif differences := compare(self.history.header.versions, header.versions):
             logger.warning(
-                "The search was begun with other versions or on another device; results may differ: %s.",
+                "The search was started with other versions or on another device, so that results may differ: %s.",
                 "; ".join(differences),
             )
 
     def record(self, fact: Fact) -> None:
-        """Append a fact to the ledger, and take it in."""
+        """Append a fact to the ledger and to the history."""
         self.ledger.append(fact)
         self.history.add(fact)
         if self.on_fact is not None:
             self.on_fact(fact)
 
     def carry_out(self, actions: Sequence[Action]) -> None:
-        """Do what `decide` says; facts are recorded in the order of the actions."""
+        """Carry out actions of `decide`; facts are recorded in the order of the actions."""
         for action in actions:
             match action:
                 case Abort(reason):
@@ -159,7 +161,7 @@ class _Run:
         if trainings := [action for action in actions if isinstance(action, Train)]:
             self.train(trainings)
         if any(isinstance(action, Eliminate) for action in actions):
-            self.release_eliminated()
+            self.remove_eliminated_tensors()
 
     def suggest(self, action: Suggest) -> None:
         """Ask the sampler for a batch, and record the candidates that are missing."""
@@ -191,17 +193,17 @@ class _Run:
             raise
 
     def take_epoch(self, name: str, record: EpochRecord) -> None:
-        """Record an epoch, unless it is known."""
+        """Record an epoch if it is new."""
         if record.epoch not in self.history.epochs.get(name, {}):
             self.record(Epoch(name, record))
 
     def take(self, name: str, result: JobResult) -> None:
-        """Record what a job found, as far as it is new."""
+        """Record those results of a job that are new."""
         for record in result.records:
             self.take_epoch(name, record)
         if result.final is not None and name not in self.history.finals:
             self.record(result.final)
-        if name == DENSE and result.failure == OUT_OF_MEMORY:  # another time, with fewer beside it, it may fit
+        if name == DENSE and result.failure == OUT_OF_MEMORY:  # with fewer networks on the GPU it may fit
             raise ValueError(
                 "CUDA out of memory while training the dense reference. Resume with fewer --workers, or start a new "
                 "run with a smaller batch or bptt in [training]."
@@ -209,22 +211,22 @@ class _Run:
         if result.failure is not None:
             self.record(Failure(name, result.failure))
             if name == DENSE:
-                self.carry_out(decide(self.plan, self.history))  # aborts: nothing can be compared with it
+                self.carry_out(decide(self.plan, self.history))  # aborts: candidates need the dense reference
 
-    def release_eliminated(self) -> None:
-        """Remove the checkpoints' tensors of candidates that will not be trained on."""
+    def remove_eliminated_tensors(self) -> None:
+        """Remove the tensors in the checkpoints of eliminated candidates."""
         kept = {name for names in survivors(self.plan, self.history).values() for name in names}
         if not self.plan.train_all:
             for name in self.history.candidates.keys() - kept:
-                release(self.folder / "networks" / name)
+                remove_tensors(self.folder / "networks" / name)
 
 
 def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -> list[Config]:
-    """The configs that the plan's sampler suggests for a batch; the same for the same observations.
+    """The configs that the sampler suggests for a batch; equal observations give equal configs.
 
     Args:
-        plan: of the search.
-        batch: its number, from 0.
+        plan: the search.
+        batch: number of the batch, from 0.
         observed: see `observations`.
     """
     return suggest(
@@ -237,13 +239,13 @@ def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same as JSON gives it back: tuples are lists, paths are gone or refused."""
+    """Convert settings to JSON types (tuples become lists); a path raises an error."""
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
 
 
 def _versions(plan: Plan) -> dict[str, str]:
-    """What results may depend on beside the plan: the versions, and the kind of device."""
+    """The versions and the device type, on which results may depend besides the plan."""
     packages = {name: _version(name) for name in ("hyperpruning", "torch", "numpy", "optuna")}
     return packages | {"python": platform.python_version(), "device": device_of(plan.train.device).type}
 
@@ -251,5 +253,5 @@ def _versions(plan: Plan) -> dict[str, str]:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # on the path without being installed: no version can be told
+    except PackageNotFoundError:  # imported from a source tree that is not installed
         return "source tree"

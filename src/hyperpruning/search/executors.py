@@ -1,4 +1,4 @@
-"""Where candidates are trained: any `concurrent.futures.Executor` will do; this one needs nothing else."""
+"""A process pool that trains candidates; any other `concurrent.futures.Executor` works too."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from multiprocessing.connection import wait
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Train several networks at the same time, each in a process of its own.
+    """A pool of processes, each of which trains one network at a time.
 
     Args:
-        workers: how many.
+        workers: number of processes.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
-    with _ctrl_c_ignored():  # inherited by the workers, which are started now
+    with _ctrl_c_ignored():  # the workers, which start now, inherit this
         for _ in range(workers):
             pool.submit(os.getpid)
     return pool
 
 
 def stop(pool: Executor) -> None:
-    """End the pool now, also the jobs under way; the epochs that they have finished are in their checkpoints."""
+    """Kill the processes of a pool; the epochs that are finished are in the checkpoints."""
     processes = list((getattr(pool, "_processes", None) or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -48,7 +48,7 @@ def _ctrl_c_ignored() -> Iterator[None]:
 
 
 def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the driver, and end with it (or two would write in one run folder)."""
+    """In a worker: ignore Ctrl-C, and exit when the driver exits (else two drivers could write to one run folder)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,4 +1,4 @@
-"""How a search will go on: `decide` is asked to the end, with invented results where there are none yet."""
+"""A forecast of a search: `decide` is called until the end, with random results where there are none yet."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hyperpruning.training.record import EpochRecord
 
 
 def forecast(plan: Plan, history: History) -> History:
-    """A search's history at its end, as far as it can be known now.
+    """A forecast of the history at the end of a search.
 
-    What is known stays as it is. Networks that are not trained yet get invented losses and spectra that know nothing of
-    each other, so the criteria disagree as if they were unrelated: the number of trained epochs is an estimate until
-    the rounds are held, and exact for a plan with a single criterion.
+    Known results are kept. Missing results are random losses and spectra that are independent of each other, so that
+    the criteria agree only by chance. The number of trained epochs is an estimate until the last round is decided; with
+    a single criterion it is exact.
 
     Args:
-        plan: of the search.
-        history: what is known so far; it is not changed.
+        plan: the search.
+        history: the results so far; it is not changed.
     """
     history = history.copy()
     while actions := decide(plan, history):
@@ -40,7 +40,7 @@ def epochs_of_one_search(plan: Plan, criterion: str, n_candidates: int) -> int:
 
 
 def most_epochs(plan: Plan) -> int:
-    """Epochs that the searches by all criteria train together at most, if they never agree; without the dense ones."""
+    """The most epochs that all criteria train together, if they never agree; without the dense reference's."""
     keep = tuple(min(plan.n_candidates, len(plan.criteria) * count) for count in plan.keep)
     if plan.train_all:
         return plan.n_candidates * plan.train.epochs
@@ -69,7 +69,7 @@ def _draw(network: str) -> random.Random:
 
 
 def _record(history: History, network: str, epoch: int) -> EpochRecord:
-    """An invented record; its spectrum can be compared with the others of the epoch."""
+    """A random record; its spectrum has as many exponents as the others of the epoch."""
     draw = _draw(network)
     loss, shift = draw.random(), draw.random() if network != DENSE else 0.0
     known = [records[epoch].spectrum for records in history.epochs.values() if epoch in records]

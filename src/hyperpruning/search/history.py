@@ -1,4 +1,4 @@
-"""What a search knows: each line of its ledger as a frozen dataclass, and all of them ordered for reading."""
+"""The content of a ledger: a frozen dataclass for each line, and `History` with all of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NETWORK_NAME = re.compile(r"dense|c\d{2,}")
 
 @dataclass(frozen=True)
 class Header:
-    """The first line: which search this is.
+    """The first line of a ledger, which identifies the search.
 
     Attributes:
-        identity: all that the result depends on, as `Plan.identity` gives it.
-        versions: of the packages, and the kind of device.
-        metric: in which the task tells its results.
+        identity: all settings that the result depends on, from `Plan.identity`.
+        versions: of the packages, and the device type.
+        metric: the metric of the task.
     """
 
     identity: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class RoundDecision:
-    """What one criterion decided at one rung.
+    """The decision of one criterion at one rung.
 
     Attributes:
         criterion: a key of `CRITERIA`.
@@ -85,8 +85,8 @@ class FinalResult:
 
     Attributes:
         network: "dense" or a candidate's name.
-        best_epoch: the epoch of the best validation loss, from which the weights are.
-        valid_loss, test_loss: of these weights, nats.
+        best_epoch: the epoch with the lowest validation loss; the weights are from this epoch.
+        valid_loss, test_loss: loss of these weights, nats.
         active: active prunable weights.
         sha256: of the weights.
         valid_metric, test_metric: the task's metric; None if it follows from the loss.
@@ -112,7 +112,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Winner:
-    """The finalist that a criterion's search ends with."""
+    """The winner by one criterion: its best finalist."""
 
     criterion: str
     network: str
@@ -139,7 +139,7 @@ KINDS: dict[str, type[Any]] = {
 
 
 def to_json(fact: Fact) -> dict[str, Any]:
-    """A fact in JSON types; without wall-clock times, so that equal searches have equal ledgers."""
+    """Convert a fact to JSON types, without wall-clock times, so that equal searches have equal ledgers."""
     kind = next(kind for kind, cls in KINDS.items() if isinstance(fact, cls))
     if isinstance(fact, Epoch):
         values = {"network": fact.network, **fact.record.to_json()}
@@ -153,7 +153,7 @@ def from_json(values: Mapping[str, Any]) -> Fact:
     """The fact that `to_json` wrote.
 
     Raises:
-        ValueError: it is none that this version knows.
+        ValueError: its kind or a field is unknown in this version.
     """
     rest = dict(values)
     kind = rest.pop("kind", None)
@@ -167,23 +167,23 @@ def from_json(values: Mapping[str, Any]) -> Fact:
         fact: Fact = KINDS[str(kind)](**rest)
         _check_names(fact)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"A fact of a ledger must be one that this version knows, got {kind!r} ({error}).") from None
+        raise ValueError(f"A fact must have a kind and fields of this version, got {kind!r} ({error}).") from None
     return fact
 
 
 def _check_names(fact: Fact) -> None:
-    """Names become paths and attributes: those of another form are refused."""
+    """Check the form of a name, since it becomes part of a path."""
     name = fact.name if isinstance(fact, Candidate) else getattr(fact, "network", DENSE)
     if not (isinstance(name, str) and NETWORK_NAME.fullmatch(name)):
-        raise ValueError(f"A network must be called {DENSE!r} or c01, c02, ..., got {name!r}.")
+        raise ValueError(f"The name of a network must be {DENSE!r} or c01, c02, ..., got {name!r}.")
 
 
 @dataclass
 class History:
-    """All that a ledger says, ordered for reading. A search decides from its plan and from this alone.
+    """The content of a ledger. `decide` depends on the plan and on this only.
 
     Attributes:
-        header: which search it is; None before the first line.
+        header: the first line, which identifies the search; None before it is written.
         candidates: by name, in the order of suggestion.
         space_exhausted: whether the sampler found fewer configs than the plan asks for.
         epochs: records by network ("dense" or a candidate's name) and epoch.
@@ -203,7 +203,7 @@ class History:
     winners: dict[str, str] = field(default_factory=dict)
 
     def add(self, fact: Fact) -> None:
-        """Take a fact in."""
+        """Add a fact."""
         match fact:
             case Header():
                 self.header = fact
@@ -223,7 +223,7 @@ class History:
                 self.space_exhausted = True
 
     def trained(self, network: str) -> int:
-        """The last epoch up to which all of a network's records are there; -1 for none."""
+        """The last epoch of a network such that no record up to it is missing; -1 for none."""
         records = self.epochs.get(network, {})
         epoch = -1
         while epoch + 1 in records:
@@ -231,7 +231,7 @@ class History:
         return epoch
 
     def at(self, epoch: int) -> dict[str, EpochRecord]:
-        """The candidates' records of one epoch; a candidate that failed before has none."""
+        """The records of the candidates after one epoch; a candidate that failed earlier has none."""
         return {name: self.epochs[name][epoch] for name in self.candidates if epoch in self.epochs.get(name, {})}
 
     def trained_epochs(self, *, dense: bool = True) -> int:
@@ -239,7 +239,7 @@ class History:
         return sum(max(0, self.trained(name)) for name in self.epochs if dense or name != DENSE)
 
     def copy(self) -> History:
-        """A history that can be added to without changing this one."""
+        """A copy; adding to it does not change this history."""
         epochs = {name: dict(records) for name, records in self.epochs.items()}
         parts = {name: dict(getattr(self, name)) for name in ("candidates", "rounds", "finals", "failures", "winners")}
         return History(header=self.header, space_exhausted=self.space_exhausted, epochs=epochs, **parts)

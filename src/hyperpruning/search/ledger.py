@@ -1,15 +1,15 @@
-"""The run folder: an append-only ledger, and what can be read from it.
+"""The run folder and its append-only ledger.
 
 ::
 
     runs/mine/
-      experiment.toml       what was asked for
-      ledger.jsonl          what is known: one line for each fact (search/history.py), in an order that does not depend
+      experiment.toml       the settings of the search
+      ledger.jsonl          its results: one line for each fact (search/history.py), in an order that does not depend
                             on workers or crashes
       networks/c01/         the checkpoints of a network (training/checkpoint.py)
       lock                  held by the one driver of the search
 
-A line is JSON with a checksum; a torn or damaged line is left out, and what it said is computed again.
+A line is JSON with a checksum; a torn or damaged line is ignored, and its content is computed again.
 """
 
 from __future__ import annotations
@@ -30,22 +30,24 @@ LEDGER = "ledger.jsonl"
 
 
 class RunFolderError(RuntimeError):
-    """A run folder that cannot be used now: in use, of another experiment, or not one at all."""
+    """A run folder that cannot be used: it is in use, belongs to another search, or has no ledger."""
 
 
 def read(folder: Path, *, warn: bool = False) -> History:
-    """What the ledger of a run folder says, also while a search writes it.
+    """Read the ledger of a run folder, also while a search writes it.
 
     Args:
         folder: of the run.
         warn: log a warning for each damaged line.
 
     Raises:
-        RunFolderError: there is no ledger, or it is of another version.
+        RunFolderError: there is no ledger, or it is from another version.
     """
     path = folder / LEDGER
     if not path.is_file():
-        raise RunFolderError(f"A run folder must have a {LEDGER}, but {folder} has none. Give the --out of a search.")
+        raise RunFolderError(
+            f"A run folder must have a {LEDGER}, got {folder} without one. Give the --out of a search."
+        )
     history = History()
     for number, values in _lines(path):
         if values is not None:
@@ -53,33 +55,33 @@ def read(folder: Path, *, warn: bool = False) -> History:
                 history.add(from_json(values))
             except ValueError as error:
                 raise RunFolderError(
-                    f"Line {number} of {path} is of another version: {error} Use the version that began the search."
+                    f"Line {number} of {path} is from another version: {error} Use the version that started the search."
                 ) from None
         elif warn:
-            logger.warning("Line %d of %s is damaged and left out; what it said is computed again.", number, path)
+            logger.warning("Line %d of %s is damaged. It is ignored, and its content is computed again.", number, path)
     return history
 
 
-def compare(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The differences of two nested settings, each as "name is old there and new here"."""
+def compare(recorded: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The differences between recorded and current settings, each as "name is old in the ledger and new now"."""
     found: list[str] = []
-    for key in sorted({*there, *here}):
-        old, new = there.get(key), here.get(key)
+    for key in sorted({*recorded, *current}):
+        old, new = recorded.get(key), current.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += compare(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key} is {old!r} there and {new!r} here")
+            found.append(f"{prefix}{key} is {old!r} in the ledger and {new!r} now")
     return found
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for one search.
+    """Lock a run folder for one search.
 
     Raises:
-        RunFolderError: another search holds it.
+        RunFolderError: another search has locked it.
     """
-    from filelock import FileLock, Timeout  # here, so that a search without a lock does without the package
+    from filelock import FileLock, Timeout  # imported here: a search without a lock does not need the package
 
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
@@ -87,7 +89,8 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunFolderError(
-            f"A run folder must be used by one search at a time, but {folder} is in use. Wait, or give another --out."
+            f"A run folder must be used by one search at a time, got {folder}, which is in use. Wait, or give another "
+            "--out."
         ) from None
     try:
         yield
@@ -96,7 +99,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Ledger:
-    """Appends facts, each on disk before `append` returns; a line torn by a crash is cut off first."""
+    """Appends facts; each is on disk when `append` returns. A line that a crash left incomplete is removed first."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LEDGER
@@ -104,7 +107,7 @@ class Ledger:
             _cut_torn_line(self.path)
 
     def append(self, fact: Fact) -> None:
-        """Write one line; where it cannot be written whole, the ledger is left as it was."""
+        """Write one line; if it cannot be written completely, the ledger does not change."""
         values = to_json(fact)
         line = (json.dumps(values | {"check": _check(values)}, allow_nan=False) + "\n").encode()
         with self.path.open("ab", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""The plan: a whole search as one frozen value, what follows from it alone, and its validation."""
+"""The plan: all settings of a search in one frozen dataclass, and its validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of
-from hyperpruning.training.pruning import refusal
+from hyperpruning.training.pruning import method_checker
 from hyperpruning.training.task import Task
 
 CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
@@ -29,12 +29,12 @@ class Plan:
     """A whole search.
 
     Raises:
-        ValueError: a value out of its range; `validate` refuses the rest.
+        ValueError: a value is out of its range; `validate` checks the rest.
     """
 
     task: Task | None = described("what the candidates learn; None in a plan that was read from a ledger")
-    dense_task: Task | None = described("the same for the dense reference, with the dropout that suits it")
-    train: TrainConfig = described("how each network is trained; its seed is the search's")
+    dense_task: Task | None = described("the task of the dense reference, e.g. with another dropout")
+    train: TrainConfig = described("how each network is trained; its seed is the seed of the search")
     sparsity: float = setting(
         0.8, "fraction of zero weights over the prunable weights, exact", section="pruning", ge=0, lt=1
     )
@@ -61,10 +61,10 @@ class Plan:
     def __post_init__(self) -> None:
         check_settings(self)
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
-            raise ValueError(f"criteria must be one or more different names, got {list(self.criteria)}.")
+            raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
 
     def identity(self) -> dict[str, Any]:
-        """All that the result depends on, in JSON types: two searches with the same identity are the same."""
+        """All settings that the result depends on, in JSON types; searches with equal identities are equal."""
         assert self.task is not None
         assert self.dense_task is not None
         values = {
@@ -86,10 +86,10 @@ class Plan:
 
 
 def recorded_plan(identity: Mapping[str, Any]) -> Plan:
-    """The plan whose identity a ledger holds, without its tasks.
+    """The plan of an identity in a ledger, without its tasks.
 
     Raises:
-        ValueError: it is of another version.
+        ValueError: it is from another version.
     """
     values = dict(identity)
     try:
@@ -119,31 +119,31 @@ def batches(plan: Plan) -> Iterator[list[str]]:
 
 
 def validate(plan: Plan) -> None:
-    """Refuse a plan that cannot be carried out; the one place, called before anything is written or trained.
+    """Check a plan before anything is written or trained; all checks are here.
 
     Raises:
-        ValueError: rounds that cannot be held, a space with too few methods, or with one that cannot be trained here.
+        ValueError: the rounds are invalid, or the space has too few valid methods, or a method does not fit the task.
     """
     if plan.task is None or plan.dense_task is None:
-        raise ValueError("A plan must have a task to be trained, got one that was read from a ledger. Give task.")
+        raise ValueError("A plan must have a task and a dense_task, got None (as in a plan from a ledger). Give both.")
     check_rounds(n_candidates=plan.n_candidates, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
     device_of(plan.train.device)
     for task in (plan.task, plan.dense_task):
         task.steps(0, plan.train.seed)
-    refuse = refusal(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
+    check = method_checker(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
     for method in _methods(plan):
-        refuse(method)
+        check(method)
         until = plan.train.epochs_in(method.final_density_at)
         if until > plan.rungs[0]:
             raise ValueError(
-                "Candidates are compared at one density, so every density schedule must end before the first rung, "
-                f"got one that ends after epoch {until} with rungs = {list(plan.rungs)}. Raise rungs, or leave out "
-                "methods with a density schedule."
+                "Every density schedule must end before the first rung, since candidates are compared at equal "
+                f"density, got one that ends after epoch {until} with rungs = {list(plan.rungs)}. Raise rungs, or "
+                "leave out methods with a density schedule."
             )
 
 
 def _methods(plan: Plan) -> list[Method]:
-    """The valid methods of the space (of a large space, of a sample)."""
+    """The valid methods of the space; of a large space, those of a random sample."""
     found, invalid = [], ""
     for config in plan.space.configs(CHECKED):
         try:
@@ -159,23 +159,23 @@ def _methods(plan: Plan) -> list[Method]:
 
 
 def check_rounds(*, n_candidates: int, rungs: Sequence[int], keep: Sequence[int], epochs: int) -> None:
-    """Refuse rounds that cannot be held.
+    """Check the rounds of a search.
 
     Args:
-        n_candidates: at the beginning.
+        n_candidates: number of candidates before the first round.
         rungs: epochs after which candidates are compared.
-        keep: how many go on after each.
+        keep: number of candidates that each criterion keeps at each rung.
         epochs: length of a full training.
 
     Raises:
-        ValueError: they eliminate all candidates or none, or come after the end.
+        ValueError: a round eliminates all candidates or none, or a rung is not before the last epoch.
     """
     if n_candidates < 2:
-        raise ValueError(f"n_candidates must be at least 2, got {n_candidates}.")
+        raise ValueError(f"n_candidates must be at least 2, got {n_candidates}. Raise it.")
     if not rungs or len(rungs) != len(keep):
         raise ValueError(
             f"rungs and keep must have one entry for each round, got {len(rungs)} and {len(keep)} entries. "
-            "Give as many of one as of the other."
+            "Make them equally long."
         )
     if list(rungs) != sorted(set(rungs)) or rungs[0] < 0 or rungs[-1] >= epochs:
         raise ValueError(
@@ -183,7 +183,7 @@ def check_rounds(*, n_candidates: int, rungs: Sequence[int], keep: Sequence[int]
             "Change rungs or epochs."
         )
     if keep[-1] < 1:
-        raise ValueError(f"keep must end with at least 1 finalist, got {list(keep)}.")
+        raise ValueError(f"keep must end with at least 1 finalist, got {list(keep)}. Raise its last entry.")
     if any(after >= before for before, after in pairwise([n_candidates, *keep])):
         raise ValueError(
             f"keep must decrease from below n_candidates = {n_candidates}, got {list(keep)}. "

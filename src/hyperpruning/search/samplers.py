@@ -1,6 +1,6 @@
-"""Where new configs come from: Optuna's samplers, asked as a function of what has been observed.
+"""Optuna's samplers as a function of the observations.
 
-A study is built in memory for each question, so that the same question gets the same answer, also after a restart.
+Each call creates a study in memory, so that equal arguments give equal configs, also after a restart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 
 from hyperpruning.search.space import Config, FloatRange, SearchSpace, is_valid
 
-ASKS_PER_CONFIG = 50  # suggestions asked for one new config before the space counts as exhausted
+ASKS_PER_CONFIG = 50  # suggestions for one new config before the space counts as exhausted
 
 
 def _tpe(seed: int, n_startup: int) -> BaseSampler:
@@ -43,14 +43,14 @@ def suggest(
     """Ask for new configs.
 
     Args:
-        space: what a config may be.
+        space: the search space.
         observations: the configs so far with their scores, smaller is better; inf for one that failed.
         sampler: see `SAMPLERS`.
-        seed: of this question.
-        count: how many configs to ask for.
+        seed: seed of the sampler.
+        count: number of configs to ask for.
 
     Returns:
-        distinct valid configs that are not among the observations; fewer than `count` when the space holds no more.
+        distinct valid configs that are not among the observations; fewer than `count` if the space has no more.
     """
     distributions = _distributions(space)
     verbosity = optuna.logging.get_verbosity()
@@ -76,7 +76,7 @@ def suggest(
 
 
 def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """The space as Optuna sees it."""
+    """The space as Optuna distributions."""
     return {
         name: FloatDistribution(choices.low, choices.high, step=choices.step)
         if isinstance(choices, FloatRange)
@@ -88,7 +88,7 @@ def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 def _trial(config: Config, score: float, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
     if math.isfinite(score):
         return create_trial(params=dict(config), distributions=distributions, value=score)
-    # a failed trial would be invisible to TPE; one pruned with a NaN counts as the worst
+    # TPE ignores failed trials; a pruned trial with a NaN counts as the worst
     return create_trial(
         params=dict(config), distributions=distributions, state=TrialState.PRUNED, intermediate_values={0: math.nan}
     )

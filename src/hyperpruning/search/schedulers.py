@@ -1,8 +1,8 @@
-"""What a search does next: `decide`, a pure function of the plan and of what is known.
+"""What a search does next: `decide`, a pure function of the plan and the history.
 
-It trains nothing, reads no file, keeps no state and asks no clock. The driver carries out what it says; status, report
-and dry runs ask it too, and tests call it on invented histories. Actions that belong together are decided together: the
-driver asks again when all of them are carried out, and may train the networks at the same time or one by one.
+It does not train, read files or the clock, or keep state. The driver carries out its actions; status, report and dry
+runs call it too, and tests call it on invented histories. It returns all actions that can be carried out now: the
+driver may train several networks at the same time, and calls `decide` again when all actions are done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Suggest:
 
     Attributes:
         batch: its number, from 0.
-        names: the candidates of the batch that are not known yet.
+        names: the candidates of the batch that have no config yet.
     """
 
     batch: int
@@ -31,7 +31,7 @@ class Suggest:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a network up to an epoch; at the last epoch its `FinalResult` is taken too."""
+    """Train a network up to an epoch; a full training also gives a `FinalResult`."""
 
     network: str
     until: int
@@ -53,7 +53,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class Abort:
-    """Stop: the search cannot come to a result, for this reason."""
+    """Stop the search without a result, for this reason."""
 
     reason: str
 
@@ -62,18 +62,18 @@ Action = Suggest | Train | Eliminate | Finish | Abort
 
 
 def decide(plan: Plan, history: History) -> list[Action]:
-    """What is to be done next.
+    """The next actions of a search.
 
     Args:
-        plan: of the search.
-        history: what is known so far, also in the middle of a training.
+        plan: the search.
+        history: the results so far; a training may be half done.
 
     Returns:
-        actions of one kind: those not carried out yet of the first stage that is not complete; empty when the search
-        is finished. The networks to train come in the order in which their results are recorded.
+        actions of one kind: the missing actions of the first incomplete stage; empty when the search is finished. The
+        order of the networks to train is the order in which their results are recorded.
     """
     if DENSE in history.failures:
-        return [Abort(f"The dense reference must train without failing, but: {history.failures[DENSE]}")]
+        return [Abort(f"The dense reference must train without failure, got: {history.failures[DENSE]}")]
     if actions := _sampling(plan, history):
         return actions
     actions, alive = _elimination(plan, history)
@@ -93,7 +93,7 @@ def _sampling(plan: Plan, history: History) -> list[Action]:
 
 
 def _elimination(plan: Plan, history: History) -> tuple[list[Action], dict[str, list[str]]]:
-    """Hold the rounds of every criterion; at the end of them, the finalists by criterion."""
+    """The rounds of all criteria: the missing actions, and the candidates that each criterion has kept."""
     alive = {criterion: list(history.candidates) for criterion in plan.criteria}
     for number, (epoch, keep) in enumerate(zip(plan.rungs, plan.keep, strict=True)):
         if actions := _training(plan, history, _union(alive), epoch, dense=_dense_until(plan, number + 1)):
@@ -129,14 +129,14 @@ def _finalists(plan: Plan, history: History, alive: Mapping[str, Sequence[str]])
 
 
 def _others(plan: Plan, history: History) -> list[Action]:
-    """Where asked, train the eliminated candidates to the end as well, to see what was missed."""
+    """With `train_all`, train the eliminated candidates to the end too, to show what the search missed."""
     return _training(plan, history, history.candidates, plan.train.epochs) if plan.train_all else []
 
 
 def _training(
     plan: Plan, history: History, names: Iterable[str], until: int, *, dense: int | None = None
 ) -> list[Action]:
-    """The trainings that are not complete; the dense reference comes first, and may go further than the candidates."""
+    """The incomplete trainings; the dense reference comes first, and may train for more epochs than the candidates."""
     targets = ({} if dense is None else {DENSE: dense}) | dict.fromkeys(names, until)
     return [
         Train(name, epoch)
@@ -151,15 +151,15 @@ def _is_trained(plan: Plan, history: History, name: str, until: int) -> bool:
 
 
 def _dense_until(plan: Plan, step: int) -> int:
-    """The dense reference trains one rung ahead of the candidates, so that it does not hold them up."""
+    """The dense reference trains one rung ahead, so that the candidates do not wait for it."""
     return plan.rungs[min(step, len(plan.rungs) - 1)]
 
 
 def _no_candidate(history: History, criterion: str) -> Abort:
     reasons = "; ".join(dict.fromkeys(history.failures.values()))
     return Abort(
-        f"At least one candidate must train, but all that criterion {criterion!r} kept failed: {reasons}. "
-        "Lower the learning rate or keep more candidates."
+        f"At least one candidate must train without failure, got failures of all that criterion {criterion!r} kept: "
+        f"{reasons}. Lower the learning rate or keep more candidates."
     )
 
 
@@ -175,7 +175,7 @@ def _scores(plan: Plan, history: History, criterion: str, names: Iterable[str], 
 
 
 def rung(plan: Plan, history: History, names: Iterable[str], epoch: int) -> Rung:
-    """What is known of some candidates at a rung, for a criterion; those that have not reached it are left out."""
+    """The input of a criterion: some candidates at a rung, without those that have not reached it."""
     known, wanted = history.at(epoch), set(names)
     return Rung(
         epoch=epoch,
@@ -188,7 +188,7 @@ def rung(plan: Plan, history: History, names: Iterable[str], epoch: int) -> Rung
 
 
 def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[str, str | float], float]]:
-    """What the sampler knows when it is asked for a batch: the configs before it, with their scores.
+    """The observations of the sampler before a batch: the configs of earlier batches, with their scores.
 
     Returns:
         (config, score by the first criterion at the first rung) of each candidate, in the order of their names; the

@@ -1,4 +1,4 @@
-"""The search space: what a candidate's config may be."""
+"""The search space: the configs that a candidate can have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FloatRange:
         step: of the grid.
 
     Raises:
-        ValueError: the ends are in the wrong order, or the range is no whole number of steps.
+        ValueError: high is below low, step is not positive, or high - low is no multiple of step.
     """
 
     low: float
@@ -30,13 +30,13 @@ class FloatRange:
 
     def __post_init__(self) -> None:
         if self.high < self.low:
-            raise ValueError(f"low must be at most high, got {self.low} and {self.high}. Exchange them.")
+            raise ValueError(f"low must be at most high, got {self.low} and {self.high}. Swap them.")
         if self.step <= 0:
             raise ValueError(f"step must be above 0, got {self.step}.")
         steps = (self.high - self.low) / self.step
         if abs(steps - round(steps)) > 1e-6:
             raise ValueError(
-                f"A range must be a whole number of steps wide, got {self.low} to {self.high} in steps of {self.step}. "
+                f"high - low must be a multiple of step, got low={self.low}, high={self.high} and step={self.step}. "
                 "Change step or high."
             )
 
@@ -52,7 +52,7 @@ Choices = tuple[str | float, ...]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a candidate may be: for each field of `Method` that is searched, its choices.
+    """The choices of each field of `Method` that is searched.
 
     Attributes:
         dimensions: field name -> the choices by name, or a `FloatRange`.
@@ -61,11 +61,11 @@ class SearchSpace:
     dimensions: Mapping[str, Choices | FloatRange]
 
     def size(self) -> int:
-        """How many configs there are, also those that are no valid method."""
+        """Number of configs, including those that are no valid method."""
         return math.prod(len(_values(dimension)) for dimension in self.dimensions.values())
 
     def configs(self, limit: int) -> list[Config]:
-        """All configs, also those that are no valid method; of a space larger than `limit`, so many drawn at random."""
+        """All configs, including those that are no valid method; at most `limit`, then drawn at random."""
         choices = {name: _values(dimension) for name, dimension in self.dimensions.items()}
         size = self.size()
         found: list[Config] = []

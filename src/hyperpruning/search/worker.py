@@ -1,4 +1,4 @@
-"""What a worker does: train one network up to an epoch, from its checkpoint or from the beginning."""
+"""The worker: it trains one network up to an epoch, from its checkpoint or from the beginning."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Job:
     until: int
 
     def identity(self) -> str:
-        """What is trained; a checkpoint of anything else is refused."""
+        """A hash of all settings of the training; a checkpoint with another identity is not used."""
         values = {
             "name": self.name,
             "task": self.task.identity(),
@@ -84,12 +84,12 @@ def job_for(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -
 
 @dataclass(frozen=True)
 class JobResult:
-    """What training found.
+    """The result of a job.
 
     Attributes:
-        records: of all epochs up to the one asked for.
-        final: at the end of a full training.
-        failure: why the network diverged or could not be built, if so.
+        records: of all epochs up to `Job.until`.
+        final: the result of a full training; None before its end.
+        failure: the reason if the network diverged or could not be built; else None.
     """
 
     records: tuple[EpochRecord, ...]
@@ -98,26 +98,26 @@ class JobResult:
 
 
 def run_job(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) -> JobResult:
-    """Carry a job out; every epoch ends with a checkpoint.
+    """Run a job; every epoch ends with a checkpoint.
 
     Args:
         job: what to train.
-        on_epoch: is called with each record up to `job.until`, in order: first those that the checkpoint holds, then
-            each new one after its checkpoint. What it raises ends the job there; carrying the job out again goes on
-            from that checkpoint.
+        on_epoch: called with each record up to `job.until`, in order: first the records in the checkpoint, then each
+            new one after its checkpoint is written. An exception of it ends the job; when the job is run again, it
+            continues from that checkpoint.
     """
     records: list[EpochRecord] = []
     try:
         with threads(job.train.threads):
             final = _train(job, records, on_epoch)
-    except (FloatingPointError, MethodError) as error:  # what is trained or ranked is not finite; nothing to train
+    except (FloatingPointError, MethodError) as error:  # a loss or a score is not finite; or the method does not fit
         return JobResult(tuple(records), failure=str(error))
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
     else:
         return JobResult(tuple(record for record in records if record.epoch <= job.until), final)
-    torch.cuda.empty_cache()  # and not above: the error holds on to what filled the memory
+    torch.cuda.empty_cache()  # not in the except block, where the error still references the tensors
     return JobResult(tuple(records), failure=OUT_OF_MEMORY)
 
 
@@ -137,10 +137,10 @@ def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord
 
 
 def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
-    """The best weights of a network that was trained to the end; where they were lost, it is trained again.
+    """The best weights of a fully trained network; if the checkpoint is lost, the network is trained again.
 
     Args:
-        job: as it was carried out.
+        job: the job that trained it.
         sha256: of the weights, from the ledger.
 
     Raises:
@@ -152,14 +152,14 @@ def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
         weights = best_weights(job.folder, job.identity())
     if weights_sha256(weights) != sha256:
         raise ValueError(
-            f"The weights of {job.name} must have the SHA-256 in the ledger, but trained again here they have another. "
-            "Use the versions that the ledger names."
+            f"The weights of {job.name} must have the SHA-256 in the ledger, got another one after training again. "
+            "Use the package versions in the first line of the ledger."
         )
     return weights
 
 
 def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
-    """Time a part of a training (a few batches, one evaluation, one spectrum) and scale it up; writes nothing."""
+    """Estimate the time of an epoch from a few batches, one evaluation and one spectrum; writes nothing."""
     with threads(job.train.threads), matmul_precision(job.train):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
         steps = job.task.steps(0, job.train.seed)

@@ -1,14 +1,13 @@
-"""Dynamic evaluation: a language model that goes on learning from the text it is tested on (Krause et al. 2018).
+"""Dynamic evaluation: a language model that learns from the text it is tested on (Krause et al. 2018).
 
-arXiv 1709.07432, in the form that mixtures of softmaxes are published with (Yang et al. 2018, arXiv 1711.03953). The
-text is read in short windows; the loss of each is taken before the model learns from it, so nothing is predicted that
-was seen. With w0 the trained weights, g the gradient of a window's mean loss, and M = sqrt(sum of g^2 over the windows
-of the training text):
+arXiv 1709.07432, in the form of the published code of mixtures of softmaxes (Yang et al. 2018, arXiv 1711.03953). The
+text is read in short windows; the loss of a window is computed before the model learns from it, so that every token is
+predicted before it is seen. With w0 the trained weights, g the gradient of a window's mean loss, and M = sqrt(sum of
+g^2 over the windows of the training text):
 
     w <- w + min(decay c, 1) (w0 - w) - lr g / (M + epsilon),    c = M / (sum over the tensors of mean(M))
 
-A pruned network stays as sparse as it is: weights that are zero are not there. They never move, and do not count in the
-means; biases are free.
+A pruned network stays pruned: weights that are zero stay zero and are not included in the means. Biases always change.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 
 @dataclass(frozen=True)
 class DynamicEvaluation:
-    """How a model learns from the text it is tested on. The defaults are those published for the Penn Treebank.
+    """Settings of dynamic evaluation. The defaults are the published ones for the Penn Treebank.
 
-    M grows with the length of the training text, so on a much shorter or longer one lr and epsilon mean something else.
+    M grows with the length of the training text, so that a much shorter or longer text needs another lr and epsilon.
 
     Attributes:
         lr: step size; 0 leaves the model as it is.
-        decay: lambda, how fast weights go back to the trained ones.
-        epsilon: bound on the steps of weights that hardly had gradients.
+        decay: lambda, how fast weights return to the trained ones.
+        epsilon: limits the steps of weights with very small gradients.
         bptt: window in tokens, of the text and of the statistics.
         batch: parallel streams of the training text for the statistics M.
-        fraction: of the windows of the training text that are read for M, from the first on; 0 < fraction <= 1. Their
-            sum is extrapolated to all.
+        fraction: fraction of the windows of the training text that are read for M, from the first on; 0 < fraction
+            <= 1. Their sum is extrapolated to all windows.
     """
 
     lr: float = 0.002
@@ -61,7 +60,7 @@ class DynamicEvaluation:
             raise ValueError(f"fraction must be above 0 and at most 1, got {self.fraction}.")
 
     def sentence(self) -> str:
-        """The protocol, for the record."""
+        """The protocol in a sentence."""
         part = "" if self.fraction == 1 else f"the first {self.fraction:.3g} of "
         return (
             f"Dynamic evaluation: the model learns from each {self.bptt} tokens once they are predicted (lr {self.lr}, "
@@ -81,13 +80,13 @@ def gradient_scale(network: LanguageModel, train: Tensor, settings: DynamicEvalu
     Args:
         network: in evaluation mode.
         train: (N,) token numbers.
-        settings: how it is read.
+        settings: window length, streams and fraction of the text.
 
     Returns:
-        M by the parameter's name and of its shape; tied weights once.
+        M by name of the parameter, in its shape; tied weights once.
 
     Raises:
-        ValueError: the network is in training mode, or the text too short.
+        ValueError: the network is in training mode, or the text is too short.
     """
     _check(network)
     stream = batchify(train, settings.batch).to(network.encoder.weight.device)
@@ -96,7 +95,7 @@ def gradient_scale(network: LanguageModel, train: Tensor, settings: DynamicEvalu
     sums = {name: torch.zeros_like(weight) for name, weight in network.named_parameters()}
     carry = None
     for inputs, targets in islice(bptt_windows(stream, settings.bptt), read):
-        _, gradients, carry = _window(network, inputs, targets, carry)
+        _, gradients, carry = _window_gradients(network, inputs, targets, carry)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             total.addcmul_(gradient, gradient)
     return {name: (total * (count / read)).sqrt_() for name, total in sums.items()}
@@ -105,13 +104,13 @@ def gradient_scale(network: LanguageModel, train: Tensor, settings: DynamicEvalu
 def dynamic_loss(
     network: LanguageModel, text: Tensor, scale: Mapping[str, Tensor], settings: DynamicEvaluation = PTB
 ) -> float:
-    """Mean cross-entropy in nats of a text that the network learns from as it reads.
+    """Mean cross-entropy in nats of a text from which the network learns while it reads.
 
     Args:
-        network: in evaluation mode; is left as it came.
+        network: in evaluation mode; its weights are restored at the end.
         text: (N,) token numbers, read as one column; all but the first are predicted.
         scale: from `gradient_scale`.
-        settings: how it learns.
+        settings: of the evaluation.
 
     Raises:
         ValueError: the network is in training mode, or the text has one token.
@@ -120,14 +119,16 @@ def dynamic_loss(
     weights = list(network.parameters())
     stream = batchify(text, 1).to(weights[0].device)
     trained = [weight.detach().clone() for weight in weights]
-    rules = _rules(trained, [scale[name] for name, _ in network.named_parameters()], settings)
+    coefficients = _update_coefficients(trained, [scale[name] for name, _ in network.named_parameters()], settings)
     total, carry = torch.zeros((), dtype=torch.float64, device=stream.device), None
     try:
         for inputs, targets in bptt_windows(stream, settings.bptt):
-            loss, gradients, carry = _window(network, inputs, targets, carry)
+            loss, gradients, carry = _window_gradients(network, inputs, targets, carry)
             total += loss.double() * len(targets)
             with torch.no_grad():
-                for weight, start, gradient, (back, step) in zip(weights, trained, gradients, rules, strict=True):
+                for weight, start, gradient, (back, step) in zip(
+                    weights, trained, gradients, coefficients, strict=True
+                ):
                     weight.lerp_(start, back).addcmul_(step, gradient, value=-1)
     finally:
         with torch.no_grad():
@@ -143,22 +144,24 @@ def _check(network: LanguageModel) -> None:
         )
 
 
-def _rules(trained: list[Tensor], scales: list[Tensor], settings: DynamicEvaluation) -> list[tuple[Tensor, Tensor]]:
-    """Return of each tensor how far it goes back, min(decay c, 1), and its steps, lr / (M + epsilon) or 0 if pruned."""
-    there = [weight != 0 if weight.ndim > 1 else torch.ones_like(weight, dtype=torch.bool) for weight in trained]
-    means = [float(scale[mask].mean()) if mask.any() else 0.0 for scale, mask in zip(scales, there, strict=True)]
-    whole = sum(means) or 1.0  # no gradients at all: M is 0, and so is c
+def _update_coefficients(
+    trained: list[Tensor], scales: list[Tensor], settings: DynamicEvaluation
+) -> list[tuple[Tensor, Tensor]]:
+    """Return for each tensor the decay rate min(decay c, 1) and the step size lr / (M + epsilon), 0 if pruned."""
+    active = [weight != 0 if weight.ndim > 1 else torch.ones_like(weight, dtype=torch.bool) for weight in trained]
+    means = [float(scale[mask].mean()) if mask.any() else 0.0 for scale, mask in zip(scales, active, strict=True)]
+    total_mean = sum(means) or 1.0  # without any gradient, M and c are 0
     return [
-        ((settings.decay / whole * scale).clamp_(max=1), settings.lr / (scale + settings.epsilon) * mask)
-        for scale, mask in zip(scales, there, strict=True)
+        ((settings.decay / total_mean * scale).clamp_(max=1), settings.lr / (scale + settings.epsilon) * mask)
+        for scale, mask in zip(scales, active, strict=True)
     ]
 
 
-def _window(
+def _window_gradients(
     network: LanguageModel, inputs: Tensor, targets: Tensor, carry: Any
 ) -> tuple[Tensor, tuple[Tensor, ...], Any]:
     """Read a window (T, B): its mean loss in nats, the gradients, and the state to carry on."""
-    # cuDNN has no gradients outside of training mode, which would bring the dropout back
+    # cuDNN gives gradients in training mode only, which would enable dropout
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         logits, state = network(inputs, carry)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())

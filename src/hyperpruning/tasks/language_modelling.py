@@ -1,4 +1,4 @@
-"""Predicting the next token of a text. A task is a small frozen object that loads its data when first asked."""
+"""The task of predicting the next token of a text. It is a frozen dataclass that loads its data at first use."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PERPLEXITY = Metric("perplexity", unit="", from_loss="exp")
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss) of a mean cross-entropy in nats: how many equally likely tokens are left to choose from."""
+    """exp(loss) of a mean cross-entropy in nats."""
     return PERPLEXITY.value(loss)
 
 
@@ -44,7 +44,7 @@ class LanguageModelling:
     """Predicting the next token of a text.
 
     Raises:
-        ValueError: a value out of its range, or values that do not go together; `network` and `steps` refuse the rest.
+        ValueError: a value is out of its range, or values contradict each other; `network` and `steps` check the rest.
     """
 
     folder: Path | None = setting(
@@ -115,17 +115,17 @@ class LanguageModelling:
             )
         if self.bptt_longest and not self.bptt_deviation:
             raise ValueError(
-                f"bptt_longest needs bptt_deviation above 0, got {self.bptt_longest} without it. "
-                "Set bptt_deviation, or leave it out."
+                f"bptt_longest must be 0 when bptt_deviation is 0, got {self.bptt_longest}. "
+                "Set bptt_deviation, or leave bptt_longest out."
             )
         if self.bptt_longest and self.bptt_longest < max(5, self.bptt):
             raise ValueError(
-                f"bptt_longest must be at least {max(5, self.bptt)} (bptt, and 5), got {self.bptt_longest}. "
-                "Raise it, or set 0 for no limit."
+                f"bptt_longest must be at least {max(5, self.bptt)} (the larger of bptt and 5), got "
+                f"{self.bptt_longest}. Raise it, or set 0 for no limit."
             )
 
     def corpus(self) -> Corpus:
-        """The text (read once a process)."""
+        """The text (read once in a process)."""
         if self.folder is None and (self.known or self.unit == "word"):
             raise DataError("Word-level data needs a text folder, got none. Pass --data DIR, or set folder in [data].")
         whole = read_folder(self.folder, unit=self.unit, known=self.known) if self.folder else builtin_text()
@@ -139,7 +139,7 @@ class LanguageModelling:
         """A new language model for a vocabulary of this size.
 
         Raises:
-            ValueError: sizes or kinds of dropout that do not go together.
+            ValueError: sizes or dropouts contradict each other.
         """
         sizes = {
             field.name: getattr(self, field.name) for field in fields(self) if field.metadata.get("section") == "model"
@@ -147,10 +147,10 @@ class LanguageModelling:
         return LanguageModel(vocabulary, **sizes, seed=seed)
 
     def steps(self, epoch: int, seed: int) -> int:
-        """Windows of the training text.
+        """Number of windows of the training text.
 
         Raises:
-            ValueError: a split is too short for its streams, a window or the probe; batch is no multiple of
+            ValueError: a split is too short for its streams, a window or the probe; batch is not a multiple of
                 gradient_accumulation.
         """
         for split, batch in (("train", self.batch), ("valid", self.eval_batch), ("test", self.test_batch)):
@@ -159,7 +159,7 @@ class LanguageModelling:
         if self.batch % self.gradient_accumulation:
             raise ValueError(
                 f"batch must be a multiple of gradient_accumulation in [training], got {self.batch} and "
-                f"{self.gradient_accumulation}."
+                f"{self.gradient_accumulation}. Change one of them."
             )
         tokens = self._column_length("train", self.batch) - 1
         if self.bptt > tokens:
@@ -191,8 +191,9 @@ class LanguageModelling:
         text = self._columns("valid", self.probe_batch)
         if len(text) < self.probe_steps:
             raise ValueError(
-                f"The validation text must have probe_steps x probe_batch = {self.probe_steps} x {self.probe_batch} "
-                f"tokens at least, got {len(self.corpus().valid)}. Lower them in [spectrum], or give more text."
+                f"The validation text must have at least probe_steps x probe_batch = {self.probe_steps} x "
+                f"{self.probe_batch} tokens, got {len(self.corpus().valid)}. Lower them in [spectrum], or give more "
+                "text."
             )
         return text[: self.probe_steps]
 
@@ -211,9 +212,9 @@ class LanguageModelling:
             yield Step(tuple(parts), factor)
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> tuple[Tensor, Any]:
-        """Mean cross-entropy in nats, while training with the penalties; carries the recurrent state on."""
+        """Mean cross-entropy in nats (in training mode plus the penalties), and the recurrent state."""
         assert isinstance(network, LanguageModel)
-        # not waited for, which is safe towards a GPU: CUDA has read a batch when the call returns
+        # non_blocking is safe here: CUDA has read a batch from pageable memory when the call returns
         inputs, targets = (part.to(network.encoder.weight.device, non_blocking=True) for part in batch)
         hidden, state = network.hidden_states(inputs, carry)
         dropped = network.output_dropout(hidden)
@@ -225,11 +226,11 @@ class LanguageModelling:
         return loss, repackage_hidden(state)
 
     def evaluate(self, network: nn.Module, split: str) -> float:
-        """Mean cross-entropy in nats over every token of the split but the first of each column.
+        """Mean cross-entropy in nats over all tokens of the split except the first of each column.
 
-        The state is carried from window to window, so that their length changes nothing but rounding: they have about
-        as many tokens as those of the training. Where they do not fit into a GPU's memory, a second and last attempt
-        has windows an eighth as long.
+        The state is carried from window to window, so that the window length changes the result only by rounding. A
+        window has about as many tokens as in training. If it does not fit into the memory of the GPU, one more attempt
+        uses windows of an eighth of the length.
         """
         stream = self._columns(split, self.test_batch if split == "test" else self.eval_batch)
         length = max(self.bptt, self.bptt * self.batch // stream.shape[1])
@@ -238,17 +239,17 @@ class LanguageModelling:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        # and not above: the error holds on to what filled the memory
+        # not in the except block, where the error still references the tensors
         return self._mean_loss(network, stream, max(1, length // 8))
 
     @torch.no_grad()
     def _mean_loss(self, network: nn.Module, stream: Tensor, length: int) -> float:
-        """Return the loss of columns (N, B), read in windows of a length in tokens."""
+        """Return the loss of columns (N, B), read in windows of `length` tokens."""
         stream = stream.to(next(network.parameters()).device)
         total, count, carry = torch.zeros((), dtype=torch.float64, device=stream.device), 0, None
         for inputs, targets in bptt_windows(stream, length):
             loss, carry = self.loss(network, (inputs, targets), carry)
-            total += loss.double() * targets.numel()  # not a float: that makes a GPU wait
+            total += loss.double() * targets.numel()  # a float would synchronise the GPU
             count += targets.numel()
         return float(total) / count
 
@@ -269,7 +270,7 @@ class LanguageModelling:
         return settings | {"text_sha256": self.corpus().sha256}
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
-        """The model's sizes, the vocabulary, and which part of which text it is of."""
+        """The sizes of the model, the vocabulary, and the text (and its fraction) that it was trained on."""
         assert isinstance(network, LanguageModel)
         corpus = self.corpus()
         text = {

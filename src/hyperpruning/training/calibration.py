@@ -1,4 +1,4 @@
-"""What a mask initialisation differentiates before training: the loss of some batches, or the recurrent Jacobian."""
+"""The quantity that a mask initialisation differentiates: the loss of some batches, or the recurrent Jacobian."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ STEPS = 20  # of the probe, the last four of which are measured
 
 
 def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) -> Calibration:
-    """The calibration that a method's mask initialisation asks for; nothing is computed before it does.
+    """The calibration function for the mask initialisation of a method; it computes nothing until it is called.
 
     Args:
-        task: whose batches or probe are taken.
-        network: to be pruned.
-        method: mask initialisation "jacobian" measures the recurrent part, every other one the loss.
-        seed: of the batches, and of dropout.
+        task: its batches or its probe are used.
+        network: the network to prune.
+        method: mask initialisation "jacobian" uses the recurrent part, all others use the loss.
+        seed: seed of batches and dropout.
 
     Raises:
         ValueError: "jacobian" cannot measure the network's recurrent part.
@@ -46,8 +46,8 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
     recurrent, probe = task.recurrence(network)
     if not isinstance(recurrent, nn.RNNBase):
         raise ValueError(
-            "Mask initialisation 'jacobian' needs one of torch's recurrent layers (nn.LSTM, nn.GRU, nn.RNN), got a "
-            f"{type(recurrent).__name__}. Use another one, or give the Sparsifier a calibration by jacobian_norm."
+            "The recurrent part must be an nn.LSTM, nn.GRU or nn.RNN when mask_init is 'jacobian', got a "
+            f"{type(recurrent).__name__}. Use another mask_init, or give the Sparsifier a calibration by jacobian_norm."
         )
 
     def norm() -> Tensor:

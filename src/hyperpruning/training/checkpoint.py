@@ -1,8 +1,8 @@
-"""Checkpoints: written atomically, with a SHA-256, in two generations, loaded without pickle.
+"""Checkpoints: written atomically, with a SHA-256, loaded without pickle; the last two are kept.
 
-A generation is a file of tensors, ``epoch-0003.pt``, and a sidecar, ``epoch-0003.json``, written last. The sidecar
-holds the SHA-256 of the tensors, the identity of what was trained, and the records of all epochs so far; its own hash
-is its last field. A damaged generation is skipped with a warning, and the one before is used.
+A checkpoint is a file of tensors, ``epoch-0003.pt``, and a sidecar, ``epoch-0003.json``, which is written last. The
+sidecar has the SHA-256 of the tensors, the identity of the training, and the records of all epochs so far; its own hash
+is its last field. A damaged checkpoint is skipped with a warning, and the previous one is used.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from hyperpruning.training.epochs import Training
 from hyperpruning.training.record import EpochRecord, record_from_json
 
 logger = logging.getLogger(__name__)
-GENERATIONS = 2
+KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a generation says of itself, readable without torch."""
+    """The sidecar of a checkpoint, readable without torch."""
 
     epoch: int
     identity: str
@@ -39,13 +39,13 @@ class Sidecar:
 
 
 def save(training: Training, folder: Path, identity: str, records: Sequence[EpochRecord]) -> None:
-    """Write a new generation and remove those that are too old.
+    """Write a checkpoint and remove old ones.
 
     Args:
-        training: after one of its epochs.
-        folder: of this network; made if it is not there.
-        identity: what is being trained; `load` accepts no other.
-        records: of all epochs so far.
+        training: the training, after one of its epochs.
+        folder: folder of this network; created if it does not exist.
+        identity: identity of the training; `load` accepts no other.
+        records: records of all epochs so far.
     """
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
@@ -59,34 +59,34 @@ def save(training: Training, folder: Path, identity: str, records: Sequence[Epoc
         "records": [record.to_json() for record in records],
     }
     write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
-    kept = {f"epoch-{training.epoch - age:04d}" for age in range(GENERATIONS)}
-    for path in folder.glob("*epoch-*"):  # older ones, and what another search or a killed one may have left here
+    kept = {f"epoch-{training.epoch - age:04d}" for age in range(KEPT_CHECKPOINTS)}
+    for path in folder.glob("*epoch-*"):  # also files of another or a killed search
         if path.stem not in kept:
             path.unlink(missing_ok=True)
 
 
 def load(training: Training, folder: Path, identity: str) -> tuple[EpochRecord, ...]:
-    """Continue `training` from the newest generation that is whole.
+    """Restore `training` from the newest valid checkpoint.
 
     Returns:
-        the records of the epochs behind it; empty when there is nothing to continue from.
+        the records of the finished epochs; empty if there is no checkpoint.
     """
-    for state, sidecar in _whole_generations(folder, identity):
+    for state, sidecar in _valid_checkpoints(folder, identity):
         training.load_state_dict(state)
         return sidecar.records
     return ()
 
 
 def best_weights(folder: Path, identity: str) -> dict[str, Tensor]:
-    """The best weights so far, from the newest generation that is whole; empty when there is none."""
-    for state, _ in _whole_generations(folder, identity):
+    """The best weights so far, from the newest valid checkpoint; empty if there is none."""
+    for state, _ in _valid_checkpoints(folder, identity):
         best: dict[str, Tensor] = state["best"]
         return best
     return {}
 
 
-def _whole_generations(folder: Path, identity: str) -> Iterator[tuple[dict[str, Any], Sidecar]]:
-    """The generations that can be used, newest first."""
+def _valid_checkpoints(folder: Path, identity: str) -> Iterator[tuple[dict[str, Any], Sidecar]]:
+    """The valid checkpoints, newest first."""
     for path in sorted(folder.glob("epoch-*.json"), reverse=True):
         try:
             sidecar = read_sidecar(path)
@@ -97,15 +97,13 @@ def _whole_generations(folder: Path, identity: str) -> Iterator[tuple[dict[str, 
                 raise ValueError("its SHA-256 differs")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (OSError, ValueError, pickle.UnpicklingError) as error:
-            logger.warning(
-                "Checkpoint %s is skipped (%s); going back to the one before.", path.with_suffix(".pt"), error
-            )
+            logger.warning("Checkpoint %s is skipped (%s); the previous one is used.", path.with_suffix(".pt"), error)
             continue
         yield state, sidecar
 
 
 def read_sidecar(path: Path) -> Sidecar:
-    """The sidecar of a generation.
+    """Read the sidecar of a checkpoint.
 
     Raises:
         ValueError: it is damaged.
@@ -122,7 +120,7 @@ def read_sidecar(path: Path) -> Sidecar:
 
 
 def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
-    """The records of the newest generation with a whole sidecar, whatever became of its tensors: for looking on."""
+    """The records of the newest checkpoint with a valid sidecar; its tensors are not checked (for `status`)."""
     for path in sorted(folder.glob("epoch-*.json"), reverse=True):
         try:
             return read_sidecar(path).records
@@ -131,9 +129,9 @@ def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
     return ()
 
 
-def release(folder: Path) -> None:
-    """Remove the tensors of a network that will not be continued; its records stay."""
-    for path in (*folder.glob("epoch-*.pt"), *folder.glob(".epoch-*")):  # the latter of a writer that was killed
+def remove_tensors(folder: Path) -> None:
+    """Remove the tensors of an eliminated network; its records are kept."""
+    for path in (*folder.glob("epoch-*.pt"), *folder.glob(".epoch-*")):  # temporary files of a killed process
         path.unlink(missing_ok=True)
 
 

@@ -16,7 +16,7 @@ class TrainConfig:
     """How every network of a search is trained.
 
     Raises:
-        ValueError: a value out of its range, or values that do not go together.
+        ValueError: a value is out of its range, or values contradict each other.
     """
 
     epochs: int = setting(10, "length of a full training", section="training", ge=1)
@@ -100,14 +100,14 @@ class TrainConfig:
             )
         if self.precision == "tf32" and self.device == "cpu":
             raise ValueError(
-                'precision "tf32" needs a GPU, got device "cpu". Set precision = "float32" or device = "auto".'
+                'device must be a GPU when precision is "tf32", got "cpu". Set precision = "float32" or another device.'
             )
 
     @property
     def finetune_after(self) -> int | None:
-        """The last epoch before the finetuning; None if there is none."""
+        """The last epoch before finetuning; None without finetuning."""
         return self.epochs_in(self.finetune_from) if self.finetune_from < 1 else None
 
     def epochs_in(self, fraction: float) -> int:
-        """The first epoch after which so much of the training is over: 0.55 of 100 is 55, whatever floats say."""
+        """The epoch at a fraction of the training, rounded up: 0.55 of 100 is 55 in spite of floating-point error."""
         return math.ceil(round(fraction * self.epochs, 6))

@@ -1,4 +1,4 @@
-"""Device, threads, precision and random numbers of a training; all are restored afterwards."""
+"""Device, threads, precision and random generators of a training; context managers restore them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hyperpruning.training.config import TrainConfig
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name: "cpu", "cuda", "cuda:1"; "auto" is "cuda" where there is one.
+    """The device of a name: "cpu", "cuda", "cuda:1"; "auto" is "cuda" if available, else "cpu".
 
     Raises:
-        ValueError: it is not here.
+        ValueError: torch does not see this device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,7 +34,7 @@ def device_of(name: str) -> torch.device:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Within the block torch computes with so many threads."""
+    """Within the block torch uses this number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -44,20 +44,20 @@ def threads(count: int) -> Iterator[None]:
 
 
 def matmul_precision(config: TrainConfig) -> AbstractContextManager[None]:
-    """Within the block (the training alone) float32 products on CUDA are in TF32 if that or bf16 is asked for."""
+    """Within the block, float32 matrix products on CUDA use TF32 if the precision is "tf32" or "bf16"."""
     if device_of(config.device).type != "cuda":
         return nullcontext()
     return float32_precision(tf32=config.precision != "float32")
 
 
 def forward_precision(config: TrainConfig) -> AbstractContextManager[None]:
-    """Within the block a loss is computed; in bf16 where asked."""
+    """Within the block, the forward pass uses autocast to bf16 if the precision is "bf16"."""
     return torch.autocast(device_of(config.device).type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within the block torch's global generators, from which dropout draws, begin at a seed."""
+    """Within the block, torch's global generators (used by dropout) start from a seed."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

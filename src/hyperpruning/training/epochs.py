@@ -18,7 +18,7 @@ from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of, forward_precision, matmul_precision, seeded
-from hyperpruning.training.pruning import prunable_weights, sparsified
+from hyperpruning.training.pruning import make_sparsifier, prunable_weights
 from hyperpruning.training.record import EpochRecord
 from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
 from hyperpruning.training.task import Task, as_step, loss_and_metric
@@ -34,10 +34,10 @@ class Training:
     """A network, its optimizer and its Sparsifier, with the state of its training.
 
     Args:
-        task: what it learns.
-        config: how it is trained.
-        method: how it is pruned; None trains it dense.
-        sparsity: fraction of zero weights over the prunable weights; with a method only.
+        task: the task.
+        config: the training settings.
+        method: the pruning method; None trains a dense network.
+        sparsity: fraction of zero weights over the prunable weights; only with a method.
     """
 
     def __init__(self, task: Task, config: TrainConfig, method: Method | None = None, *, sparsity: float = 0.0) -> None:
@@ -46,16 +46,16 @@ class Training:
         self.optimizer = SNTASGD(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.sparsifier: Sparsifier | None = None
         if method is not None:
-            self.sparsifier = sparsified(task, self.network, self.optimizer, config, method, sparsity=sparsity)
-        self.epoch = -1  # the last one recorded; epoch 0 is the network as it begins
-        self.valid_losses: list[float] = []  # from epoch 1 on, as soon as the density is the asked one
+            self.sparsifier = make_sparsifier(task, self.network, self.optimizer, config, method, sparsity=sparsity)
+        self.epoch = -1  # the last recorded one; epoch 0 is the network before training
+        self.valid_losses: list[float] = []  # from epoch 1 on, after the density has reached its target
         self.best_loss = float("inf")
         self.best: dict[str, Tensor] = {}  # on the CPU
-        self.best_masks: dict[str, Tensor] = {}  # kept where a finetuning goes on from them
+        self.best_masks: dict[str, Tensor] = {}  # only if finetuning continues from them
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
-        """The network as it would be exported now: averaged weights, masked, evaluation mode, float32."""
+        """The network as it would be exported: averaged and masked weights, evaluation mode, float32."""
         pruned = nullcontext() if self.sparsifier is None else self.sparsifier.masked()
         with self.optimizer.averaged(), pruned, float32_precision(), torch.no_grad():
             self.network.eval()
@@ -65,7 +65,7 @@ class Training:
                 self.network.train()
 
     def record(self, train_loss: float | None = None, dropped: int = 0) -> EpochRecord:
-        """Evaluate; remember the weights when they are the best so far."""
+        """Evaluate, and keep the weights if they are the best so far."""
         with self.evaluated() as network:
             valid, metric = loss_and_metric(self.task.evaluate(network, "valid"))
             if not math.isfinite(valid):
@@ -73,13 +73,15 @@ class Training:
                     f"The validation loss must be finite, got {valid} after epoch {self.epoch}. "
                     f"Lower the learning rate ({self.config.lr:g})."
                 )
-            # a network that is denser than asked is never exported
+            # a network that is denser than the target is never exported
             at_final_density = self.sparsifier is None or self.sparsifier.at_final_density
             if self.epoch > 0 and at_final_density:
                 self.valid_losses.append(valid)
             if self.epoch > 0 and at_final_density and valid < self.best_loss:
                 self.best_loss = valid
-                state = network.state_dict(keep_vars=True)  # in which tied weights are one tensor, copied once
+                state = network.state_dict(
+                    keep_vars=True
+                )  # tied weights are one tensor here, so that they are copied once
                 copies = {value: value.detach().to("cpu", copy=True) for value in set(state.values())}
                 self.best = {name: copies[value] for name, value in state.items()}
                 if self.config.finetune_after is not None and self.sparsifier is not None:
@@ -94,7 +96,7 @@ class Training:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on (plain types and tensors)."""
+        """All state that the rest of the training depends on (plain types and tensors)."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -107,7 +109,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from where `state_dict` was taken, bit for bit."""
+        """Restore a `state_dict`; the training continues bit for bit."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.sparsifier is not None:
@@ -116,7 +118,7 @@ class Training:
         self.best_loss, self.best, self.best_masks = state["best_loss"], state["best"], state["best_masks"]
 
     def begin_finetuning(self) -> None:
-        """Continue from the best weights with their masks; averages start anew with the next step."""
+        """Restore the best weights with their masks; averaging restarts with the next step."""
         self.network.load_state_dict(self.best)
         if self.sparsifier is not None:
             self.sparsifier.restore(self.best_masks)
@@ -147,11 +149,11 @@ def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord
 
 
 def _train_epoch(training: Training) -> tuple[float, int]:
-    """One pass over the training data: its mean loss, and how many weights were dropped."""
+    """Train one epoch; return the mean loss and the number of dropped weights."""
     config, epoch = training.config, training.epoch
     if epoch == config.finetune_after:
         training.begin_finetuning()
-    if _averages(training):
+    if _averaging_starts(training):
         training.optimizer.start_averaging()
     for group in training.optimizer.param_groups:
         group["lr"] = _learning_rate(config, epoch)
@@ -160,14 +162,14 @@ def _train_epoch(training: Training) -> tuple[float, int]:
 
 
 def _learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate after so many epochs."""
+    """The learning rate after a number of epochs."""
     if config.finetune_after is not None and epoch >= config.finetune_after:
         return config.lr * config.finetune_lr
     return config.lr * config.lr_decay ** max(0, epoch + 1 - config.lr_decay_after)
 
 
-def _averages(training: Training) -> bool:
-    """Whether averaging starts with the next epoch, if it has not; never during soft shrinkage."""
+def _averaging_starts(training: Training) -> bool:
+    """Whether weights are averaged in the next epoch; never during soft shrinkage."""
     config, losses = training.config, training.valid_losses
     if training.sparsifier is not None and training.sparsifier.soft_shrinking:
         return False
@@ -176,7 +178,7 @@ def _averages(training: Training) -> bool:
 
 
 def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, int]:
-    """Train on some batches in turn: their mean loss, and how many weights were dropped."""
+    """Train on batches in order; return their mean loss and the number of dropped weights."""
     config, network, optimizer = training.config, training.network, training.optimizer
     total, count, dropped = torch.zeros((), dtype=torch.float64, device=training.device), 0, 0
     carries: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""How a training prunes: what its sparsity counts, when masks are updated, whether method and training agree."""
+"""Pruning in a training: the cost of a weight, the steps of mask updates, and checks of method and training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch.optim import Optimizer
 from hyperpruning.sparsity import mask_inits, redistributions, scopes, scores
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
 from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.sparsity.weight_budget import WeightBudget
 from hyperpruning.training.calibration import calibration
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.task import Task
 
-# what a sparsity can count: model -> cost of a weight
+# what sparsity counts: model -> cost of a weight
 COSTS: dict[str, Callable[[nn.Module], Cost]] = {"weights": lambda network: weights, "multiply_adds": multiply_adds}
 # what can be pruned: (name of a parameter, row groups of the recurrent ones) -> whether it is
 SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
@@ -30,21 +31,21 @@ class MethodError(ValueError):
 
 
 def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
-    """What a weight of each parameter costs; 0 where it is not pruned."""
+    """The cost of a weight of each parameter; 0 if the parameter is not pruned."""
     cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
     return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
 
 
 def prunable_weights(task: Task, network: nn.Module, config: TrainConfig) -> int:
-    """Weights that a sparsity counts: those of matrices that cost something, tied ones once."""
+    """Number of prunable weights, i.e. those with a cost above 0; tied weights count once."""
     cost = cost_of(task, network, config)
     return sum(weight.numel() for name, weight in network.named_parameters() if cost(name, weight))
 
 
-def sparsified(
+def make_sparsifier(
     task: Task, network: nn.Module, optimizer: Optimizer, config: TrainConfig, method: Method, *, sparsity: float
 ) -> Sparsifier:
-    """The Sparsifier of a training; the network is masked from here on.
+    """Create the Sparsifier of a training, which masks the network.
 
     Raises:
         MethodError: the method does not fit the network, the sparsity or the training.
@@ -69,10 +70,10 @@ def sparsified(
         raise MethodError(str(error)) from error
 
 
-def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: float) -> Callable[[Method], None]:
-    """A function that raises for a method what `sparsified` would, as far as it can be known without choosing a mask.
+def method_checker(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: float) -> Callable[[Method], None]:
+    """Return a function that checks whether a method fits a training, without computing masks.
 
-    It takes less than a millisecond where masks of large networks take seconds.
+    It raises the same errors as `make_sparsifier`, but takes less than a millisecond instead of seconds.
     """
     steps, cost, groups = _steps(task, config), cost_of(task, network, config), task.row_groups(network)
     costs = {name: paid for name, weight in network.named_parameters() if (paid := cost(name, weight))}
@@ -81,7 +82,7 @@ def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: fl
     def recurrent() -> set[nn.Parameter]:
         return set(task.recurrence(network)[0].parameters())
 
-    def refuse(method: Method) -> None:
+    def check(method: Method) -> None:
         check_training(method, config, steps)
         calibration(task, network, method, seed=config.seed)
         compete = method.mask_init_scope is scopes.global_
@@ -93,7 +94,7 @@ def refusal(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: fl
         weight_budget = WeightBudget(method, pruned, costs, sparsity, sum(steps))
         weight_budget.check_gates({name: groups.get(name, 1) for name in pruned})
 
-    return refuse
+    return check
 
 
 def _steps(task: Task, config: TrainConfig) -> list[int]:
@@ -105,9 +106,9 @@ def update_schedule(steps: Sequence[int], updates: int, interval: int) -> Contai
     """The optimizer steps, from 1 on, that may update the masks.
 
     Args:
-        steps: of each epoch in which masks change.
-        updates: in an epoch, see `update_steps`; 0 updates every `interval` steps.
-        interval: in steps.
+        steps: number of steps of each epoch in which masks change.
+        updates: number of updates in an epoch, see `update_steps`; 0 updates every `interval` steps.
+        interval: number of steps between updates.
     """
     if not updates:
         return range(interval, sum(steps) + 1, interval)
@@ -121,7 +122,7 @@ def update_schedule(steps: Sequence[int], updates: int, interval: int) -> Contai
 def update_steps(steps: int, updates: int) -> set[int]:
     """The steps of an epoch, from 1 on, that update the masks: in the middle of its equal parts.
 
-    So no update falls shortly before the evaluation, which would measure the fresh cut more than the network.
+    So no update is shortly before an evaluation, when the network has not yet recovered from it.
 
     >>> sorted(update_steps(steps=100, updates=4))
     [13, 38, 63, 88]
@@ -130,12 +131,12 @@ def update_steps(steps: int, updates: int) -> set[int]:
 
 
 def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) -> None:
-    """Refuse a method that does not go together with averaging, finetuning or the optimizer.
+    """Check that a method fits the averaging, the finetuning and the optimizer.
 
     Args:
-        method: of pruning.
-        config: of the training.
-        steps: of each epoch.
+        method: the pruning method.
+        config: the training settings.
+        steps: number of optimizer steps of each epoch.
     """
     if method.soft_shrinkage and config.average_from < method.stop:
         raise ValueError(
@@ -144,8 +145,8 @@ def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) ->
         )
     if method.redistribute is redistributions.momentum and method.grow is not scores.gradient_average:
         raise ValueError(
-            "redistribute 'momentum' needs grow 'gradient_average' here, since the optimizer of the training keeps no "
-            "momentum. Change one of them."
+            "grow must be 'gradient_average' when redistribute is 'momentum', since the optimizer of the training "
+            f"keeps no momentum, got {to_config(method)['grow']!r}. Change one of them."
         )
     if method.final_density_at * sum(steps) > sum(steps[: config.finetune_after]):
         raise ValueError(

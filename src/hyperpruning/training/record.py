@@ -1,4 +1,4 @@
-"""What is recorded of a network after an epoch, and the metric in which a task tells its results."""
+"""The record of a network after an epoch, and the metric of a task."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-# how a metric follows from the loss
+# functions that compute a metric from the loss
 FROM_LOSS: dict[str, Callable[[float], float]] = {"identity": float, "exp": _exp}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The number in which a task tells its results; candidates are always compared by loss.
+    """The number in which results are reported; candidates are always compared by loss.
 
     Attributes:
         name: e.g. "perplexity", "accuracy", "mean squared error".
         unit: e.g. "nats", "%"; empty for none.
-        from_loss: a key of `FROM_LOSS`; None if the task's `evaluate` computes the metric beside the loss.
+        from_loss: a key of `FROM_LOSS`; None if the task's `evaluate` computes the metric itself.
         maximize: whether a larger value is better.
 
     Raises:
@@ -38,12 +38,12 @@ class Metric:
     def __post_init__(self) -> None:
         if self.from_loss is not None and self.from_loss not in FROM_LOSS:
             raise ValueError(
-                f"from_loss of a metric must be None or one of {', '.join(FROM_LOSS)}, got {self.from_loss!r}. "
+                f"from_loss must be None or one of {', '.join(FROM_LOSS)}, got {self.from_loss!r}. "
                 "Use None and return (loss, metric) from evaluate."
             )
 
     def value(self, loss: float, computed: float | None = None) -> float:
-        """The metric of a loss, or the one that `evaluate` computed beside it."""
+        """The metric of a loss; if it does not follow from the loss, the one that `evaluate` computed."""
         if self.from_loss is not None:
             return FROM_LOSS[self.from_loss](loss)
         return math.nan if computed is None else computed
@@ -55,11 +55,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is known of a network after an epoch (0: before the first).
+    """The state of a network after an epoch (epoch 0: before training).
 
     Attributes:
         epoch: epochs trained.
-        train_loss, valid_loss: nats; train_loss is None at epoch 0, and includes the penalties on activations.
+        train_loss, valid_loss: nats; train_loss is None at epoch 0, else it includes the penalties on activations.
         active: active prunable weights (all of them in the dense network).
         density: active fraction of each prunable tensor, one number for each gate.
         churn: weights dropped in this epoch, divided by the active ones.

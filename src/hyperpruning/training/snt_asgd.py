@@ -12,16 +12,16 @@ from torch.optim import Optimizer
 
 
 class SNTASGD(Optimizer):
-    """Plain SGD; after `start_averaging` each weight also keeps the mean of its own values.
+    """Plain SGD; after `start_averaging` the optimizer also keeps the mean of the values of each weight.
 
-    With k steps of averaging behind a weight w, its average is x <- x + (w - x) / max(1, k - 1), as in
-    ``torch.optim.ASGD(t0=0, lambd=0)``, but k is counted for every weight alone. Average and count are state tensors
-    of the weight's shape: a `Sparsifier` zeroes them where it prunes, so the average of a
-    regrown weight starts anew and does not include the zeros of the time when it was pruned.
+    After k steps of averaging, the average of a weight w is x <- x + (w - x) / max(1, k - 1), as in
+    ``torch.optim.ASGD(t0=0, lambd=0)``, but with a separate k for each weight. Average and count are state tensors of
+    the parameter's shape: a `Sparsifier` sets them to zero for pruned weights, so that the average of a regrown weight
+    starts again and does not include the zeros from before.
 
     Args:
         params: the parameters.
-        lr: learning rate, constant unless the groups are changed.
+        lr: learning rate, constant unless it is changed in `param_groups`.
         weight_decay: L2 penalty added to the gradient.
     """
 
@@ -30,11 +30,11 @@ class SNTASGD(Optimizer):
 
     @property
     def averaging(self) -> bool:
-        """Whether averages are being kept."""
+        """Whether averaging has started."""
         return bool(self.param_groups[0]["averaging"])
 
     def start_averaging(self) -> None:
-        """From the next step on every weight keeps its mean; calling it again changes nothing."""
+        """Start averaging with the next step; a second call has no effect."""
         for group in self.param_groups:
             group["averaging"] = True
 
@@ -68,7 +68,7 @@ class SNTASGD(Optimizer):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the network's weights are the averages (where there are any): evaluate and save here."""
+        """Within the block, weights that have an average are replaced by it: evaluate and save here."""
         swapped = []
         for group in self.param_groups:
             for weight in group["params"]:
@@ -83,14 +83,14 @@ class SNTASGD(Optimizer):
 
 
 def non_monotone(losses: Sequence[float], n: int = 5) -> bool:
-    """Tell whether averaging is to begin: the newest validation loss is worse than one of more than n epochs ago.
+    """Whether averaging should start: the newest validation loss is worse than the best of more than n epochs ago.
 
     The trigger of NT-ASGD (Merity et al. 2018, arXiv 1708.02182, section 3): with v the newest loss and more than n
     before it, v > min(those before it without their last n).
 
     Args:
-        losses: validation losses, one an epoch, the newest last.
-        n: how many epochs a loss may fail to improve on older ones.
+        losses: validation losses, one for each epoch, the newest last.
+        n: number of epochs without improvement.
 
     >>> non_monotone([5.0, 4.0, 4.5, 4.2], n=2), non_monotone([5.0, 4.0, 4.5, 5.1], n=2)
     (False, True)

@@ -1,4 +1,4 @@
-"""What the search needs to know of a task: the seam between it and other people's networks."""
+"""The interface between the search and a task: implement it for your own network."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from hyperpruning.training.record import Metric
 
 
 class Task(Protocol):
-    """What the search needs to know of a task. All losses are means in nats.
+    """The interface of a task. All losses are means in nats.
 
-    A task may have an attribute ``metric``, a `Metric`: the number in which results are told; by default the loss.
+    A task may have an attribute ``metric``, a `Metric`, in which results are reported; by default the loss.
     """
 
     def network(self, seed: int) -> nn.Module:
         """A new network; the same seed gives the same weights."""
 
     def steps(self, epoch: int, seed: int) -> int:
-        """Optimizer steps in an epoch (from 0). Is asked before anything is trained: refuse unusable data here."""
+        """Number of optimizer steps of an epoch (from 0). Called before training: raise ValueError for bad data."""
 
     def batches(self, epoch: int, seed: int) -> Iterator[Any]:
-        """As many batches as steps, each passed to `loss` as it is; or a `Step` each, where there is more to say."""
+        """The batches of an epoch, one for each step, in the form that `loss` takes; or a `Step` for each."""
 
     def loss(self, network: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
-        """The loss of a batch, and what to carry to the next one (None at the beginning of an epoch).
+        """The loss of a batch, and the state to carry to the next batch (None at the beginning of an epoch).
 
-        The network may be on a GPU, and the batch is where `batches` made it: move it to the network's device here.
+        The network may be on a GPU while the batch is on the CPU: move the batch to the network's device here.
         """
 
     def evaluate(self, network: nn.Module, split: str) -> float | tuple[float, float]:
         """The mean loss on "valid" or "test"; or (loss, metric) if the task's `metric` does not follow from the loss.
 
-        The network comes in evaluation mode.
+        The network is in evaluation mode.
         """
 
     def recurrence(self, network: nn.Module) -> tuple[Any, Tensor]:
-        """What `lyapunov_spectrum` takes: the recurrent part, and the probe inputs (T, B, I), equal for all networks.
+        """The arguments of `lyapunov_spectrum`: the recurrent part, and the probe inputs (T, B, I) on its device.
 
-        The inputs are the network's own embedding of one and the same text, on the network's device.
+        The probe is the same text for all networks, embedded by the given network.
         """
 
     def row_groups(self, network: nn.Module) -> Mapping[str, int]:
-        """Parameters whose rows are stacked gates, and how many: for the densities in the report."""
+        """Number of stacked gates of each recurrent parameter, by name."""
 
     def identity(self) -> dict[str, Any]:
-        """All that results depend on, in JSON types, and nothing else (no paths): a run folder keeps it."""
+        """All settings that results depend on, in JSON types, without paths; the ledger records it."""
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
-        """What an exported model needs to be built again (JSON types)."""
+        """The description from which an exported model can be built again, in JSON types."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step is taken on.
+    """The batches of one optimizer step (gradient accumulation).
 
     Attributes:
-        parts: batches, equal in size, each passed to `loss` with what the same part of the step before carried on;
-            their gradients are averaged. Several need less memory than one.
-        lr_factor: on the learning rate of this step.
+        parts: batches of equal size; `loss` gets each with the state that the same part of the previous step returned.
+            Their gradients are averaged. Several small parts need less memory than one batch.
+        lr_factor: factor on the learning rate of this step.
     """
 
     parts: Sequence[Any]
@@ -69,16 +69,16 @@ class Step:
 
 
 def as_step(batch: Any) -> Step:
-    """A batch as a step of its own, unless it is one."""
+    """Convert a batch to a step; a step is returned unchanged."""
     return batch if isinstance(batch, Step) else Step((batch,))
 
 
 def metric_of(task: Task) -> Metric:
-    """The metric in which a task tells its results; by default its loss."""
+    """The metric of a task; by default its loss."""
     metric: Metric = getattr(task, "metric", Metric())
     return metric
 
 
 def loss_and_metric(evaluated: float | tuple[float, float]) -> tuple[float, float | None]:
-    """What `Task.evaluate` returned: the loss, and the metric where it is computed beside it."""
+    """Split the result of `Task.evaluate` into the loss and the metric (None if it follows from the loss)."""
     return evaluated if isinstance(evaluated, tuple) else (evaluated, None)

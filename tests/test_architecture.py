@@ -25,15 +25,27 @@ MAY: dict[str, tuple[str, ...]] = {
     "cli": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment", "api", "cli_errors"),
     "__main__": ("cli",),
 }
-# third-party packages that only one place needs
+# third-party packages, and futures: the files (or rooms) that alone may import them
 ONLY_IN = {
-    "optuna": ("search",),
-    "typer": ("cli", "cli_errors"),
-    "matplotlib": ("report",),
-    "pydantic": ("experiment",),
-    "tomlkit": ("experiment",),
-    "jinja2": ("report",),
+    "optuna": ("search/samplers.py",),
+    "concurrent": (
+        "search/driver.py",
+        "search/executors.py",
+        "api.py",
+        "cli_errors.py",
+        "testing",
+    ),  # all but driver: types
+    "typer": ("cli.py", "cli_errors.py"),
+    "matplotlib": ("report/figures.py",),
+    "pydantic": ("experiment.py",),
+    "tomlkit": ("experiment.py",),
+    "jinja2": ("report/page.py",),
+    "markupsafe": ("report/page.py",),
+    "safetensors": ("deploy/model_file.py",),
+    "filelock": ("search/ledger.py",),
 }
+# who asks what a search does next (docs: the search is one pure function)
+CALLERS_OF_DECIDE = ("search/driver.py", "search/forecast.py", "report/run.py")
 
 
 def modules():
@@ -64,11 +76,25 @@ def test_a_room_imports_only_what_lies_below_it(path):
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_dependency_stays_in_its_place(path):
-    packages = {name.split(".")[0] for name in imported(path)}
-    for package, rooms in ONLY_IN.items():
-        assert package not in packages or room(path) in rooms
+    packages, place = {name.split(".")[0] for name in imported(path)}, str(path.relative_to(ROOT))
+    for package, places in ONLY_IN.items():
+        assert package not in packages or place in places or room(path) in places
     if room(path) in GROUND + LEAVES:
         assert not packages & {"optuna", "pydantic", "typer", "rich", "matplotlib", "safetensors", "filelock"}
+
+
+def test_only_the_driver_handles_futures():
+    users = {str(path.relative_to(ROOT)) for path in modules() if ".submit(" in path.read_text()}
+    assert users == {"search/driver.py", "search/executors.py"}  # the latter starts its processes
+
+
+def test_what_a_search_does_next_is_asked_of_decide_alone():
+    named = "hyperpruning.search.schedulers.decide"
+    assert {str(path.relative_to(ROOT)) for path in modules() if named in imported(path)} == set(CALLERS_OF_DECIDE)
+    status = (ROOT / "report" / "status.py").read_text()
+    assert "run.actions" in status  # `Run.actions` is what decide says
+    assert "planned_epochs" in status
+    assert "most_epochs" in (ROOT / "cli.py").read_text()  # a dry run: decide, asked to the end
 
 
 def test_there_are_two_levels_and_no_rooms_without_a_name():

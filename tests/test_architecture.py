@@ -25,10 +25,9 @@ MAY: dict[str, tuple[str, ...]] = {
     "cli": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment", "api", "cli_errors"),
     "__main__": ("cli",),
 }
-# third-party packages, and futures: the files (or rooms) that alone may import them
+# third-party packages: the files (or rooms) that alone may import them
 ONLY_IN = {
     "optuna": ("search/samplers.py",),
-    "concurrent": (
         "search/driver.py",
         "search/executors.py",
         "api.py",

@@ -47,7 +47,7 @@ from slicing import PART, PARTS, Budget, OneByOne, OutOfTimeError, needed, pack,
 
 import hyperpruning as hp
 from hyperpruning.search.criteria import CRITERIA
-from hyperpruning.search.driver import refuse_other, search
+from hyperpruning.search.driver import check_run_folder, search
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.tasks.language_modelling import perplexity
 from hyperpruning.training.config import PRECISIONS
@@ -160,7 +160,7 @@ def run(asked: hp.Plan, options: argparse.Namespace, clock: Callable[[], float])
     """One slice; returns whether the search is finished."""
     budget, scratch = Budget(options.seconds, clock), options.scratch or scratch_of(asked)
     unpack(asked, options.state, scratch)
-    refuse_other(asked, scratch)
+    check_run_folder(asked, scratch)
 
     def tell(name: str, record: EpochRecord, seconds: float) -> None:
         print(f"{name} epoch {record.epoch}: {perplexity(record.valid_loss):.2f}, {seconds:.1f} s", flush=True)

@@ -18,7 +18,7 @@ from hyperpruning.experiment import (
     read_experiment,
     replaced,
     settings_page,
-    words,
+    word_experiment,
 )
 from hyperpruning.search.ledger import RunFolderError
 from hyperpruning.search.plan import validate
@@ -27,7 +27,7 @@ from hyperpruning.sparsity.serialization import COMPONENTS
 from small import small
 
 
-@pytest.mark.parametrize("make", [Experiment, demo_experiment, lambda: words("/some/where")])
+@pytest.mark.parametrize("make", [Experiment, demo_experiment, lambda: word_experiment("/some/where")])
 def test_toml_there_and_back(make):
     assert Experiment(**tomllib.loads(make().to_toml())) == make()
 

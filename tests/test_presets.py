@@ -69,7 +69,7 @@ def test_a_preset_is_written_down_with_its_comments_and_searched(tmp_path, text)
         (["search", "--preset", "rhn-ptb-small", "--data", text], "ptb must have 929,589 tokens in train, got"),
         (
             ["search", "--preset", "rhn-ptb-small"],
-            "needs the folder of its published text. Give --data DIR",
+            "must have the folder of its published text, got none. Give --data DIR",
         ),
         (["search", tmp_path / "mine.toml", "--preset", "rhn-ptb"], "must be a file or a preset, got both"),
         (["init", tmp_path / "more.toml", "--preset", "lstm"], "A preset must be one of awd-lstm-mos-wt2"),

@@ -1,4 +1,4 @@
-"""The calls that do everything: a whole search, and the spectrum and the perplexity of a model file."""
+"""The top-level calls: a whole search, and the spectrum and the perplexity of a model file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from hyperpruning.data.corpus import builtin_text
 from hyperpruning.deploy.model_file import describe_model, load_model, save_model
-from hyperpruning.experiment import EXPERIMENT, Experiment, located, read_experiment
+from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment, with_absolute_folder
 from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
@@ -19,7 +19,7 @@ from hyperpruning.report.page import write_report
 from hyperpruning.search.driver import search
 from hyperpruning.search.history import DENSE, Fact, History
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.worker import best_of, job_for
+from hyperpruning.search.worker import job_for, verified_weights
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.tasks.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluation, dynamic_loss, gradient_scale
 from hyperpruning.tasks.language_modelling import LanguageModelling
@@ -34,27 +34,27 @@ def hyperprune(
     executor: Executor | None = None,
     on_fact: Callable[[Fact], None] | None = None,
 ) -> History:
-    """Find the best way to prune: the whole search in one call. Calling it again continues it.
+    """Run a whole search, or continue it if it was interrupted.
 
     Args:
-        experiment: what to search: an `Experiment` for language models of a text, a `Plan` for a task of your own.
-        folder: the run folder; an experiment is written into it, so that `hyperprune resume` can go on.
+        experiment: an `Experiment` for language models, or a `Plan` for your own task.
+        folder: the run folder; an experiment is written into it, so that `hyperprune resume` can continue the search.
         executor: a `concurrent.futures.Executor`; by default candidates are trained in this process.
-        on_fact: is called with each new fact, after it is in the ledger.
+        on_fact: called with each new fact after it is written to the ledger.
 
     Returns:
-        what the ledger says at the end: `winners`, `finals`, `rounds`, `epochs`. The run folder holds the winner
+        the content of the ledger: `winners`, `finals`, `rounds`, `epochs`. The run folder has the winner
         (``winner.safetensors``, see `load_model`), the dense network, and ``report.html``.
 
     Raises:
-        ValueError: an experiment or a text that cannot be used.
-        RunFolderError: a folder that is in use or holds another search.
+        ValueError: the experiment or its text is invalid.
+        RunFolderError: the folder is in use or belongs to another search.
     """
     folder = Path(folder)
     plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
     files = {}
     if isinstance(experiment, Experiment):
-        files[EXPERIMENT] = located(Path.cwd(), experiment).to_toml().encode()
+        files[EXPERIMENT] = with_absolute_folder(Path.cwd(), experiment).to_toml().encode()
     history = search(plan, folder, executor=executor, on_fact=on_fact, files=files)
     _export(plan, history, folder)
     write_report(folder)
@@ -76,21 +76,22 @@ def model_spectrum(
 
     Args:
         model: a ``*.safetensors``, or a run folder for its winner.
-        data: a folder with the validation text; None takes the text that a run folder's search used, or the built-in
-            one for a model of it.
-        fraction: of each split, from its start; None takes what the model was trained on.
+        data: a folder with the validation text; None uses the text of the search in the run folder, or the built-in
+            text for a model that was trained on it.
+        fraction: fraction of each split, from its start; None uses the fraction that the model was trained on.
         state: "h", or "full" for an LSTM's (h, c).
-        steps, warmup: tokens measured, and tokens before.
-        sequences: windows of the text, averaged.
-        device: where it is computed: "cpu", "cuda", "cuda:1"; "auto" is "cuda" where there is one.
+        steps: number of measured tokens.
+        warmup: number of tokens before the measurement.
+        sequences: number of windows of the text, over which the spectrum is averaged.
+        device: "cpu", "cuda", "cuda:1"; "auto" is "cuda" if available, else "cpu".
 
     Returns:
         the spectrum, on the CPU.
 
     Raises:
-        ValueError: no text is known, or one with another vocabulary; the device is not here.
+        ValueError: the text is unknown or has another vocabulary, or the device does not exist.
     """
-    network, task = _with_text(model, data, fraction, device, probe_steps=warmup + steps, probe_batch=sequences)
+    network, task = _load_with_task(model, data, fraction, device, probe_steps=warmup + steps, probe_batch=sequences)
     recurrent, probe = task.recurrence(network)
     spectrum = lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
     return replace(spectrum, growth=spectrum.growth.cpu())
@@ -103,7 +104,7 @@ class Evaluation:
     Attributes:
         loss: mean cross-entropy in nats per token.
         tokens: number of predicted tokens.
-        protocol: how, in a sentence.
+        protocol: how the loss was measured, in a sentence.
     """
 
     loss: float
@@ -112,11 +113,11 @@ class Evaluation:
 
 
 def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvaluation:
-    """The dynamic evaluation published for the text that a model file is of; for any other text the Penn Treebank's.
+    """The published settings of dynamic evaluation for the text of a model, or those for the Penn Treebank.
 
     Args:
         model: as in `model_spectrum`.
-        statistics: fraction of the training text that is read before.
+        statistics: fraction of the training text that is read first, for the gradient statistics.
     """
     corpus = describe_model(_model_file(model)).get("corpus")
     return replace(PUBLISHED.get(str(corpus), PTB), fraction=statistics)
@@ -138,17 +139,17 @@ def evaluate_model(
     Args:
         model, data, fraction, device: as in `model_spectrum`.
         split: "valid" or "test".
-        batch: parallel streams; 1: the context never starts anew.
-        dynamic: dynamic evaluation, in which the model learns from what it has read; None: an ordinary one.
+        batch: number of parallel streams; 1 reads the text in one piece.
+        dynamic: settings of dynamic evaluation, in which the model learns from the text; None: no learning.
 
     Raises:
-        ValueError: no text is known, or one with another vocabulary, or a protocol or a device that there is not.
+        ValueError: the text is unknown or has another vocabulary, or split, batch or device is invalid.
     """
     if split not in ("valid", "test"):
         raise ValueError(f"split must be valid or test, got {split!r}.")
     if dynamic is not None and batch != 1:
         raise ValueError(f"batch must be 1 with dynamic evaluation, got {batch}.")
-    network, task = _with_text(model, data, fraction, device, eval_batch=batch, test_batch=batch)
+    network, task = _load_with_task(model, data, fraction, device, eval_batch=batch, test_batch=batch)
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
     if dynamic is None:
@@ -160,10 +161,10 @@ def evaluate_model(
 def _protocol(batch: int, fraction: float) -> str:
     text = "The text" if fraction == 1 else f"The first {fraction:.3g} of the text"
     if batch == 1:
-        return f"{text} is read in one piece, and every token but the first is predicted."
+        return f"{text} is read in one piece, and every token except the first is predicted."
     return (
-        f"{text} is read in {batch} parallel streams, and the context starts anew in each; every token is predicted "
-        "but the first of each stream and the remainder after the last."
+        f"{text} is read in {batch} parallel streams of equal length, each with its own context; every token is "
+        "predicted except the first of each stream and the rest after the last stream."
     )
 
 
@@ -171,10 +172,10 @@ def _model_file(model: Path) -> Path:
     return model / "winner.safetensors" if model.is_dir() else model
 
 
-def _with_text(
+def _load_with_task(
     model: Path, data: Path | None, fraction: float | None, device: str, **reading: Any
 ) -> tuple[LanguageModel, LanguageModelling]:
-    """Load a model file, or a run folder's winner, onto a device, and the text that it is of."""
+    """Load a model file, or the winner in a run folder, onto a device, and the task with its text."""
     place, path = device_of(device), _model_file(model)
     network, description = load_model(path), describe_model(path)
     known = None
@@ -182,14 +183,16 @@ def _with_text(
         settings = read_experiment(path.parent / EXPERIMENT).data
         data, known = settings.folder, settings.known
     if data is None and description.get("corpus") != builtin_text().name:
-        raise ValueError(f"A language model needs a text to be measured on, but none is known for {path}. Give --data.")
+        raise ValueError(
+            f"A text must be given unless the model is from the built-in text, got none for {path}. Give --data."
+        )
     fraction = description.get("fraction", 1.0) if fraction is None else fraction
     text: dict[str, Any] = {"folder": data, "unit": description["unit"], "known": known, "fraction": fraction}
     task = LanguageModelling(**text, **description["model"], **reading)
     if list(task.corpus().vocabulary) != description["vocabulary"]:
         raise ValueError(
-            f"The text must have the vocabulary of the model, but {data or 'the built-in text'} has another one than "
-            f"{path}. Give the --data that it was trained on, and the --fraction of it."
+            f"The text must have the vocabulary of the model, got another one in {data or 'the built-in text'} than in "
+            f"{path}. Give the --data and the --fraction that it was trained on."
         )
     return network.to(place), task
 
@@ -201,7 +204,9 @@ def _export(plan: Plan, history: History, folder: Path) -> None:
         job, final = job_for(plan, folder, history.candidates.get(name), plan.train.epochs), history.finals[name]
         network = job.task.network(plan.train.seed)
         once = {key for key, _ in chain(network.named_parameters(), network.named_buffers())}
-        weights = {key: value for key, value in best_of(job, final.sha256).items() if key in once}  # tied ones once
+        weights = {
+            key: value for key, value in verified_weights(job, final.sha256).items() if key in once
+        }  # tied weights once
         description = job.task.describe(network) | {
             "network": name,
             "method": None if job.method is None else to_config(job.method),

@@ -1,4 +1,4 @@
-"""The command `hyperprune`: thin shells round library calls."""
+"""The command `hyperprune`; each subcommand calls the library."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hyperpruning.experiment import (
     read_experiment,
     read_preset,
     replaced,
-    words,
+    word_experiment,
 )
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
@@ -55,12 +55,12 @@ Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same 
 Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
 Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
-Text = Annotated[Path | None, typer.Option(help="The text that it reads; default: where it was trained on.")]
-Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1"; "auto": cuda where there is one.')]
+Text = Annotated[Path | None, typer.Option(help="Folder of the text; default: the text that it was trained on.")]
+Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1"; "auto": cuda if available.')]
 PRESET = typer.Option("--preset", help=f"A documented experiment on --data: {', '.join(presets())}.")
-Fraction = Annotated[float | None, typer.Option(help="Read this fraction of it; default: as in training.")]
-CORES = 1 if torch.cuda.is_available() else os.cpu_count() or 1  # a GPU may not hold several networks
-TWO = min(2, CORES)
+Fraction = Annotated[float | None, typer.Option(help="Fraction of the text to read; default: as in training.")]
+DEFAULT_WORKERS = 1 if torch.cuda.is_available() else os.cpu_count() or 1  # a GPU may not hold several networks
+DEMO_WORKERS = min(2, DEFAULT_WORKERS)
 
 
 def _show_version(shown: bool) -> None:
@@ -80,7 +80,7 @@ def hyperprune_command(
 
 @app.command(epilog="Example: hyperprune demo --out runs/demo --workers 2")
 @guarded
-def demo(folder: Out = Path("runs/demo"), workers: Workers = TWO) -> None:
+def demo(folder: Out = Path("runs/demo"), workers: Workers = DEMO_WORKERS) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
     _search(demo_experiment(), folder, workers)
 
@@ -91,17 +91,17 @@ def search(
     experiment: Annotated[Path | None, typer.Argument(help="An experiment.toml; see `hyperprune init`.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
     unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
-    named: Annotated[str | None, PRESET] = None,
+    preset_name: Annotated[str | None, PRESET] = None,
     sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that are zero.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, masks, dropout and suggestions.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
-    workers: Workers = CORES,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and about how long.")] = False,
+    workers: Workers = DEFAULT_WORKERS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
-    """Find the best way to prune a language model of a text. Called again, it continues."""
+    """Find the best way to prune a language model of a text. Run it again to continue."""
     pruning = {} if sparsity is None else {"sparsity": sparsity}
     training = {} if seed is None else {"seed": seed}
-    chosen = replaced(_experiment(experiment, named, data, unit), pruning=pruning, training=training)
+    chosen = replaced(_experiment(experiment, preset_name, data, unit), pruning=pruning, training=training)
     if dry_run:
         _dry_run(chosen, folder, workers)
     else:
@@ -111,23 +111,23 @@ def search(
 @app.command(epilog="Example: hyperprune init experiment.toml --data my_text")
 @guarded
 def init(
-    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiment.toml"),
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("experiment.toml"),
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
     unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
-    named: Annotated[str | None, PRESET] = None,
+    preset_name: Annotated[str | None, PRESET] = None,
 ) -> None:
-    """Write a commented experiment.toml: every setting, or a preset that says where its numbers come from."""
+    """Write a commented experiment.toml: all settings, or a preset with the sources of its numbers."""
     if path.exists():
         raise FileExistsError(f"The file to write must not exist, got {path}. Name another one.")
-    experiment = _experiment(None, named, data, unit)
-    text = experiment.to_toml() if named is None else preset(named, experiment.data.folder)
+    experiment = _experiment(None, preset_name, data, unit)
+    text = experiment.to_toml() if preset_name is None else preset(preset_name, experiment.data.folder)
     write_atomic(path, text.encode())
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune resume runs/mine")
 @guarded
-def resume(folder: Run, workers: Workers = CORES) -> None:
+def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
     """Continue a search that was interrupted."""
     read(folder)
     if not (folder / EXPERIMENT).exists():
@@ -140,8 +140,8 @@ def resume(folder: Run, workers: Workers = CORES) -> None:
 
 @app.command(epilog="Example: hyperprune status runs/mine")
 @guarded
-def status(folder: Run, workers: Workers = CORES) -> None:
-    """Show how far a search is, also while it runs."""
+def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
+    """Show the progress of a search, also while it runs."""
     out.print(progress.status_table(progress.status(folder), workers=workers))
 
 
@@ -158,7 +158,7 @@ def report(folder: Run) -> None:
 @guarded
 def fetch(
     corpus: Annotated[str, typer.Argument(help='"ptb" (licensed by the LDC) or "wikitext-2" (CC BY-SA).')],
-    folder: Annotated[Path, typer.Argument(help="Where its three splits go.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for its three splits.")],
 ) -> None:
     """Download a published corpus, and check that it is the published one."""
     if corpus in download.LICENCES:
@@ -180,9 +180,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help='"valid" or "test".')] = "test",
     batch: Annotated[int, typer.Option(min=1, help="Parallel streams; 1: one unbroken text.")] = 1,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Dynamic evaluation: it learns from what it has read. Slow.")
+        bool, typer.Option("--dynamic", help="Dynamic evaluation: the model learns from the text. Slow.")
     ] = False,
-    statistics: Annotated[float, typer.Option(help="For --dynamic: fraction of the training text read before.")] = 1.0,
+    statistics: Annotated[float, typer.Option(help="For --dynamic: fraction of the training text read first.")] = 1.0,
     device: Device = "auto",
 ) -> None:
     """The perplexity of a trained model, and how it was measured."""
@@ -239,27 +239,27 @@ def spectrum(
     out.print(f"Wrote {table} and {picture}.", soft_wrap=True)
 
 
-def _experiment(path: Path | None, named: str | None, data: Path | None, unit: str | None) -> Experiment:
+def _experiment(path: Path | None, preset_name: str | None, data: Path | None, unit: str | None) -> Experiment:
     """The experiment that a file, a preset or the options describe."""
     where: dict[str, Any] = {} if data is None else {"folder": data.resolve()}
     what: dict[str, Any] = {} if unit is None else {"unit": unit}
-    if path is not None and named is not None:
+    if path is not None and preset_name is not None:
         raise ExperimentError(
-            f"An experiment must be a file or a preset, got both {path} and {named!r}. Give one of them."
+            f"An experiment must be a file or a preset, got both {path} and {preset_name!r}. Give one of them."
         )
-    if named is not None and unit is not None:
+    if preset_name is not None and unit is not None:
         raise ExperimentError(f"--unit must be left out with --preset, got {unit}. The preset sets it.")
-    if named is not None:
-        return read_preset(named, data)
+    if preset_name is not None:
+        return read_preset(preset_name, data)
     if path is not None:
         return replaced(read_experiment(path), data=where | what)
     if data is not None and unit in (None, "word"):
-        return words(data.resolve())
+        return word_experiment(data.resolve())
     return Experiment(data=where | what)
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:
-    """Run a search with progress; end with the tables."""
+    """Run a search with a progress display; print the tables at the end."""
     pool = process_pool(workers) if workers > 1 else None
     try:
         with _progress(folder, workers) as on_fact:
@@ -285,7 +285,7 @@ def _progress(folder: Path, workers: int) -> Iterator[Callable[[Fact], None]]:
     def view() -> Any:
         try:
             return progress.status_table(progress.status(folder), workers=workers)
-        except RunFolderError:  # not begun yet
+        except RunFolderError:  # not started yet
             return "Reading the text ..."
 
     with Live(get_renderable=view, console=out, refresh_per_second=2, transient=True):
@@ -300,7 +300,7 @@ def _print_results(folder: Path) -> None:
 
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
-    """What a search would do: its first candidates, rounds, epochs, and a time from a timed part of a training."""
+    """Print what a search would do: its first candidates, rounds, epochs and estimated time."""
     plan = experiment.plan()
     validate(plan)
     configs = ask(plan, 0)
@@ -312,12 +312,14 @@ def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
         out.print(f"After epoch {epoch} each criterion ({', '.join(plan.criteria)}) keeps {keep}.")
     one = epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates)
     everything = plan.n_candidates * plan.train.epochs
-    out.print(f"The search by one criterion trains {one} epochs; training all candidates to the end, {everything}.")
+    out.print(f"A search by one criterion trains {one} epochs; all candidates to the end would be {everything} epochs.")
     epochs = most_epochs(plan) + plan.train.epochs
-    out.print(f"All criteria together, and with the dense network, train at most {epochs} epochs.")
+    out.print(f"All criteria and the dense network together train at most {epochs} epochs.")
     seconds = seconds_per_epoch(job_for(plan, folder, Candidate(candidate_name(0), 0, configs[0]), 1))
     hours = epochs * seconds / workers / 3600
-    out.print(f"An epoch takes about {seconds:.1f} s here; on {workers} workers at most about {_duration(hours)}.")
+    out.print(
+        f"An epoch takes about {seconds:.1f} s here; the search at most about {_duration(hours)} on {workers} workers."
+    )
 
 
 def _duration(hours: float) -> str:

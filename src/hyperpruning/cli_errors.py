@@ -1,4 +1,4 @@
-"""What the command says when something is wrong: a sentence and an exit code, no traceback."""
+"""The errors of the command: a sentence and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ err = Console(stderr=True, highlight=False)
 
 
 class Terminated(BaseException):
-    """SIGTERM: handled like Ctrl-C."""
+    """Raised by SIGTERM, which is handled like Ctrl-C."""
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
@@ -32,13 +32,13 @@ def terminate(number: int, frame: FrameType | None) -> None:
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose errors are sentences with an exit code, never tracebacks."""
+    """Wrap a command so that an error becomes a sentence and an exit code, never a traceback."""
 
     @functools.wraps(function)
     def guard(*args: Any, **options: Any) -> None:
         try:
             function(*args, **options)
-        except (typer.Exit, SystemExit):  # the latter from rich, when nobody reads on
+        except (typer.Exit, SystemExit):  # rich raises SystemExit when the output pipe is closed
             raise
         except BaseException as error:
             raise typer.Exit(explain(error)) from None
@@ -47,19 +47,19 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def explain(error: BaseException, folder: Path | None = None) -> int:
-    """Say what went wrong, in a sentence, and how to go on with a run folder; returns the exit code."""
-    go_on = f"Continue with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
+    """Print the error in one sentence, with the command that continues the run; return the exit code."""
+    continue_hint = f"Continue with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
     if isinstance(error, KeyboardInterrupt | Terminated):
-        _say(f"Stopped; every finished epoch is kept. {go_on}" if folder else "Stopped.")
+        _say(f"Stopped; every finished epoch is kept. {continue_hint}" if folder else "Stopped.")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     if isinstance(error, BrokenProcessPool):
-        _say(f"A worker process was killed, perhaps out of memory. Use fewer --workers. {go_on}")
+        _say(f"A worker process was killed, possibly because memory was full. Use fewer --workers. {continue_hint}")
         return 1
     if isinstance(error, MemoryError) or out_of_memory(error) or "can't allocate memory" in str(error):
-        _say("Out of memory. Make the network smaller in [model], or set the device to cpu if it is a GPU.")
+        _say("Out of memory. Make the network smaller in [model], or use the device cpu if it is a GPU.")
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _say(f"No space left on the disk; nothing is lost. Free some space. {go_on}")
+        _say(f"No space left on the disk; no result is lost. Free some space. {continue_hint}")
         return 2
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         _say(f"{error.filename} cannot be read or written ({error.strerror}). Give another path.")

@@ -1,8 +1,8 @@
-"""The experiment: the configuration of a search <-> TOML; names become objects here and only here.
+"""The experiment: the settings of a search as a TOML file; only this module converts names to objects.
 
-Every setting is a field of a dataclass (`settings.setting`) that says its section of the file, its default, its bounds
-and its sentence. What stands here is generated from these fields, but for three sections: [dense], the dropout of the
-dense reference; [space], one setting for each component of a method; and what a file as a whole must keep.
+Every setting is a field of a dataclass (`settings.setting`) with its section of the file, default, bounds and
+documentation. The sections are generated from these fields, except two: [dense] has the dropout of the dense reference,
+and [space] has one setting for each component of a method.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.search.plan import Plan, check_rounds
 from hyperpruning.search.space import FloatRange, SearchSpace
-from hyperpruning.settings import check_value, is_setting, nearest, type_hints
+from hyperpruning.settings import check_value, did_you_mean, is_setting, type_hints
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import COMPONENTS, to_config
@@ -30,18 +30,18 @@ from hyperpruning.training.config import TrainConfig
 
 EXPERIMENT = "experiment.toml"
 PRESETS = Path(__file__).parent / "presets"
-SECTIONS = {  # of the file, in order, with what they are about
-    "data": "What is learnt.",
+SECTIONS = {  # sections of the file, in order, with their descriptions
+    "data": "The text.",
     "model": "The network.",
-    "dense": "The dense reference: its own dropout; give it what suits it best.",
+    "dense": "The dense reference: it may need another dropout than the sparse candidates.",
     "training": "How every network is trained (SGD with clipped gradients, then averages of the weights).",
     "pruning": "How much is pruned, and when.",
     "space": "The search space: the choices of each component of a method, or whole methods by name.",
     "search": "Candidates, rungs and selection criteria.",
-    "spectrum": "How Lyapunov spectra are taken and compared.",
+    "spectrum": "How Lyapunov spectra are computed and compared.",
 }
 SETTINGS_OF: tuple[type[Any], ...] = (Plan, TrainConfig, LanguageModelling, SpectrumConfig)
-# What the demo searches; of every other component a space has the default of `Method`.
+# The choices in the search space of the demo; every other component has the default of `Method`.
 SEARCHED: dict[str, tuple[str, ...]] = {
     "allocation": ("uniform", "er"),
     "drop_scope": ("tensor", "sign", "global"),
@@ -51,11 +51,11 @@ SEARCHED: dict[str, tuple[str, ...]] = {
 
 
 class ExperimentError(ValueError):
-    """An experiment that cannot be run; the message lists everything that is wrong with it, a line each."""
+    """An invalid experiment; the message has one line for each error."""
 
 
 class Section(BaseModel):
-    """Settings that belong together: frozen, and none that is not known."""
+    """A section of settings: frozen; unknown settings are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -71,7 +71,7 @@ def _checked(name: str, metadata: Mapping[str, Any]) -> Callable[[Any], Any]:
 
 
 def _entry(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A setting as pydantic wants it."""
+    """A setting as a field of a pydantic model."""
     return (
         Annotated[hint, AfterValidator(_checked(name, metadata))],
         Field(default, description=metadata["doc"], validate_default=False),
@@ -128,13 +128,13 @@ _Sections: Any = create_model(  # type: ignore[call-overload]
 
 
 class Experiment(_Sections):
-    """A search of a language model, as a person writes it down. The defaults are those of `hyperprune demo`.
+    """The settings of a search for a language model. The defaults are those of `hyperprune demo`.
 
     Args:
         sections: values by section, e.g. ``training={"epochs": 4}``; see docs/settings.md.
 
     Raises:
-        ExperimentError: values that cannot be used; the message has a line for each.
+        ExperimentError: values are invalid; the message has a line for each.
     """
 
     if TYPE_CHECKING:
@@ -158,10 +158,10 @@ class Experiment(_Sections):
         return partial(Experiment, **{name: values_of(section) for name, section in values_of(self).items()}), ()
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Self:
-        """What no setting can see alone; every fault is named."""
+    def _check_combinations(self) -> Self:
+        """Check settings that depend on each other; the error has all faults."""
         faults: list[str] = []
-        for check in (self._task_can_be_built, lambda: self._values_of(TrainConfig), self._rounds_can_be_held):
+        for check in (self._check_model, lambda: self._create(TrainConfig), self._check_rounds):
             try:
                 check()
             except ValueError as error:
@@ -170,20 +170,20 @@ class Experiment(_Sections):
             raise ValueError("\n".join(faults))
         return self
 
-    def _task_can_be_built(self) -> None:
-        task = self._values_of(LanguageModelling)
+    def _check_model(self) -> None:
+        task = self._create(LanguageModelling)
         for dropout in (task.dropout, self.dense.dropout):
             with torch.device("meta"):
                 dataclasses.replace(task, dropout=dropout).model(1)
 
-    def _rounds_can_be_held(self) -> None:
+    def _check_rounds(self) -> None:
         search = self.search
         check_rounds(
             n_candidates=search.n_candidates, rungs=search.rungs, keep=search.keep, epochs=self.training.epochs
         )
 
-    def _values_of(self, owner: type[Any], **others: Any) -> Any:
-        """An object of a settings' dataclass, from the sections that its fields name."""
+    def _create(self, owner: type[Any], **others: Any) -> Any:
+        """Create an object of a dataclass with settings from the sections that its fields name."""
         values = {
             field.name: getattr(getattr(self, field.metadata["section"]), field.name)
             for field in dataclasses.fields(owner)
@@ -192,20 +192,20 @@ class Experiment(_Sections):
         return owner(**values, **others)
 
     def plan(self) -> Plan:
-        """The search with its objects, ready to run."""
-        task: LanguageModelling = self._values_of(LanguageModelling)
-        plan: Plan = self._values_of(
+        """The plan of the search, ready to run."""
+        task: LanguageModelling = self._create(LanguageModelling)
+        plan: Plan = self._create(
             Plan,
             task=task,
             dense_task=dataclasses.replace(task, dropout=self.dense.dropout),
-            train=self._values_of(TrainConfig),
+            train=self._create(TrainConfig),
             space=self._search_space(),
-            spectrum=self._values_of(SpectrumConfig),
+            spectrum=self._create(SpectrumConfig),
         )
         return plan
 
     def _search_space(self) -> SearchSpace:
-        """The space; a component with its default as the only choice is no dimension of it."""
+        """The search space; a component whose only choice is the default is not a dimension."""
         if self.space.method:
             return SearchSpace({"method": self.space.method})
         default = to_config(Method())
@@ -249,7 +249,7 @@ def _item(value: Any) -> Any:
 
 
 def settings_page() -> str:
-    """The page of all settings, docs/settings.md, from the fields that declare them."""
+    """The content of docs/settings.md, from the fields that declare the settings."""
     lines = ["# Settings", "", "Every setting of an `experiment.toml`, generated from the code; all are optional.", ""]
     for name, section in values_of(Experiment()).items():
         lines += [f"## [{name}]", "", SECTIONS[name], "", "| setting | default | meaning |", "|---|---|---|"]
@@ -261,11 +261,11 @@ def settings_page() -> str:
     return "\n".join(lines)
 
 
-def words(folder: Path, **sections: dict[str, Any]) -> Experiment:
-    """An experiment on a folder of words, with sizes and rates that suit them.
+def word_experiment(folder: Path, **sections: dict[str, Any]) -> Experiment:
+    """An experiment on a text of words, with suitable sizes and learning rate.
 
     Args:
-        folder: with the three splits.
+        folder: the folder with the three splits.
         sections: values that replace defaults, by section.
     """
     defaults: dict[str, dict[str, Any]] = {
@@ -278,7 +278,7 @@ def words(folder: Path, **sections: dict[str, Any]) -> Experiment:
 
 
 def demo_experiment() -> Experiment:
-    """The search of `hyperprune demo`: the defaults, and all candidates trained to the end to see what was missed."""
+    """The experiment of `hyperprune demo`: the defaults, with all candidates trained to the end for comparison."""
     return Experiment(search={"train_all": True})
 
 
@@ -289,59 +289,62 @@ def replaced(experiment: Experiment, **sections: dict[str, Any]) -> Experiment:
 
 
 def values_of(section: BaseModel) -> dict[str, Any]:
-    """A section's settings, or an experiment's sections, by name."""
+    """The settings of a section, or the sections of an experiment, by name."""
     return {name: getattr(section, name) for name in type(section).model_fields}
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read an experiment.toml; a relative data folder is taken from where the file stands.
+    """Read an experiment.toml; a relative data folder is relative to the file.
 
     Raises:
-        ExperimentError: no such file, no TOML, or values that cannot be used (all of them at once).
+        ExperimentError: the file does not exist or is no TOML, or values are invalid (the message has all of them).
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExperimentError(
-            f"An experiment must be a TOML file, but {path} does not exist. Write one with `hyperprune init`."
+            f"An experiment must be a TOML file, got {path}, which does not exist. Write one with `hyperprune init`."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"An experiment must be a TOML file, but {path} is not: {error}.") from None
-    return located(path.parent, Experiment(**content))
+        raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
+    return with_absolute_folder(path.parent, Experiment(**content))
 
 
 def presets() -> list[str]:
-    """The names of the documented experiments that come with the package: the published networks, and small ones."""
+    """The names of the presets: documented experiments in the package with published and smaller networks."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def preset(name: str, data: Path | None) -> str:
-    """The TOML of a documented experiment.
+    """The TOML of a preset.
 
     Args:
         name: one of `presets`.
-        data: the folder of its text.
+        data: the folder with its text.
 
     Raises:
-        ExperimentError: no preset of that name, or no folder.
+        ExperimentError: the name is unknown, or no folder is given.
     """
     if name not in presets():
-        raise ExperimentError(f"A preset must be among {', '.join(presets())}, got {name!r}.{nearest(name, presets())}")
+        raise ExperimentError(
+            f"A preset must be one of {', '.join(presets())}, got {name!r}.{did_you_mean(name, presets())}"
+        )
     if data is None:
         raise ExperimentError(
-            f"Preset {name!r} needs the folder of its published text. Give --data DIR; `hyperprune fetch` downloads it."
+            f"Preset {name!r} must have the folder of its published text, got none. Give --data DIR; `hyperprune "
+            "fetch` downloads it."
         )
     text = (PRESETS / f"{name}.toml").read_text(encoding="utf-8")
     return text.replace("[data]\n", f"[data]\nfolder = {_item(data.resolve()).as_string()}\n", 1)
 
 
 def read_preset(name: str, data: Path | None) -> Experiment:
-    """The experiment that `preset` writes down."""
+    """The experiment of a preset."""
     return Experiment(**tomllib.loads(preset(name, data)))
 
 
-def located(place: Path, experiment: Experiment) -> Experiment:
-    """The same with an absolute data folder; a relative one is taken from `place`."""
+def with_absolute_folder(place: Path, experiment: Experiment) -> Experiment:
+    """The same experiment with an absolute data folder; a relative one is relative to `place`."""
     folder = experiment.data.folder
     if folder is None:
         return experiment
@@ -350,20 +353,20 @@ def located(place: Path, experiment: Experiment) -> Experiment:
 
 
 def _sentence(problem: Any) -> str:
-    """One of the faults that pydantic found, as a sentence."""
-    path = [str(part) for part in problem["loc"] if isinstance(part, str) and part in _places()]
+    """An error of pydantic as a sentence."""
+    path = [str(part) for part in problem["loc"] if isinstance(part, str) and part in _setting_names()]
     place = ".".join(path)
     if problem["type"] == "extra_forbidden":
         *parents, key = [part for part in problem["loc"] if not isinstance(part, int)]
         known = list(_known_settings(parents))
-        return f"{'.'.join([*parents, key])} is not a setting.{nearest(key, known)}"
+        return f"{'.'.join([*parents, key])} is not a setting.{did_you_mean(key, known)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{'.'.join(path[:-1])}.{message}" if path[1:] and message.startswith(path[-1]) else message
     return f"{place} cannot be {problem['input']!r}: {message[0].lower() + message[1:]}."
 
 
-def _places() -> Iterator[str]:
+def _setting_names() -> Iterator[str]:
     """All names of sections and settings."""
     for name, field in Experiment.model_fields.items():
         yield name

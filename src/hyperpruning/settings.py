@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_HOLDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+_COMPARISONS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "ge": (operator.ge, "at least"),
     "gt": (operator.gt, "above"),
     "le": (operator.le, "at most"),
@@ -88,11 +88,11 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         if one is None:
             continue
         number = isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
-        if bounds and not (number and all(_HOLDS[bound][0](one, limit) for bound, limit in bounds.items())):
-            rule = " and ".join(f"{_HOLDS[bound][1]} {limit}" for bound, limit in bounds.items())
+        if bounds and not (number and all(_COMPARISONS[bound][0](one, limit) for bound, limit in bounds.items())):
+            rule = " and ".join(f"{_COMPARISONS[bound][1]} {limit}" for bound, limit in bounds.items())
             raise ValueError(f"{name} must be {rule}, got {value!r}.")
         if choices and one not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {one!r}.{nearest(one, choices)}")
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {one!r}.{did_you_mean(one, choices)}")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -112,7 +112,7 @@ def type_hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def nearest(name: object, names: Collection[str]) -> str:
+def did_you_mean(name: object, names: Collection[str]) -> str:
     """The end of an error about an unknown name: " Did you mean ...?", or "" if no known name is similar."""
     near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -22,9 +22,9 @@ from hyperpruning.search.schedulers import (
     Finish,
     Suggest,
     Train,
-    best,
     decide,
     observations,
+    split_by_score,
     survivors,
 )
 from hyperpruning.search.space import SearchSpace
@@ -91,7 +91,7 @@ def test_a_search_goes_from_suggestions_to_winners():
 
 
 def test_the_better_are_kept_and_ties_go_by_name():
-    assert best({"c": 1.0, "a": 2.0, "b": 1.0, "d": 0.5}, 2) == (["d", "b"], ["c", "a"])
+    assert split_by_score({"c": 1.0, "a": 2.0, "b": 1.0, "d": 0.5}, 2) == (["d", "b"], ["c", "a"])
 
 
 def test_decide_asked_ten_thousand_times_keeps_its_promises():

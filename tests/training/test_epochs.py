@@ -9,7 +9,7 @@ import torch
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.epochs import DivergedError, Training, _averages, epochs
+from hyperpruning.training.epochs import DivergedError, Training, _averaging_starts, epochs
 from hyperpruning.training.pruning import prunable_weights, update_steps
 from small import small
 
@@ -139,9 +139,9 @@ def test_a_fraction_of_the_epochs_is_not_missed_by_rounding(text, fraction, epoc
     assert config.finetune_after == (epoch or None)
     training = Training(plan.task, config)
     training.epoch = epoch - 1
-    assert not _averages(training)
+    assert not _averaging_starts(training)
     training.epoch = epoch
-    assert _averages(training)
+    assert _averaging_starts(training)
 
 
 def test_the_trigger_sees_no_loss_of_a_network_denser_than_asked(text):

@@ -91,14 +91,14 @@ def search(
     return run.history
 
 
-def refuse_other(plan: Plan, folder: Path) -> None:
+def check_run_folder(plan: Plan, folder: Path) -> None:
     """Check that a run folder is new or belongs to this search.
 
     Raises:
         RunFolderError: it belongs to another search; the message lists the differences.
     """
     header = read(folder).header if (folder / LEDGER).exists() else None
-    if header is not None and (differences := compare(header.identity, _plain(plan.identity()))):
+    if header is not None and (differences := compare(header.identity, _to_json_types(plan.identity()))):
         raise RunFolderError(
             f"A run folder must belong to one search, got {folder} of another one ({'; '.join(differences)}). "
             "Give another --out, or restore the settings."
@@ -111,7 +111,7 @@ class _Run:
     def __init__(
         self, plan: Plan, folder: Path, executor: Executor | None, on_fact: Callable[[Fact], None] | None
     ) -> None:
-        refuse_other(plan, folder)
+        check_run_folder(plan, folder)
         self.plan, self.folder, self.executor, self.on_fact = plan, folder, executor, on_fact
         self.ledger = Ledger(folder)
         self.history = read(folder, warn=True) if self.ledger.path.exists() else History()
@@ -122,7 +122,7 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomic(self.folder / name, content)
-        header = Header(_plain(self.plan.identity()), _versions(self.plan), metric_of(self.plan.task))
+        header = Header(_to_json_types(self.plan.identity()), _versions(self.plan), metric_of(self.plan.task))
         if self.history.header is None:
             if self.ledger.path.exists():  # its lines could be from another search; checkpoints have an identity
                 logger.warning(
@@ -181,26 +181,26 @@ class _Run:
         ]
         if self.executor is None:
             for job in jobs:
-                self.take(job.name, run_job(job, on_epoch=partial(self.take_epoch, job.name)))
+                self.record_result(job.name, run_job(job, on_epoch=partial(self.record_epoch, job.name)))
             return
         futures = [self.executor.submit(run_job, job) for job in jobs]
         try:
             for job, future in zip(jobs, futures, strict=True):
-                self.take(job.name, future.result())
+                self.record_result(job.name, future.result())
         except BaseException:
             for future in futures:
                 future.cancel()
             raise
 
-    def take_epoch(self, name: str, record: EpochRecord) -> None:
+    def record_epoch(self, name: str, record: EpochRecord) -> None:
         """Record an epoch if it is new."""
         if record.epoch not in self.history.epochs.get(name, {}):
             self.record(Epoch(name, record))
 
-    def take(self, name: str, result: JobResult) -> None:
+    def record_result(self, name: str, result: JobResult) -> None:
         """Record those results of a job that are new."""
         for record in result.records:
-            self.take_epoch(name, record)
+            self.record_epoch(name, record)
         if result.final is not None and name not in self.history.finals:
             self.record(result.final)
         if name == DENSE and result.failure == OUT_OF_MEMORY:  # with fewer networks on the GPU it may fit
@@ -238,7 +238,7 @@ def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -
     )
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def _to_json_types(settings: dict[str, Any]) -> dict[str, Any]:
     """Convert settings to JSON types (tuples become lists); a path raises an error."""
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain

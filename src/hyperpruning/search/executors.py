@@ -19,7 +19,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
         workers: number of processes.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_exit_with_parent)
     with _ctrl_c_ignored():  # the workers, which start now, inherit this
         for _ in range(workers):
             pool.submit(os.getpid)
@@ -47,7 +47,7 @@ def _ctrl_c_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _follow_parent() -> None:
+def _exit_with_parent() -> None:
     """In a worker: ignore Ctrl-C, and exit when the driver exits (else two drivers could write to one run folder)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -28,7 +28,7 @@ def forecast(plan: Plan, history: History) -> History:
         for action in actions:
             if isinstance(action, Abort):
                 return history
-            for fact in _invented(plan, history, action):
+            for fact in _simulated_facts(plan, history, action):
                 history.add(fact)
     return history
 
@@ -47,7 +47,7 @@ def most_epochs(plan: Plan) -> int:
     return epochs_of_one_search(replace(plan, keep=keep), plan.criteria[0], plan.n_candidates)
 
 
-def _invented(plan: Plan, history: History, action: Suggest | Train | Eliminate | Finish) -> Iterator[Fact]:
+def _simulated_facts(plan: Plan, history: History, action: Suggest | Train | Eliminate | Finish) -> Iterator[Fact]:
     match action:
         case Suggest():
             yield from (Candidate(name, action.batch, {}) for name in action.names)
@@ -59,18 +59,18 @@ def _invented(plan: Plan, history: History, action: Suggest | Train | Eliminate 
             known = history.epochs.get(action.network, {})
             for epoch in range(action.until + 1):
                 if epoch not in known:
-                    yield Epoch(action.network, _record(history, action.network, epoch))
+                    yield Epoch(action.network, _simulated_record(history, action.network, epoch))
             if action.until == plan.train.epochs and action.network not in history.finals:
-                yield FinalResult(action.network, action.until, _draw(action.network).random(), 0.0, 0, "")
+                yield FinalResult(action.network, action.until, _generator(action.network).random(), 0.0, 0, "")
 
 
-def _draw(network: str) -> random.Random:
+def _generator(network: str) -> random.Random:
     return random.Random(network)
 
 
-def _record(history: History, network: str, epoch: int) -> EpochRecord:
+def _simulated_record(history: History, network: str, epoch: int) -> EpochRecord:
     """A random record; its spectrum has as many exponents as the others of the epoch."""
-    draw = _draw(network)
+    draw = _generator(network)
     loss, shift = draw.random(), draw.random() if network != DENSE else 0.0
     known = [records[epoch].spectrum for records in history.epochs.values() if epoch in records]
     exponents = next(iter(known), (0.0,))

@@ -20,7 +20,7 @@ from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import method_checker
 from hyperpruning.training.task import Task
 
-CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
+MAX_CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
 
 
 @documented
@@ -131,7 +131,7 @@ def validate(plan: Plan) -> None:
     for task in (plan.task, plan.dense_task):
         task.steps(0, plan.train.seed)
     check = method_checker(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
-    for method in _methods(plan):
+    for method in _valid_methods(plan):
         check(method)
         until = plan.train.epochs_in(method.final_density_at)
         if until > plan.rungs[0]:
@@ -142,15 +142,15 @@ def validate(plan: Plan) -> None:
             )
 
 
-def _methods(plan: Plan) -> list[Method]:
+def _valid_methods(plan: Plan) -> list[Method]:
     """The valid methods of the space; of a large space, those of a random sample."""
     found, invalid = [], ""
-    for config in plan.space.configs(CHECKED):
+    for config in plan.space.configs(MAX_CHECKED):
         try:
             found.append(from_config(config))
         except ValueError as error:
             invalid = invalid or f" (first invalid one: {error})"
-    if len(found) < (plan.n_candidates if plan.space.size() <= CHECKED else 1):
+    if len(found) < (plan.n_candidates if plan.space.size() <= MAX_CHECKED else 1):
         raise ValueError(
             f"The search space must have at least n_candidates = {plan.n_candidates} valid methods, got {len(found)}"
             f"{invalid}. Lower n_candidates or widen [space]."

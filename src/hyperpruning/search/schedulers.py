@@ -76,8 +76,8 @@ def decide(plan: Plan, history: History) -> list[Action]:
         return [Abort(f"The dense reference must train without failure, got: {history.failures[DENSE]}")]
     if actions := _sampling(plan, history):
         return actions
-    actions, alive = _elimination(plan, history)
-    return actions or _finalists(plan, history, alive) or _others(plan, history)
+    actions, surviving = _elimination(plan, history)
+    return actions or _finalists(plan, history, surviving) or _eliminated(plan, history)
 
 
 def _sampling(plan: Plan, history: History) -> list[Action]:
@@ -94,41 +94,41 @@ def _sampling(plan: Plan, history: History) -> list[Action]:
 
 def _elimination(plan: Plan, history: History) -> tuple[list[Action], dict[str, list[str]]]:
     """The rounds of all criteria: the missing actions, and the candidates that each criterion has kept."""
-    alive = {criterion: list(history.candidates) for criterion in plan.criteria}
+    surviving = {criterion: list(history.candidates) for criterion in plan.criteria}
     for number, (epoch, keep) in enumerate(zip(plan.rungs, plan.keep, strict=True)):
-        if actions := _training(plan, history, _union(alive), epoch, dense=_dense_until(plan, number + 1)):
-            return actions, alive
+        if actions := _training(plan, history, _union(surviving), epoch, dense=_dense_until(plan, number + 1)):
+            return actions, surviving
         decisions: list[Action] = []
-        for criterion, names in alive.items():
+        for criterion, names in surviving.items():
             decision = history.rounds.get((criterion, number))
             if decision is None:
                 scores = _scores(plan, history, criterion, names, epoch)
                 if not scores:
-                    return [*decisions, _no_candidate(history, criterion)], alive
-                kept, dropped = best(scores, keep)
+                    return [*decisions, _abort_without_candidate(history, criterion)], surviving
+                kept, dropped = split_by_score(scores, keep)
                 decision = RoundDecision(criterion, number, epoch, scores, tuple(kept), tuple(dropped))
                 decisions.append(Eliminate(decision))
-            alive[criterion] = list(decision.kept)
+            surviving[criterion] = list(decision.kept)
         if decisions:
-            return decisions, alive
-    return [], alive
+            return decisions, surviving
+    return [], surviving
 
 
-def _finalists(plan: Plan, history: History, alive: Mapping[str, Sequence[str]]) -> list[Action]:
+def _finalists(plan: Plan, history: History, surviving: Mapping[str, Sequence[str]]) -> list[Action]:
     """Train the finalists to the end; each criterion's best finalist by validation loss is its winner."""
     end = plan.train.epochs
-    if actions := _training(plan, history, _union(alive), end, dense=end):
+    if actions := _training(plan, history, _union(surviving), end, dense=end):
         return actions
     winners = {}
-    for criterion, names in alive.items():
+    for criterion, names in surviving.items():
         ended = {name: history.finals[name].valid_loss for name in names if name in history.finals}
         if not ended:
-            return [_no_candidate(history, criterion)]
-        winners[criterion] = best(ended, 1)[0][0]
+            return [_abort_without_candidate(history, criterion)]
+        winners[criterion] = split_by_score(ended, 1)[0][0]
     return [] if winners.keys() <= history.winners.keys() else [Finish(winners)]
 
 
-def _others(plan: Plan, history: History) -> list[Action]:
+def _eliminated(plan: Plan, history: History) -> list[Action]:
     """With `train_all`, train the eliminated candidates to the end too, to show what the search missed."""
     return _training(plan, history, history.candidates, plan.train.epochs) if plan.train_all else []
 
@@ -155,7 +155,7 @@ def _dense_until(plan: Plan, step: int) -> int:
     return plan.rungs[min(step, len(plan.rungs) - 1)]
 
 
-def _no_candidate(history: History, criterion: str) -> Abort:
+def _abort_without_candidate(history: History, criterion: str) -> Abort:
     reasons = "; ".join(dict.fromkeys(history.failures.values()))
     return Abort(
         f"At least one candidate must train without failure, got failures of all that criterion {criterion!r} kept: "
@@ -163,7 +163,7 @@ def _no_candidate(history: History, criterion: str) -> Abort:
     )
 
 
-def best(scores: Mapping[str, float], keep: int) -> tuple[list[str], list[str]]:
+def split_by_score(scores: Mapping[str, float], keep: int) -> tuple[list[str], list[str]]:
     """Split names by score: those kept and those dropped, each best first; equal scores are ordered by name."""
     order = sorted(scores, key=lambda name: (scores[name], name))
     return order[:keep], order[keep:]
@@ -201,17 +201,17 @@ def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[st
 
 def survivors(plan: Plan, history: History) -> dict[str, list[str]]:
     """The candidates that each criterion has not eliminated yet."""
-    alive = {}
+    surviving = {}
     for criterion in plan.criteria:
         rounds = [
             history.rounds[criterion, number]
             for number in range(len(plan.rungs))
             if (criterion, number) in history.rounds
         ]
-        alive[criterion] = list(rounds[-1].kept) if rounds else list(history.candidates)
-    return alive
+        surviving[criterion] = list(rounds[-1].kept) if rounds else list(history.candidates)
+    return surviving
 
 
-def _union(alive: Mapping[str, Sequence[str]]) -> list[str]:
+def _union(surviving: Mapping[str, Sequence[str]]) -> list[str]:
     """All candidates that some criterion has kept, in the order of their names."""
-    return sorted({name for names in alive.values() for name in names})
+    return sorted({name for names in surviving.values() for name in names})

@@ -136,7 +136,7 @@ def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord
     return _final(job, training, records) if training.epoch == job.train.epochs == job.until else None
 
 
-def best_of(job: Job, sha256: str) -> dict[str, Tensor]:
+def verified_weights(job: Job, sha256: str) -> dict[str, Tensor]:
     """The best weights of a fully trained network; if the checkpoint is lost, the network is trained again.
 
     Args:

@@ -28,12 +28,6 @@ MAY: dict[str, tuple[str, ...]] = {
 # third-party packages: the files (or rooms) that alone may import them
 ONLY_IN = {
     "optuna": ("search/samplers.py",),
-        "search/driver.py",
-        "search/executors.py",
-        "api.py",
-        "cli_errors.py",
-        "testing",
-    ),  # all but driver: types
     "typer": ("cli.py", "cli_errors.py"),
     "matplotlib": ("report/figures.py",),
     "pydantic": ("experiment.py",),

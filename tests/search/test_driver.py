@@ -10,7 +10,7 @@ import torch
 from hyperpruning.report.page import write_report
 from hyperpruning.search.driver import search
 from hyperpruning.search.executors import process_pool
-from hyperpruning.search.history import Candidate, FinalResult
+from hyperpruning.search.history import Candidate, Epoch, FinalResult
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import Plan, validate
 from hyperpruning.search.worker import JobResult, job_for, run_job
@@ -60,6 +60,37 @@ def test_the_better_half_goes_on_and_the_best_finalist_wins(plan, tmp_path):
     assert history.rounds["loss", 1].kept == ("c01", "c02")
     assert history.winners == {"ls": "c01", "loss": "c01", "rank_sum": "c01"}
     assert curves.trained == {"dense": 4, "c01": 4, "c02": 4, "c03": 2, "c04": 1, "c05": 1}
+
+
+def test_an_executor_that_returns_nothing_is_noticed(plan, tmp_path):
+    class Idle(Curves):
+        def answer(self, job):
+            return JobResult(())
+
+    with pytest.raises(RuntimeError, match="must return what it trained, got nothing new for Train"):
+        search(plan, tmp_path / "run", executor=Idle())
+
+
+def test_with_one_worker_each_epoch_is_recorded_as_soon_as_it_is_trained(plan, tmp_path, monkeypatch):
+    seen, trained = [], []
+
+    def slow_run_job(job, *, on_epoch):
+        def told(record):
+            if (job.name, record.epoch) not in trained:  # else it is read from the checkpoint
+                trained.append((job.name, record.epoch))
+            on_epoch(record)
+
+        return run_job(job, on_epoch=told)
+
+    def on_fact(fact):
+        if isinstance(fact, Epoch):
+            seen.append((fact.network, fact.record.epoch))
+            assert seen == trained  # no epoch is trained before the one before it is in the ledger
+            assert read(tmp_path / "run").epochs[fact.network][fact.record.epoch] == replace(fact.record, seconds=0.0)
+
+    monkeypatch.setattr("hyperpruning.search.driver.run_job", slow_run_job)
+    search(plan, tmp_path / "run", on_fact=on_fact)
+    assert len(seen) > 20
 
 
 def test_criteria_that_disagree_share_what_they_train(plan, tmp_path):

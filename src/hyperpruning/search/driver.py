@@ -85,8 +85,12 @@ def search(
     with locked(folder) if lock else nullcontext():
         run = _Run(plan, folder, executor, on_fact)
         run.open(files or {})
+        before: list[Action] = []
         while actions := decide(plan, run.history):
+            if actions == before:
+                raise RuntimeError(f"The executor must return what it trained, got nothing new for {actions[0]}.")
             run.carry_out(actions)
+            before = actions
         run.remove_eliminated_tensors()
     return run.history
 

@@ -214,7 +214,7 @@ def test_data_that_cannot_be_used(text, tmp_path, how, says):
     [
         ("[pruning]\nsparsity = 1.0", "pruning.sparsity = 1.0"),
         ("[pruning]\nsparsity = -0.1", "pruning.sparsity = -0.1"),
-        ("[pruning]\nsparsity = 0.99999", "leave every tensor a weight"),
+        ("[pruning]\nsparsity = 0.99999", "leave every tensor at least one active weight"),
         ('[space]\ndrop = ["magnitud"]', "did you mean 'magnitude'?"),
         ('[search]\nsampler = "tpee"', "did you mean 'tpe'?"),
         ("[serach]\npool = 3", "did you mean 'search'?"),

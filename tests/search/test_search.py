@@ -169,21 +169,25 @@ def test_other_versions_are_warned_of(plan, tmp_path, caplog, monkeypatch):
 
 def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tmp_path):
     plan = small(text, pruning={"sparsity": 0.999}).plan()
-    with pytest.raises(ValueError, match="leave every tensor a weight"):
+    with pytest.raises(ValueError, match="leave every tensor at least one active weight"):
         search(plan, tmp_path / "run", executor=Curves())
 
 
 @pytest.mark.parametrize(
     ("model", "space", "says"),
     [
-        ({}, {"granularity": ("column",)}, "units that change tensors must cost the same"),
+        ({}, {"granularity": ("column",)}, "All blocks must have the same cost"),
         ({"cell": "rhn"}, {"mask_init": ("jacobian",)}, "this network has a Stack: take another mask_init"),
         ({"dropout": {"weight": 0.1}}, {"mask_init": ("jacobian",)}, "this network has a Stack"),
         ({}, {"mask_init": ("jacobian",), "mask_init_scope": ("tensor", "global")}, "knows recurrent weights alone"),
-        ({"cell": "rnn"}, {"drop_scope": ("tensor", "gate")}, "no tensor has any; .* or another scope"),
-        ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "no tensor has any"),
+        (
+            {"cell": "rnn"},
+            {"drop_scope": ("tensor", "gate")},
+            "when a scope ranks weights by gate, got none. .* or use another scope",
+        ),
+        ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "when a scope ranks weights by gate, got none"),
         ({}, {"redistribute": ("momentum",)}, "the optimizer of a training keeps none: take grow"),
-        ({}, {"grow": ("none",)}, "points 0 are methods where pool is 5 .of others, a method that grows nothing"),
+        ({}, {"grow": ("none",)}, "points 0 are methods where pool is 5 .of others, drop_fraction must be 0 when"),
     ],
 )
 def test_what_no_training_could_be_built_of_is_refused_before_training(text, model, space, says):

@@ -202,14 +202,14 @@ def test_other_versions_are_warned_of(plan, tmp_path, caplog, monkeypatch):
 
 def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tmp_path):
     plan = small(text, pruning={"sparsity": 0.999}).plan()
-    with pytest.raises(ValueError, match="leave every tensor a weight"):
+    with pytest.raises(ValueError, match="leave every tensor at least one active weight"):
         search(plan, tmp_path / "run", executor=Curves())
 
 
 @pytest.mark.parametrize(
     ("model", "space", "says"),
     [
-        ({}, {"granularity": ("column",)}, "units that change tensors must cost the same"),
+        ({}, {"granularity": ("column",)}, "All blocks must have the same cost"),
         ({"cell": "rhn"}, {"mask_init": ("jacobian",)}, "nn.RNN., got a Stack. Use another one"),
         ({"dropout": {"weight": 0.1}}, {"mask_init": ("jacobian",)}, "got a Stack"),
         (
@@ -217,8 +217,12 @@ def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tm
             {"mask_init": ("jacobian",), "mask_init_scope": ("tensor", "global")},
             "must prune recurrent weights only",
         ),
-        ({"cell": "rnn"}, {"drop_scope": ("tensor", "gate")}, "no tensor has any; .* or another scope"),
-        ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "no tensor has any"),
+        (
+            {"cell": "rnn"},
+            {"drop_scope": ("tensor", "gate")},
+            "when a scope ranks weights by gate, got none. .* or use another scope",
+        ),
+        ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "when a scope ranks weights by gate, got none"),
         ({}, {"redistribute": ("momentum",)}, "the optimizer of the training keeps no momentum, got 'random'"),
         ({}, {"grow": ("none",)}, "n_candidates = 5 valid methods, got 0 .first invalid one: "),
     ],

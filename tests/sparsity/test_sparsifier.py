@@ -178,7 +178,7 @@ def test_a_sparsity_outside_its_range_is_refused(sparsity):
 def test_a_sparsity_that_empties_a_tensor_is_refused_with_the_most_that_fits():
     model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 1))
     with pytest.raises(
-        ValueError, match=r"0.999, which leaves none in '1.weight' \(100 weights\). Use at most 0.99\d+, or"
+        ValueError, match=r"0.999, with none in '1.weight' \(100 weights\). Use at most 0.99\d+, or"
     ) as error:
         Sparsifier(model, None, METHODS["static"], sparsity=0.999)
     most = float(str(error.value).split("at most ")[1].split(",")[0])

@@ -210,6 +210,6 @@ class WeightBudget:
         most = math.floor(1e4 * (1 - enough / self.dense_cost)) / 1e4
         left = ", ".join(f"{name!r} ({self.shapes[name].numel()} weights)" for name in empty)
         raise ValueError(
-            f"sparsity must leave every tensor at least one active block, got {sparsity}, which leaves none in {left}. "
+            f"sparsity must leave every tensor at least one active weight, got {sparsity}, with none in {left}. "
             f"Use at most {most}, or leave {'it' if len(empty) == 1 else 'them'} dense."
         )

@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow check clean
+.PHONY: demo test slow check docs wheel clean
 
 demo: .venv/ready
 	$(BIN)/hyperprune demo
 
 test: .venv/ready
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 slow: .venv/ready  ## what `make test` leaves out
 	$(BIN)/pytest -m slow
@@ -18,6 +18,18 @@ check: .venv/ready  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/ready  ## the site, into site/: offline, every warning is an error
+	$(BIN)/python -c "from pathlib import Path; from hyperpruning.experiment import settings_page as page; Path('docs/settings.md').write_text(page())"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
+wheel: .venv/ready  ## the wheel in an empty environment runs the demo and the examples without the source tree
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
+	cp -r examples build/wheel
+	cd build/wheel && venv/bin/hyperprune demo && for each in examples/*.py; do venv/bin/python $$each || exit 1; done
+
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; name one: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
@@ -25,4 +37,4 @@ check: .venv/ready  ## lint, format, types
 	touch $@
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     experiment = demo_experiment() if options.preset is None else read_preset(options.preset, options.data)
-    of_preset = {"dense": experiment.model.dense_dropout, "sparse": experiment.model.dropout}
+    of_preset = {"dense": experiment.dense.dropout, "sparse": experiment.model.dropout}
     pool: Executor = process_pool(options.workers)
     jobs = {
         (kind, dropout, seed): pool.submit(

@@ -1,14 +1,14 @@
-"""Measure the pruning engine: masked steps, updates, memory, budgets; beside the published one where it is given.
+"""Measure the pruning engine (masked steps, updates, memory, exactness), optionally beside the published engine.
 
     python benchmarks/sparsity.py [--reference DIR] [--hidden 1500] [--small 64] [--steps 3] [--json FILE]
 
-DIR is a checkout of the published code (github FATE4869/hyperpruning), which is imported, timed and counted. One
-thread, float32, a 2-layer LSTM language model of equal widths, batch 20, 35 steps, SGD with clipping. Everything in one
-row is measured in one run, alternately, and the best of the repetitions counts.
+DIR is a checkout of the published code (github FATE4869/hyperpruning), which is imported and measured. Setup: one
+thread, float32, a 2-layer LSTM language model of equal widths, batch 20, 35 steps, SGD with clipping. The values of one
+row are measured alternately in one run; the best of the repetitions counts.
 
-Tables: (1) a training step without masks, and what masking adds to it; (2) a full update of the masks, in seconds, and
-how many times longer the published engine takes for its own; (3) bytes that a sparsifier keeps for each weight; (4) the
-deviation of the number of active weights from the budget, in % of it, over 14 updates of a 2 x 120 LSTM.
+Tables: (1) the time of a training step without masks, and of masking; (2) the time of a full update of the masks in
+seconds, and how many times longer the published engine takes; (3) the bytes that a Sparsifier keeps per weight; (4) the
+deviation of the number of active weights from the target, in % of it, over 14 updates of a 2 x 120 LSTM.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.snt_asgd import SNTASGD
 
 DENSITY, BATCH, BPTT = 0.33, 20, 35
-# the published engine's names, and ours: (drop, redistribution, start) -> spelling
-SAME = {
+# the published engine's name of a drop rule -> our config
+DROP_CONFIGS = {
     "magnitude": {},
     "SET": {"drop_scope": "sign"},
     "threshold": {"drop_scope": "global"},
     "global_magnitude": {"drop_scope": "global"},
 }
 ROWS = [
-    *(("uniform", drop, share, "random") for drop in SAME for share in ("none", "magnitude", "nonzeros")),
+    *(("uniform", drop, share, "random") for drop in DROP_CONFIGS for share in ("none", "magnitude", "nonzeros")),
     ("ER", "magnitude", "none", "random"),
     ("uniform", "magnitude", "none", "gradient"),
 ]
@@ -87,7 +87,7 @@ def overhead(hidden: int, vocabulary: int, averaging: bool, repetitions: int) ->
 
 
 class Published:
-    """The published engine on the CPU, silent, called as its own script calls it."""
+    """The published engine on the CPU without prints, called as in its own script."""
 
     def __init__(self, folder: Path) -> None:
         sys.path.append(str(folder / "sources" if (folder / "sources").is_dir() else folder))
@@ -95,7 +95,7 @@ class Published:
         self.core = importlib.import_module("sparse_rnn_core")
 
     def mask(self, model: nn.Module, row: tuple[str, str, str, str], *, fraction: float, steps: int) -> Any:
-        """Return its engine, with the masks drawn."""
+        """Return its engine with its first masks."""
         start, drop, share, grow = row
         optimizer = torch.optim.SGD(model.parameters(), lr=20.0)
         with self.silent():
@@ -115,7 +115,7 @@ class Published:
     @staticmethod
     @contextlib.contextmanager
     def silent() -> Any:
-        """Keep its prints away, and its tensors on the CPU."""
+        """Suppress its prints, and keep its tensors on the CPU."""
         cuda = Tensor.cuda
         Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign, assignment]
         try:
@@ -126,15 +126,15 @@ class Published:
 
 
 def method_of(row: tuple[str, str, str, str], fraction: float) -> Method:
-    """Return our method for a row of the published engine's settings."""
+    """Return our method for a row of settings of the published engine."""
     start, drop, share, grow = row
     numbers = {"drop_fraction": fraction, "floor": 0.0, "ceiling": 1.0}
     parts = {"allocation": start.lower(), "redistribute": share, "grow": grow}
-    return from_config(SAME[drop] | parts | numbers)
+    return from_config(DROP_CONFIGS[drop] | parts | numbers)
 
 
 def update_row(row: tuple[str, str, str, str], hidden: int, vocabulary: int, published: Published | None) -> Any:
-    """Measure a full update of the masks, ours and the published one."""
+    """Measure a full update of the masks by our engine and by the published one."""
     torch.manual_seed(0)
     tokens = torch.randint(vocabulary, (BPTT + 1, BATCH))
     result: dict[str, Any] = {"drop": row[1], "redistribute": row[2], "grow": row[3]}
@@ -165,7 +165,7 @@ def update_row(row: tuple[str, str, str, str], hidden: int, vocabulary: int, pub
 
 
 def memory() -> list[dict[str, Any]]:
-    """Count the bytes that a sparsifier keeps for each weight, after some updates."""
+    """Return the bytes that a Sparsifier keeps per weight, after some updates."""
     rows = []
     for name in ("static", "rigl", "snfs", "imp", "iss-p"):
         model = network(48, 200)
@@ -197,8 +197,8 @@ def text(vocabulary: int) -> Tensor:
     return torch.stack(tokens)
 
 
-def budget_row(row: tuple[str, str, str, str], published: Published | None, *, hidden: int, updates: int) -> Any:
-    """Count active weights over some updates, an update every ten steps, ours and the published engine's."""
+def exactness_row(row: tuple[str, str, str, str], published: Published | None, *, hidden: int, updates: int) -> Any:
+    """Count active weights over some updates, one every ten steps, in our engine and in the published one."""
     stream, vocabulary, every = text(800), 800, 10
     spans = [stream[i * BPTT : (i + 1) * BPTT + 1] for i in range(every * updates)]
     result: dict[str, Any] = dict(zip(("start", "drop", "redistribute", "grow"), row, strict=True))
@@ -217,11 +217,11 @@ def budget_row(row: tuple[str, str, str, str], published: Published | None, *, h
             found.append(sum(int(parameter.count_nonzero()) for parameter in sparsifier.masks.values()))
     result["ours"] = deviation(found, target)
     if published is not None:
-        result["published"] = _published_budget(row, published, spans, hidden=hidden, target=target)
+        result["published"] = _published_exactness(row, published, spans, hidden=hidden, target=target)
     return result
 
 
-def _published_budget(
+def _published_exactness(
     row: tuple[str, str, str, str], published: Published, spans: list[Tensor], *, hidden: int, target: int
 ) -> str:
     torch.manual_seed(0)
@@ -241,19 +241,19 @@ def _published_budget(
 
 
 def deviation(counts: list[int], target: int) -> str:
-    """Word the range of deviations, in % of the target."""
+    """Return the range of deviations in % of the target, as text."""
     off = [100 * (count - target) / target for count in counts] or [math.nan]
     return "0" if counts and set(counts) == {target} else f"{min(off):+.2f}..{max(off):+.2f}"
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Print the tables, and write the JSON file if one is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", type=Path, help="checkout of the published code")
     parser.add_argument("--hidden", type=int, default=1500, help="of the large network, vocabulary 10,000")
     parser.add_argument("--small", type=int, default=64, help="of the small one, vocabulary 100")
     parser.add_argument("--steps", type=int, default=3, help="repetitions of the large network's training step")
-    parser.add_argument("--toy", type=int, default=120, help="width of the network whose budget is counted")
+    parser.add_argument("--toy", type=int, default=120, help="width of the network whose active weights are counted")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -270,7 +270,7 @@ def main() -> None:
     table(results["updates"])
     results["memory"] = memory()
     table(results["memory"])
-    results["budget"] = [budget_row(row, published, hidden=arguments.toy, updates=14) for row in ROWS]
+    results["budget"] = [exactness_row(row, published, hidden=arguments.toy, updates=14) for row in ROWS]
     table(results["budget"])
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")

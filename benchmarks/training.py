@@ -32,8 +32,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.tasks.language_modelling import LanguageModelling
-from hyperpruning.training.config import CHOICES, TrainConfig
-from hyperpruning.training.device import forward_precision, products, threads
+from hyperpruning.training.config import PRECISIONS, TrainConfig
+from hyperpruning.training.device import forward_precision, matmul_precision, threads
 from hyperpruning.training.epochs import Training, train_batches
 
 STEPS, BATCH, REPETITIONS, COUNT = 35, 20, 5, 4  # tokens, columns, turns, steps in a turn
@@ -132,7 +132,7 @@ def plain_loop(model: Plain, config: TrainConfig, batches: list[tuple[Tensor, Te
                 logits, state = model(inputs, state)
                 loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()
             state = state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
             total += loss.detach()
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paper", action="store_true", help="the published sizes")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
-    parser.add_argument("--precision", default="float32", choices=CHOICES["precision"])
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     # masks that are updated every 100 steps are not updated here
@@ -198,7 +198,7 @@ def main() -> None:
         sizes = dict(sizes)
         words = sizes.pop("words")
         sizes.setdefault("dropout", 0.0)
-        with threads(1), products(config), tempfile.TemporaryDirectory() as folder:
+        with threads(1), matmul_precision(config), tempfile.TemporaryDirectory() as folder:
             taking = dict(turns(sizes, words, config, Path(folder)))
             times = best(taking, REPETITIONS, clock(config))
             counts = {f"{kind}, operations": operations(turn) for kind, turn in taking.items()}

@@ -1,4 +1,4 @@
-"""How sparse each tensor should be, searched by dynamic programming (SPDY), beside the usual ways of sharing out."""
+"""Search the density of each tensor by dynamic programming (SPDY), and compare it with the usual allocations."""
 
 import copy
 from functools import partial
@@ -16,7 +16,7 @@ TOKENS = torch.tensor([LETTERS.index(letter) for letter in TEXT])
 
 
 def loss_of(model, steps, seed):
-    """Yield the losses of random windows, to be trained on or averaged."""
+    """Yield the losses of random windows."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         starts = torch.randint(len(TOKENS) - 40, (16,), generator=generator)
@@ -36,7 +36,7 @@ def trained():
 
 @torch.no_grad()
 def pruned_loss(model, allocation, sparsity):
-    """The loss of a copy that keeps the largest weights of each tensor, as many as the allocation says."""
+    """Return the loss of a copy that keeps the largest weights of each tensor, as many as the allocation gives."""
     pruned = copy.deepcopy(model)
     method = hp.Method(allocation=allocation, mask_init=mask_inits.magnitude, drop=None, grow=None, drop_fraction=0)
     hp.Sparsifier(pruned, None, method, sparsity=sparsity)
@@ -44,7 +44,7 @@ def pruned_loss(model, allocation, sparsity):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # so small a network is faster so
+    torch.set_num_threads(1)  # faster for a small network
     model = trained()
     sizes = {name: weight.numel() for name, weight in model.named_parameters() if weight.ndim == 2}
     budget = round(0.3 * sum(sizes.values()))
@@ -62,7 +62,11 @@ if __name__ == "__main__":
         n_starts=20,
         patience=20,
     )
-    ways = {"uniform": allocations.uniform, "er": allocations.er, "searched": partial(allocations.table, counts=counts)}
-    print(f"{budget} of {sum(sizes.values())} weights are left; loss without training on:")
-    print(", ".join(f"{name} {loss_with(allocation):.3f}" for name, allocation in ways.items()))
+    compared = {
+        "uniform": allocations.uniform,
+        "er": allocations.er,
+        "searched": partial(allocations.table, counts=counts),
+    }
+    print(f"{budget} of {sum(sizes.values())} weights remain; loss without further training:")
+    print(", ".join(f"{name} {loss_with(allocation):.3f}" for name, allocation in compared.items()))
     print({name: f"{count} of {sizes[name]}" for name, count in counts.items()}, "=", sum(counts.values()))

@@ -62,17 +62,8 @@ if __name__ == "__main__":
     task, train = FirstSymbol(), hp.TrainConfig(epochs=10, lr=1.0, max_grad_norm=1.0)
     space = hp.SearchSpace({"drop_scope": ("tensor", "sign"), "drop_fraction": hp.FloatRange(0.2, 0.6, 0.1)})
     spectrum = hp.SpectrumConfig(warmup=2)
-    plan = hp.Plan(
-        task=task,
-        dense_task=task,
-        train=train,
-        sparsity=0.5,
-        space=space,
-        n_candidates=4,
-        rungs=(3,),
-        keep=(2,),
-        spectrum=spectrum,
-    )
+    rounds = {"n_candidates": 4, "rungs": (3,), "keep": (2,)}
+    plan = hp.Plan(task=task, dense_task=task, train=train, sparsity=0.5, space=space, spectrum=spectrum, **rounds)
     history = hp.hyperprune(plan, tempfile.mkdtemp())
     for criterion, winner in history.winners.items():
         loss, dense = (history.finals[name].test_loss for name in (winner, "dense"))

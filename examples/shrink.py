@@ -1,11 +1,11 @@
-"""A network is trained with a penalty on whole units; the weakest are pruned, and cut away: a smaller dense network."""
+"""Train with a penalty on hidden units, prune the weakest units, and remove them: a smaller dense network."""
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.structured.language_model import language_model_units, shrink_language_model
-from hyperpruning.structured.selection import units_within, weights_left
+from hyperpruning.structured.selection import remaining_weights, units_within_budget
 from hyperpruning.structured.units import group_lasso, group_norms, unit_masks
 
 TEXT = "the quick brown fox jumps over the lazy dog and the slow cat naps under the warm sun. " * 40
@@ -36,16 +36,18 @@ def train(model, groups, steps, masks, penalty=0.0):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # so small a network is faster so
+    torch.set_num_threads(1)  # faster for a small network
     model = LanguageModel(len(LETTERS), embedding=16, hidden=48, layers=2, seed=0)
     groups, weights = language_model_units(model), dict(model.named_parameters())
     shapes = {name: weight.shape for name, weight in weights.items() if weight.ndim == 2}
-    products = {name: shape for name, shape in shapes.items() if name != "encoder.weight"}  # reading a row costs none
+    # an embedding lookup costs no multiply-adds
+    products = {name: shape for name, shape in shapes.items() if name != "encoder.weight"}
     print(f"trained with the penalty: loss {train(model, groups, 150, {}, penalty=2e-3):.3f}")
 
     norms = {name: group_norms(weights, units) for name, units in groups.items()}
-    kept = units_within(norms, groups, shapes, budget=8000)
-    print(f"trained on without the weak units: loss {train(model, groups, 50, unit_masks(weights, groups, kept)):.3f}")
+    kept = units_within_budget(norms, groups, shapes, budget=8000)
+    masks = unit_masks(weights, groups, kept)
+    print(f"trained further without the weak units: loss {train(model, groups, 50, masks):.3f}")
 
     small, (inputs, _) = shrink_language_model(model, kept), next(windows(1))
     with torch.no_grad():
@@ -53,4 +55,4 @@ if __name__ == "__main__":
     full = {name: units.size for name, units in groups.items()}
     print(f"units: {full} -> { {name: int(of.sum()) for name, of in kept.items()} }")
     for what, of in (("weights", shapes), ("multiply-adds per token", products)):
-        print(f"{what}: {weights_left(of, groups, full)} -> {weights_left(of, groups, kept)}")
+        print(f"{what}: {remaining_weights(of, groups, full)} -> {remaining_weights(of, groups, kept)}")

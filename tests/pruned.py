@@ -1,4 +1,4 @@
-"""Views of parameters, as the parts of a pruning method get them."""
+"""Prunable parameters, as the functions of a pruning method get them."""
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ def generator(seed=0):
 
 
 def prunable_parameter(weight, mask=None, *, gradient=None, name="w", **others):
-    """One parameter; by default what is not zero is active."""
+    """One parameter; by default its nonzero weights are active."""
     parameter = nn.Parameter(torch.as_tensor(weight, dtype=torch.float32))
     if gradient is not None:
         parameter.grad = torch.as_tensor(gradient, dtype=torch.float32)

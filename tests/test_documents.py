@@ -1,57 +1,67 @@
 """What README and docs show is run: every Python block as it stands, every command at least as a dry run."""
 
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import hyperpruning as hp
 from hyperpruning.cli import app
 from hyperpruning.experiment import Experiment
 from small import write_text
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "extending.md"]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
 def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", document.read_text(), flags=re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reader")
-    (folder / "my_text").mkdir()
-    write_text(folder / "my_text")
-    return folder
+def commands(document: Path) -> list[list[str]]:
+    lines = [line for block in blocks(document, "sh") for line in block.splitlines() if line.startswith("hyperprune ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_python_blocks_run(document, place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    found = blocks(document, "python")
-    assert found
-    names: dict[str, object] = {}
-    for block in found:
+def by_name(path: Path) -> str:
+    return path.name
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """A folder of somebody who reads a page, with a text in it."""
+    (tmp_path / "my_text").mkdir()
+    write_text(tmp_path / "my_text")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("document", [page for page in PAGES if blocks(page, "python")], ids=by_name)
+def test_what_a_page_shows_runs(document, reader, capsys):
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks(document, "python"):
         exec(compile(block, str(document), "exec"), names)
     assert capsys.readouterr().out
-
-
-def test_readme_commands_run(place, monkeypatch):
-    monkeypatch.chdir(place)
-    if not (place / "runs" / "mine").exists():
-        exec(blocks(DOCUMENTS[0], "python")[0], {})
-    commands = [line for block in blocks(DOCUMENTS[0], "sh") for line in block.splitlines() if line.startswith("hyper")]
-    assert len(commands) >= 7
-    for command in commands:
-        words = shlex.split(command, comments=True)[1:]
+    for words in commands(document):
         if words[0] == "fetch" or "--preset" in words:  # they need a published text: tests/test_presets.py
             continue
-        result = CliRunner().invoke(app, [*words, "--dry-run"] if words[0] == "search" else words)
-        assert result.exit_code == 0, (command, result.output)
+        dry = ["--dry-run"] if words[0] == "search" and "--dry-run" not in words else []
+        result = CliRunner().invoke(app, [*words, *dry])
+        assert result.exit_code == 0, (words, result.output)
+
+
+def test_readme_and_tutorial_show_the_commands():
+    for page in ("README.md", "docs/tutorial.md"):
+        shown = {words[0] for words in commands(ROOT / page)}
+        assert shown >= {"search", "init", "status", "resume", "report", "evaluate", "spectrum"}, page
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
@@ -61,18 +71,40 @@ def test_examples_run(example, capsys):
     assert len(example.read_text().splitlines()) <= 75
 
 
-def test_settings_in_the_readme_are_valid():
-    found = blocks(DOCUMENTS[0], "toml")
-    assert found
-    for block in found:
-        assert tomllib.loads(Experiment(**tomllib.loads(block)).to_toml())["model"].items() >= (
-            tomllib.loads(block)["model"].items()
-        )
+@pytest.mark.parametrize("document", [page for page in PAGES if blocks(page, "toml")], ids=by_name)
+def test_settings_are_valid(document):
+    for block in blocks(document, "toml"):
+        shown = tomllib.loads(block)
+        understood = tomllib.loads(Experiment(**shown).to_toml())
+        for section, values in shown.items():
+            assert understood[section].items() >= values.items()
 
 
-@pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name)
+def test_every_public_name_stands_in_the_reference():
+    shown = re.findall(r"^::: hyperpruning\.(\w+)$", (DOCS / "api.md").read_text(), flags=re.MULTILINE)
+    assert sorted(shown) == sorted([*hp.__all__, "testing"])
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text().split("nav:")[1].split("theme:")[0]
+    assert sorted(re.findall(r"(\w+\.md)$", navigation, flags=re.MULTILINE)) == sorted(map(by_name, DOCS.glob("*.md")))
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_needs_no_network(tmp_path):
+    mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(
+        mkdocs, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert built.returncode == 0, built.stderr
+    for page in tmp_path.rglob("*.html"):
+        assert not re.search(r"<(script|img|iframe)[^>]+src=\"https?:", page.read_text()), page
+        assert not re.search(r"<link[^>]+href=\"https?:", page.read_text()), page
+
+
+@pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *DOCS.glob("*.md")], ids=by_name)
 def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(document):
     text = document.read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert target.startswith("http") or (document.parent / target).exists(), target
     assert not re.search(r"\b(TODO|FIXME|[A-Z]+_TABLE|XXX)\b", text)

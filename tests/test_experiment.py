@@ -1,6 +1,7 @@
 """The experiment: TOML there and back, every mistake named at once, and the whole search in one call."""
 
 import dataclasses
+import pickle
 import re
 import tomllib
 from pathlib import Path
@@ -29,6 +30,11 @@ from small import small
 @pytest.mark.parametrize("make", [Experiment, demo_experiment, lambda: word_experiment("/some/where")])
 def test_toml_there_and_back(make):
     assert Experiment(**tomllib.loads(make().to_toml())) == make()
+
+
+def test_an_experiment_travels_to_another_process():
+    experiment = Experiment(search={"train_all": True}, model={"dropout": {"input": 0.2}})
+    assert pickle.loads(pickle.dumps(experiment)) == experiment
 
 
 def test_a_plan_has_what_the_experiment_says(text):

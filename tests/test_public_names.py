@@ -15,6 +15,7 @@ NAMES = [
     "FloatRange",
     "LanguageModelling",
     "Method",
+    "Metric",
     "Plan",
     "SearchSpace",
     "Sparsifier",

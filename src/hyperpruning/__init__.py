@@ -22,6 +22,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.sparsity.sparsifier import Sparsifier
     from hyperpruning.tasks.language_modelling import LanguageModelling
     from hyperpruning.training.config import TrainConfig
+    from hyperpruning.training.record import Metric
     from hyperpruning.training.snt_asgd import SNTASGD
     from hyperpruning.training.task import Task
 
@@ -32,6 +33,7 @@ __all__ = [
     "FloatRange",
     "LanguageModelling",
     "Method",
+    "Metric",
     "Plan",
     "SearchSpace",
     "Sparsifier",
@@ -53,6 +55,7 @@ _MODULES = {
     "FloatRange": "search.space",
     "LanguageModelling": "tasks.language_modelling",
     "Method": "sparsity.method",
+    "Metric": "training.record",
     "Plan": "search.plan",
     "SearchSpace": "search.space",
     "Sparsifier": "sparsity.sparsifier",

@@ -33,6 +33,7 @@ from hyperpruning.experiment import (
     replaced,
     word_experiment,
 )
+from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
 from hyperpruning.report import tables
@@ -120,7 +121,7 @@ def init(
         raise FileExistsError(f"The file to write must not exist, got {path}. Name another one.")
     experiment = _experiment(None, preset_name, data, unit)
     text = experiment.to_toml() if preset_name is None else preset(preset_name, experiment.data.folder)
-    path.write_text(text, encoding="utf-8")
+    write_atomic(path, text.encode())
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
 
 

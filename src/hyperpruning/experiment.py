@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -151,6 +152,10 @@ class Experiment(_Sections):
             super().__init__(**sections)
         except ValidationError as error:
             raise ExperimentError("\n".join(_sentence(problem) for problem in error.errors())) from None
+
+    def __reduce__(self) -> Any:
+        """Pickle the values: the sections' classes are generated, and pickle finds no generated class."""
+        return partial(Experiment, **{name: values_of(section) for name, section in values_of(self).items()}), ()
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

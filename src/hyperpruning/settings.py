@@ -30,11 +30,11 @@ def setting(default: Any, doc: str, *, section: str = "", choices: Collection[st
         default: its default.
         doc: one sentence, without a full stop.
         section: section of the TOML file; a setting without a section is not in the file.
-        choices: the allowed names, for one name or for each name in a list.
+        choices: the allowed names, for one name or for each name in a list; a dict is kept, so that it can grow.
         bounds: "ge", "gt", "le", "lt": limits for one number or for each number in a list or table.
     """
     return dataclasses.field(
-        default=default, metadata={"doc": doc, "section": section, "choices": tuple(choices), "bounds": bounds}
+        default=default, metadata={"doc": doc, "section": section, "choices": choices, "bounds": bounds}
     )
 
 

@@ -1,4 +1,4 @@
-"""What every pruning method keeps, named or composed: the invariants, over many updates."""
+"""The invariants of every pruning method, from the catalogue or composed at random, over many updates."""
 
 import io
 import math
@@ -32,7 +32,7 @@ OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
     "snt_asgd": averaging,
 }
-SPARSITIES = {"two_of_four": 0.5, "one_of_four": 0.75}  # those that have one of their own
+SPARSITIES = {"two_of_four": 0.5, "one_of_four": 0.75}  # N:M determines the sparsity
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -90,7 +90,7 @@ def bits(state):
 
 
 class Run:
-    """A small training that can be cut in two."""
+    """A small training that can be interrupted."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Run:
         self.density = self.wanted(0)
 
     def wanted(self, step):
-        """The density that the schedule asks for, by its definition."""
+        """The scheduled density, from the definition of the schedule."""
         method, end, steps = self.sparsifier.method, 1 - self.asked, self.sparsifier.weight_budget.total_steps
         begin, until = method.density_from * steps, method.density_until * steps
         progress = min(1.0, max(0.0, (step - begin) / (until - begin)))
@@ -163,12 +163,12 @@ def check(run, before, update):
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     if update is not None:
         run.density = run.wanted(update.step)
-    unit = max(math.prod(shape) for shape in sparsifier.weight_budget.block_shapes.values())
-    if unit == 1:
+    block_size = max(math.prod(shape) for shape in sparsifier.weight_budget.block_shapes.values())
+    if block_size == 1:
         assert sum(counts.values()) == round(run.density * run.size) == sparsifier.active_cost
     elif not method.scheduled:
         assert sum(counts.values()) == sparsifier.weight_budget.target_cost
-    assert abs(sum(counts.values()) - run.density * run.size) < unit * len(masks)
+    assert abs(sum(counts.values()) - run.density * run.size) < block_size * len(masks)
     for name, mask in masks.items():
         parameter = sparsifier.parameters[name]
         tensors = [parameter.detach(), *(v for v in state[parameter].values() if v.shape == parameter.shape)]
@@ -265,8 +265,8 @@ SHRINKING = {
     "mask_init": st.just("random"),
     "density": st.sampled_from([name for name in COMPONENTS["density"] if name != "constant"]),
 }
-KINDS = {  # what is drawn otherwise than from all choices
-    "exchanging": {},
+KINDS = {  # the parts that are not drawn from all choices
+    "dropping_and_growing": {},
     "freely": {"granularity": st.just("weight"), "density": st.just("constant")},
     "shrinking": SHRINKING | {"rewind": st.sampled_from([None, 0, 3])},
     "shrinking_and_growing": {"density": SHRINKING["density"], "density_start": st.floats(0.3, 0.9)},
@@ -282,7 +282,7 @@ KINDS = {  # what is drawn otherwise than from all choices
 
 @st.composite
 def compositions(draw):
-    """Spellings, most of them valid."""
+    """Configs, most of them valid."""
     special = KINDS[draw(st.sampled_from(list(KINDS)))]
     parts = {
         part: st.sampled_from([name for name in choices if name != "none" or part == "redistribute"])
@@ -297,24 +297,24 @@ SAMPLED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derand
 
 @settings(max_examples=12, **SAMPLED)
 @given(*VARIED)
-def test_invariants_hold_for_every_composition(spelling, model, sparsity):
-    check_composition(spelling, model, sparsity)
+def test_invariants_hold_for_every_composition(config, model, sparsity):
+    check_composition(config, model, sparsity)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @settings(max_examples=300, **SAMPLED)
 @given(*VARIED)
-def test_invariants_hold_for_many_compositions(spelling, model, sparsity):
-    check_composition(spelling, model, sparsity)
+def test_invariants_hold_for_many_compositions(config, model, sparsity):
+    check_composition(config, model, sparsity)
 
 
-def check_composition(spelling, model, sparsity):
+def check_composition(config, model, sparsity):
     try:
-        method = from_config(spelling)
+        method = from_config(config)
         steps = math.ceil(200 / method.stop) + 2
         run = Run(method, model=model, optimizer="momentum", sparsity=sparsity, steps=steps, interval=1)
-    except ValueError:  # refused with a reason; tests/sparsity names them one by one
+    except ValueError:  # an invalid combination; tests/sparsity tests them one by one
         assume(False)
     assert isinstance(method, Method)
     assert from_config(to_config(method)) == method

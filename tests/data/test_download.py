@@ -104,13 +104,12 @@ def test_a_broken_connection_leaves_no_file(server, tmp_path):
 def test_an_interrupted_fetch_continues_with_the_missing_files(server, tmp_path, monkeypatch):
     def interrupted(path, content):
         if path.name == "valid.txt":
-            path.with_name("valid.txt.part").write_bytes(content[:1])
             raise KeyboardInterrupt
         return write(path, content)
 
-    write = download._write
+    write = download.write_atomic
     with monkeypatch.context() as patched:
-        patched.setattr(download, "_write", interrupted)
+        patched.setattr(download, "write_atomic", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch("ptb", tmp_path, urls=[f"{server.root}/good/{{split}}.txt"])
     server.asked.clear()

@@ -147,7 +147,7 @@ def test_a_shrunk_model_can_be_shrunk_again():
 def test_a_language_model_whose_units_are_not_zero_is_not_shrunk():
     model = LanguageModel(7, embedding=6, hidden=6)
     kept = {name: torch.arange(6) != 2 for name in language_model_units(model)}
-    with pytest.raises(ValueError, match=r"nonzero ones in unit 2 of 'rnn.l0'"):
+    with pytest.raises(ValueError, match=r"others in unit 2 of 'rnn.l0'"):
         shrink_language_model(model, kept)
 
 

@@ -171,23 +171,31 @@ def test_other_versions_are_warned_of(plan, tmp_path, caplog, monkeypatch):
 
 def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tmp_path):
     plan = small(text, pruning={"sparsity": 0.999}).plan()
-    with pytest.raises(ValueError, match="leave every tensor a weight"):
+    with pytest.raises(ValueError, match="leave every tensor at least one active block"):
         search(plan, tmp_path / "run", executor=Curves())
 
 
 @pytest.mark.parametrize(
     ("model", "space", "says"),
     [
-        ({}, {"granularity": ("column",)}, "units that change tensors must cost the same"),
-        ({"cell": "rhn"}, {"mask_init": ("jacobian",)}, "nn.RNN., got a Stack. Use another one"),
+        ({}, {"granularity": ("column",)}, "All blocks must have the same cost when they can move between tensors"),
+        (
+            {"cell": "rhn"},
+            {"mask_init": ("jacobian",)},
+            "nn.RNN when mask_init is 'jacobian', got a Stack. Use another mask_init",
+        ),
         ({"dropout": {"weight": 0.1}}, {"mask_init": ("jacobian",)}, "got a Stack"),
         (
             {},
             {"mask_init": ("jacobian",), "mask_init_scope": ("tensor", "global")},
             "must prune recurrent weights only",
         ),
-        ({"cell": "rnn"}, {"drop_scope": ("tensor", "gate")}, "no tensor has any; .* or another scope"),
-        ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "no tensor has any"),
+        (
+            {"cell": "rnn"},
+            {"drop_scope": ("tensor", "gate")},
+            "when a scope ranks weights by gate, got none.* or use another scope",
+        ),
+        ({"cell": "rnn"}, {"grow_scope": ("gate_equal",)}, "when a scope ranks weights by gate, got none"),
         ({}, {"redistribute": ("momentum",)}, "the optimizer of the training keeps no momentum, got 'random'"),
         ({}, {"grow": ("none",)}, "n_candidates = 5 valid methods, got 0 .first invalid one: "),
     ],
@@ -265,7 +273,7 @@ def test_texts_that_are_too_short_are_refused_before_training(text, tmp_path):
         with pytest.raises(ValueError, match=rf"The {split} text is too short.*{says}"):
             search(small(text).plan(), tmp_path / "run", executor=Curves())
         (text / f"{split}.txt").write_text(before)
-    with pytest.raises(ValueError, match="The validation text must have probe_steps x probe_batch"):
+    with pytest.raises(ValueError, match="The validation text must have at least probe_steps x probe_batch"):
         search(small(text, spectrum={"probe_steps": 5000}).plan(), tmp_path / "run", executor=Curves())
     assert not (tmp_path / "run").exists()
 

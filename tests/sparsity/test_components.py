@@ -22,7 +22,7 @@ FREE = {"floor": 0.0, "ceiling": 1.0}
 
 
 def kept(method, shown, fraction):
-    """What an update leaves of each tensor."""
+    """The weights that an update keeps."""
     targets = {name: int(one.block_mask(one.mask).count_nonzero()) for name, one in shown.items()}
     return drop_and_grow(method, shown, targets, fraction, {}, generator())[0]
 
@@ -187,7 +187,7 @@ def test_global_growth_lets_tensors_compete():
 
 
 @pytest.mark.parametrize("name", ["row", "column", "block_4x4"])
-def test_units_are_pruned_whole(name):
+def test_blocks_are_pruned_whole(name):
     block_shape = GRANULARITIES[name].block_shape(torch.Size((8, 12)))
     weights = torch.arange(1.0, 97).view(8, 12)
     shown = {"w": prunable_parameter(weights, torch.ones(8, 12), block_shape=block_shape)}
@@ -270,7 +270,7 @@ def test_quotas_always_fit(rows, floor, ceiling):
     assert quotas(lost, survivors, lost, floor=0.02, ceiling=0.98) == lost  # without redistribution
 
 
-def test_what_a_new_weight_begins_with():
+def test_regrowth_inits():
     one = prunable_parameter([[2.0, -4.0, 7.0, 0.0]])
     left, new = torch.tensor([[True, True, False, False]]), torch.tensor([[False, False, True, True]])
     assert REGROWTH_INITS["zero"](one, left, new) == 0

@@ -1,4 +1,4 @@
-"""Where a network begins: data-driven scores against naive autograd computations."""
+"""Mask initialisations: data-driven scores against naive autograd computations."""
 
 import functools
 
@@ -128,7 +128,7 @@ def test_the_masks_hold_the_best_scores_with_exact_counts():
     )
 
 
-def test_what_a_calibration_does_not_reach_begins_at_random():
+def test_tensors_without_scores_get_random_masks():
     net = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
     inputs = torch.randn(4, 10)
     method = from_config({"method": "snip", "mask_init_scope": "tensor"})
@@ -139,7 +139,7 @@ def test_what_a_calibration_does_not_reach_begins_at_random():
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.05])
-def test_only_the_floor_keeps_a_global_start_from_emptying_a_tensor(floor):
+def test_only_the_floor_keeps_a_global_mask_init_from_emptying_a_tensor(floor):
     net = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
     with torch.no_grad():
         net[1].weight.mul_(1e-6)

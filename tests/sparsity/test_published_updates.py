@@ -1,4 +1,4 @@
-"""Published behaviour, on purpose: its faults are there, and only where they were asked for."""
+"""The updates of the published engine reproduce its faults."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_magnitude_drops_ties_beyond_the_quota():
     assert update("published_magnitude", shown, 0.25)[0]["w"].sum() == 1  # the quota is one of four
 
 
-def test_growth_meets_the_budget_in_expectation_only():
+def test_growth_meets_the_target_on_average_only():
     counts = []
     for seed in range(30):
         shown = {"w": weights(seed)}

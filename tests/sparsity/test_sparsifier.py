@@ -20,7 +20,7 @@ def two_layers():
 
 
 def context(model):
-    """What some methods need to know."""
+    """Arguments that some methods need."""
 
     def loss():
         return model(torch.ones(1, 20)).square().sum()
@@ -37,7 +37,7 @@ def train(model, sparsifier, steps, optimizer=None):
         yield sparsifier.step()
 
 
-def test_the_budget_is_the_rounded_part_of_all_prunable_weights():
+def test_the_active_cost_is_the_rounded_part_of_all_prunable_weights():
     model = two_layers()
     sparsifier = Sparsifier(model, None, RIGL, sparsity=0.777)
     assert sparsifier.active_cost == round(0.223 * 900)
@@ -278,15 +278,15 @@ def test_imp_takes_the_same_part_each_round_and_rewinds():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     method = dataclasses.replace(METHODS["imp"], density_until=0.6, stop=0.6)
     sparsifier = Sparsifier(model, optimizer, method, sparsity=0.875, total_steps=50, interval=10)
-    budgets = []
+    active_costs = []
     for update in train(model, sparsifier, 50, optimizer):
         if update:
-            budgets.append(sparsifier.active_cost)
+            active_costs.append(sparsifier.active_cost)
             masks = sparsifier.masks
             for name, parameter in model.named_parameters():
                 assert parameter.equal(begun[name] * masks[name] if name in masks else begun[name])
                 assert not optimizer.state[parameter]["momentum_buffer"].any()
-    assert budgets == [450, 225, 112]
+    assert active_costs == [450, 225, 112]
 
 
 def test_imp_can_rewind_to_a_later_step():
@@ -333,7 +333,7 @@ def test_what_has_been_active_is_counted():
         assert update.churn == pytest.approx(0.3, abs=0.01)
 
 
-def test_a_budget_of_multiply_adds_leaves_the_embedding_dense_unless_it_is_tied():
+def test_a_cost_of_multiply_adds_leaves_the_embedding_dense_unless_it_is_tied():
     class Model(nn.Module):
         def __init__(self, tied):
             super().__init__()
@@ -348,7 +348,7 @@ def test_a_budget_of_multiply_adds_leaves_the_embedding_dense_unless_it_is_tied(
         assert sparsifier.active_cost == 250
 
 
-def test_a_budget_of_multiply_adds_counts_the_positions_of_a_convolution():
+def test_a_cost_of_multiply_adds_counts_the_positions_of_a_convolution():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 10))
     images = torch.randn(2, 1, 6, 6)
@@ -392,7 +392,7 @@ def test_gates_must_be_known():
         Sparsifier(nn.Linear(8, 8), None, blocks, sparsity=0.5, row_groups={"weight": 4})
 
 
-def test_rows_are_pruned_with_an_exact_budget_that_says_what_is_reached():
+def test_rows_are_pruned_exactly_to_the_largest_cost_that_whole_rows_reach():
     model = nn.Linear(7, 10)
     sparsifier = Sparsifier(model, None, METHODS["rigl-row"], sparsity=0.45)
     assert sparsifier.active_cost == 35  # 38.5 weights asked, in rows of 7
@@ -400,7 +400,7 @@ def test_rows_are_pruned_with_an_exact_budget_that_says_what_is_reached():
 
 
 @pytest.mark.parametrize("regrowth_init", ["zero", "keep", "random"])
-def test_what_is_dropped_and_regrown_begins_as_said(regrowth_init):
+def test_a_weight_dropped_and_regrown_starts_with_its_regrowth_init(regrowth_init):
     model = nn.Linear(4, 1, bias=False)
     method = from_config({"grow": "gradient", "regrowth_init": regrowth_init, "interval": 1})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
@@ -464,7 +464,7 @@ def test_large_tensors_are_masked_piece_by_piece(contiguous, monkeypatch):
             assert bool(value[mask].ne(0).all())
 
 
-def test_a_falling_density_whose_tensors_take_turns_is_refused_where_units_cost_differently():
+def test_uniform_except_with_a_falling_density_is_refused_if_blocks_differ_in_cost():
     model = torch.nn.Sequential(torch.nn.Linear(9, 8), torch.nn.Linear(8, 6))
     parts = {"allocation": "uniform_except", "granularity": "row", "density": "cubic"}
     with pytest.raises(ValueError, match="Use allocation 'uniform' or a constant density"):

@@ -7,7 +7,6 @@ archive at amazonaws.com has refused requests since 2024 (pytorch/text#2255) and
 from __future__ import annotations
 
 import io
-import os
 import urllib.request
 import zipfile
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from zlib import error as ZlibError
 
 from hyperpruning.data.corpus import SPLITS, Corpus, DataError, find_split, is_published, read_folder
+from hyperpruning.files import write_atomic
 
 # The URL of a file, or of a zip archive with the member's name after "#".
 URLS: dict[str, tuple[str, ...]] = {
@@ -69,7 +69,7 @@ def fetch(known: str, folder: Path, *, urls: Sequence[str] | None = None) -> Cor
             split_urls = [url.replace("{split}", split) for url in templates]
             content = _first_published(known, split, urls=split_urls, download=download, folder=folder)
             written.append(folder / f"{split}.txt")
-            _write(written[-1], content)
+            write_atomic(written[-1], content)
         elif not is_published(path.read_bytes(), known, split):
             raise DataError(
                 f"An existing {split} split must be the published file of {known}, got another text in {path}. Remove "
@@ -119,10 +119,3 @@ def _download(url: str) -> bytes:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         content: bytes = response.read()
         return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)

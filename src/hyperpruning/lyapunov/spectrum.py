@@ -7,6 +7,7 @@ the i-th direction grows (positive) or shrinks (negative).
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyperpruning.files import write_atomic
 from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.blocks import Algorithm, growth
 from hyperpruning.lyapunov.networks import driven_map
@@ -91,19 +93,17 @@ class Spectrum:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the spectrum to a NumPy archive without pickle; an existing file is replaced atomically."""
-        path = Path(path)
-        draft = path.with_name(path.name + ".draft")
-        with draft.open("wb") as file:
-            np.savez(
-                file,
-                growth=self.growth.detach().cpu().numpy(),
-                lengths=np.array(self.lengths, dtype=np.int64),
-                sizes=np.array(self.sizes, dtype=np.int64),
-                warmup=np.int64(self.warmup),
-                state=np.str_(self.state),
-                convention=np.str_(self.convention),
-            )
-        draft.replace(path)
+        file = io.BytesIO()
+        np.savez(
+            file,
+            growth=self.growth.detach().cpu().numpy(),
+            lengths=np.array(self.lengths, dtype=np.int64),
+            sizes=np.array(self.sizes, dtype=np.int64),
+            warmup=np.int64(self.warmup),
+            state=np.str_(self.state),
+            convention=np.str_(self.convention),
+        )
+        write_atomic(Path(path), file.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Spectrum:

@@ -41,7 +41,7 @@ class Plan:
     space: SearchSpace = described("what a candidate's config may be")
     n_candidates: int = setting(12, "candidates", section="search", ge=2)
     ask_batch: int = setting(6, "candidates asked of the sampler at a time", section="search", ge=1)
-    sampler: str = setting("tpe", f"one of {', '.join(SAMPLERS)}", section="search", choices=tuple(SAMPLERS))
+    sampler: str = setting("tpe", f"one of {', '.join(SAMPLERS)}", section="search", choices=SAMPLERS)
     rungs: tuple[int, ...] = setting(
         (2, 3), "epochs after which candidates are compared and eliminated", section="search", ge=0
     )
@@ -50,14 +50,12 @@ class Plan:
         ("ls", "loss", "rank_sum"),
         f"selection criteria, of {', '.join(CRITERIA)}; the first guides the sampler and decides the result",
         section="search",
-        choices=tuple(CRITERIA),
+        choices=CRITERIA,
     )
     train_all: bool = setting(
         False, "train the eliminated candidates to the end too, to see what was missed", section="search"
     )
-    distance: str = setting(
-        "l2", f"between spectra: {', '.join(DISTANCES)}", section="spectrum", choices=tuple(DISTANCES)
-    )
+    distance: str = setting("l2", f"between spectra: {', '.join(DISTANCES)}", section="spectrum", choices=DISTANCES)
     spectrum: SpectrumConfig = described("how spectra are taken", SpectrumConfig())
 
     def __post_init__(self) -> None:

@@ -127,7 +127,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     "imp": CatalogueEntry(
         replace(_GMP, density=schedules.geometric, drop_scope=scopes.global_, interval=5000, rewind=0),
         "Frankle & Carbin 2019 (lottery tickets); an interval is a round, and the caller resets the learning rate",
-        "as an upper baseline, if the budget allows many trainings",
+        "as an upper baseline, if many trainings are affordable",
     ),
     "iss-p": CatalogueEntry(
         Method(

@@ -1,7 +1,8 @@
-"""Which judge was right? The demo's search over several seeds, everybody trained out: python benchmarks/judges.py.
+"""Which criterion was right? The search of the demo over several seeds, all trained to the end: benchmarks/criteria.py.
 
-Prints, for every seed, each judge's choice with its place in the pool, and the rank correlations with the final
-validation loss; then their means. Writes benchmarks/results/judges.json. Continues where it was interrupted.
+Prints, for every seed, the winner of each criterion with its place among all candidates, and the rank correlations
+with the final validation loss; then their means. Writes benchmarks/results/criteria.json. It continues after an
+interruption.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from hyperpruning.experiment import demo_experiment, replaced
 from hyperpruning.report.tables import correlations, results
 from hyperpruning.search.executors import process_pool
 
-RESULTS = Path(__file__).parent / "results" / "judges.json"
+RESULTS = Path(__file__).parent / "results" / "criteria.json"
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("runs/judges"))
+    parser.add_argument("--out", type=Path, default=Path("runs/criteria"))
     options = parser.parse_args()
     found: dict[str, dict[int, list[float | None]]] = {}
     choices = []

@@ -178,11 +178,11 @@ def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tm
 @pytest.mark.parametrize(
     ("model", "space", "says"),
     [
-        ({}, {"granularity": ("column",)}, "All blocks must have the same cost when they can move between tensors"),
+        ({}, {"granularity": ("column",)}, "must have the same cost when they can move between tensors"),
         (
             {"cell": "rhn"},
             {"mask_init": ("jacobian",)},
-            "nn.RNN when mask_init is 'jacobian', got a Stack. Use another mask_init",
+            "nn.RNN when mask_init is .jacobian., got a Stack",
         ),
         ({"dropout": {"weight": 0.1}}, {"mask_init": ("jacobian",)}, "got a Stack"),
         (

@@ -172,7 +172,7 @@ def test_hostile_words_become_text(invent: Invent, page: str) -> None:
 @pytest.mark.parametrize("name", ["rank_sum", "c01"])
 @pytest.mark.parametrize("replacement", [HOSTILE, "../../../victim"])
 def test_hostile_names_are_refused(invent: Invent, name: str, replacement: str) -> None:
-    with pytest.raises(RunFolderError, match="is of another version"):
+    with pytest.raises(RunFolderError, match="is from another version"):
         report(forged(invent(), {name: replacement}))
 
 

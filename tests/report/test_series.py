@@ -51,9 +51,9 @@ def test_spectra_are_sorted_with_the_forgotten_last(finished: Path) -> None:
 
 def test_the_lowest_drawn_exponent() -> None:
     usual = np.linspace(-1, -3, 200)
-    assert series.lowest([usual]) == -3
-    assert -4 < series.lowest([np.append(usual, [-40.0, -math.inf])]) < -3
-    assert series.lowest([np.array([-math.inf])]) == -1
+    assert series.lower_limit([usual]) == -3
+    assert -4 < series.lower_limit([np.append(usual, [-40.0, -math.inf])]) < -3
+    assert series.lower_limit([np.array([-math.inf])]) == -1
 
 
 def test_scatter(train_all: Path) -> None:
@@ -74,14 +74,14 @@ def test_scatter_needs_two(invent: Invent) -> None:
 
 def test_named_dots_do_not_cover_each_other() -> None:
     same = series.Scatter(2, ("a", "b", "c", "d", "e"), (1, 1, 1, 1, 2), (1, 1, 1, 1, 2), None)
-    found = series.named(same, {"d"})
+    found = series.placed_labels(same, {"d"})
     assert found[0][0] == "d"
     assert len({(at, side) for _, at, side in found}) == len(found)
 
 
 def test_chosen_dots_are_always_named() -> None:
     crowd = series.Scatter(2, tuple("abcdefgh"), (1,) * 8, (1,) * 8, None)
-    names = [name for name, _, _ in series.named(crowd, set("fgh"))]
+    names = [name for name, _, _ in series.placed_labels(crowd, set("fgh"))]
     assert set("fgh") <= set(names)
 
 
@@ -104,10 +104,10 @@ def test_gate_names(count: int, names: list[str]) -> None:
 
 def test_extent_leaves_outliers_out() -> None:
     epochs, values = tuple(range(1, 101)), (1000.0, *(5.0 + epoch / 100 for epoch in range(2, 101)))
-    low, top = series.extent([(epochs, values)], 1)
+    low, top = series.y_limits([(epochs, values)], 1)
     assert low == pytest.approx(5.02)
     assert top < 7
-    assert series.extent([], 1) == (1.0, 2.0)
+    assert series.y_limits([], 1) == (1.0, 2.0)
 
 
 def test_chance_is_about_right() -> None:

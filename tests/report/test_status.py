@@ -54,7 +54,7 @@ def test_the_plan_is_exact_once_the_rounds_are_held(invent: Invent) -> None:
 def test_the_plan_counts_what_diverged_as_far_as_it_came(invent: Invent) -> None:
     found = status(invent(train_all=True, failing=("c03",)))
     assert found.done == 12 * 10 + 1
-    assert {network.name: network.verdicts["ls"] for network in found.networks[1:]}["c03"] == "failed"
+    assert {network.name: network.outcomes["ls"] for network in found.networks[1:]}["c03"] == "failed"
 
 
 def test_the_plan_is_an_estimate_between_agreement_and_disagreement(invent: Invent) -> None:
@@ -64,11 +64,11 @@ def test_the_plan_is_an_estimate_between_agreement_and_disagreement(invent: Inve
 
 def test_verdicts_of_every_judge(finished: Path) -> None:
     networks = {network.name: network for network in status(finished).networks}
-    assert networks["dense"].verdicts == {}
+    assert networks["dense"].outcomes == {}
     for judge in ("ls", "loss", "rank_sum"):
-        verdicts = [network.verdicts[judge] for name, network in networks.items() if name != "dense"]
-        assert verdicts.count("chosen") == 1
-        assert set(verdicts) == {"chosen", "out"}
+        outcomes = [network.outcomes[judge] for name, network in networks.items() if name != "dense"]
+        assert outcomes.count("chosen") == 1
+        assert set(outcomes) == {"chosen", "out"}
 
 
 def test_networks_in_training_are_seen_ahead_of_the_ledger(invent: Invent) -> None:
@@ -86,9 +86,9 @@ def test_networks_in_training_are_seen_ahead_of_the_ledger(invent: Invent) -> No
 
 def test_what_the_ledger_says_newly_is_seen(invent: Invent) -> None:
     folder = invent(until="rounds")
-    assert status(folder).networks[1].verdicts["ls"] in ("in", "out")
+    assert status(folder).networks[1].outcomes["ls"] in ("in", "out")
     Ledger(folder).append(Failure("c01", "nan"))
-    assert "failed" in status(folder).networks[1].verdicts.values()
+    assert "failed" in status(folder).networks[1].outcomes.values()
 
 
 def test_the_table_says_everything(invent: Invent) -> None:

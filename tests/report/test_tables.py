@@ -15,9 +15,9 @@ from hyperpruning.report.tables import (
     Row,
     correlations,
     correlations_table,
+    evenly_spaced,
     results,
     results_table,
-    some,
     verdict,
 )
 from hyperpruning.search.ledger import RunFolderError
@@ -96,7 +96,7 @@ def test_verdict_says_who_won_and_by_how_much() -> None:
         "winner by LS distance is better than the winner by validation loss: test perplexity 4.60 against 4.70" in text
     )
     assert "worse than the dense network: test perplexity 4.60 against 4.54, 0.06 higher" in text
-    assert "51 epochs; all candidates to the end, 120" in text
+    assert "51 epochs; all candidates to the end take 120" in text
     assert "chance" in text
 
 
@@ -112,7 +112,7 @@ def test_verdict_says_when_lsh_lost() -> None:
 
 
 def test_verdict_says_when_there_is_no_difference() -> None:
-    assert "chose the same network, c01" in verdict([DENSE, LSH, replace(LOSS, network="c01")])
+    assert "selected the same network, c01" in verdict([DENSE, LSH, replace(LOSS, network="c01")])
     assert "as good as the winner by validation loss" in verdict([DENSE, LSH, replace(LOSS, test=4.6001)])
 
 
@@ -130,7 +130,7 @@ def test_tables_fit_a_hundred_columns(train_all: Path) -> None:
 
 def test_correlations_agree_with_scipy(train_all: Path) -> None:
     run = read_run(train_all)
-    finals = [run.history.finals[name].valid_loss for name in run.ended]
+    finals = [run.history.finals[name].valid_loss for name in run.completed]
     found = {(each.predictor, each.epoch): each for each in correlations(train_all)}
     assert {epoch for _, epoch in found} == {0, 1, 2, 3}
     assert {predictor for predictor, _ in found} == {
@@ -139,11 +139,11 @@ def test_correlations_agree_with_scipy(train_all: Path) -> None:
         "rank sum",
         "drop fraction",
     }
-    losses = [run.history.epochs[name][2].valid_loss for name in run.ended]
+    losses = [run.history.epochs[name][2].valid_loss for name in run.completed]
     assert found["validation loss", 2].rho == pytest.approx(stats.spearmanr(losses, finals).statistic)
     assert found["validation loss", 2].n == 12
     scores = run.history.rounds["ls", 0].scores
-    expected = stats.spearmanr([scores[name] for name in run.ended], finals).statistic
+    expected = stats.spearmanr([scores[name] for name in run.completed], finals).statistic
     assert found[f"LS distance, {run.plan.distance}", 2].rho == pytest.approx(expected)
 
 
@@ -162,8 +162,8 @@ def test_spearman_of_too_few_constant_or_infinite_values() -> None:
 
 
 def test_some_values_are_evenly_spread() -> None:
-    assert some({3, 1, 2}, 8) == [1, 2, 3]
-    assert some(set(range(100)), 4) == [0, 33, 66, 99]
+    assert evenly_spaced({3, 1, 2}, 8) == [1, 2, 3]
+    assert evenly_spaced(set(range(100)), 4) == [0, 33, 66, 99]
 
 
 def test_methods_in_words() -> None:

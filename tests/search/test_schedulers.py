@@ -159,7 +159,7 @@ def test_a_dense_reference_that_failed_aborts():
 def test_candidates_that_all_fail_abort():
     _, taken = run_to_end(plan(), failing={f"c0{number}" for number in range(1, 6)})
     assert isinstance(taken[-1], Abort)
-    assert "all that criterion 'ls' kept failed: the loss was nan" in taken[-1].reason
+    assert "got failures of all that criterion 'ls' kept: the loss was nan" in taken[-1].reason
 
 
 def test_an_exhausted_space_goes_on_with_what_it_gave():

@@ -20,7 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hyperpruning.report.series import Densities, Line, Scatter, Vector, named
+from hyperpruning.report.series import Densities, Line, Scatter, Vector, placed_labels
 
 INK, SOFT, FAINT = "#1f2328", "#8a9099", "#c3c8ce"
 COLOURS = {"ls": "#0072B2", "loss": "#C04F00"}
@@ -173,7 +173,7 @@ def scatter(points: Scatter, winners: Mapping[str, Sequence[str]], *, xlabel: st
         for name, early, final in sorted(dots, key=lambda dot: dot[0] in winners):  # the winners on top
             size = 8 if name in winners else 5.5
             axes.plot(early, final, "o", color=colour(winners.get(name, ())), markersize=size, mew=0)
-        for name, (x, y), side in named(points, set(winners)):
+        for name, (x, y), side in placed_labels(points, set(winners)):
             weight, shade = ("bold", INK) if name in winners else ("normal", SOFT)
             place: Any = {"ha": "left" if side[0] > 0 else "right", "va": "center", "textcoords": "offset points"}
             axes.annotate(name, (x, y), (6 * side[0], 6 * side[1]), fontsize=8, weight=weight, color=shade, **place)
@@ -250,7 +250,7 @@ def _whole_epochs(axes: Axes, first: int, last: int) -> None:
 
 
 def _apart(ticks: Sequence[int]) -> list[int]:
-    """The ticks that leave room for each other's numbers; the first and the last are always among them."""
+    """Ticks with enough space for their numbers, always including the first and the last."""
     gap, kept = 0.055 * (ticks[-1] - ticks[0]), [ticks[0]]
     for tick in ticks[1:-1]:
         if tick - kept[-1] >= gap and ticks[-1] - tick >= gap:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hyperpruning.report import figures, series
 from hyperpruning.report.blocks import LegendEntry, Panel, Table, TableRow
-from hyperpruning.report.run import Run, choices, criterion_name
-from hyperpruning.report.tables import correlations, pivot, signed, some
+from hyperpruning.report.run import Run, criterion_name, winners_by_network
+from hyperpruning.report.tables import correlations, evenly_spaced, pivot, signed
 from hyperpruning.search.history import DENSE
 
 BY_RANK = ("leading", "wasserstein")  # distances that sort the exponents before they compare them
@@ -68,7 +68,7 @@ class Density:
 
 
 def elimination(run: Run) -> list[Panel]:
-    """The candidates' way through the rounds, one panel for each criterion; empty before the first candidate."""
+    """The elimination of candidates, one panel for each criterion; empty before the first candidate."""
     if not run.history.candidates:
         return []
     panels, width = [], _width(len(run.plan.criteria))
@@ -81,20 +81,20 @@ def elimination(run: Run) -> list[Panel]:
 
 
 def _width(panels: int) -> float:
-    """Width in inches of a figure of which so many are side by side."""
+    """Width in inches of each of several figures side by side."""
     return THIRD if panels == 3 else figures.WIDTH
 
 
 def _winners(run: Run) -> dict[str, LegendEntry]:
     """The winners: network -> its entry in the legends."""
     entries = {}
-    for network, criteria in choices(run).items():
-        names, colour = listed([criterion_name(criterion) for criterion in criteria]), figures.colour(criteria)
+    for network, criteria in winners_by_network(run).items():
+        names, colour = join_names([criterion_name(criterion) for criterion in criteria]), figures.colour(criteria)
         entries[network] = LegendEntry(f"winner by {names} ({network})", colour, dashed=colour == figures.OTHER)
     return entries
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
@@ -122,7 +122,7 @@ def curves(run: Run) -> list[Panel]:
         titles[rungs[-1]] = "From the last round"
     panels = []
     for first, title in titles.items():
-        low, top = series.extent(list(found.values()), first)
+        low, top = series.y_limits(list(found.values()), first)
         svg = figures.curves(
             others,
             marked,
@@ -145,7 +145,7 @@ def spectra(run: Run) -> Spectra | None:
     found = {epoch: _spectra_at(run, epoch) for epoch in (run.plan.rungs[0], run.plan.rungs[-1]) if epoch in dense}
     found = {epoch: each for epoch, each in found.items() if each}
     everything = [*dense.values(), *(values for each in found.values() for values in each.values())]
-    low, winners, width = series.lowest(everything), _winners(run), _width(1 + len(found))
+    low, winners, width = series.lower_limit(everything), _winners(run), _width(1 + len(found))
     panels = [Panel(figures.dense_spectra(dense, low=low, width=width), "Dense reference")]
     for epoch, each in found.items():
         marked = [(each[name], winners[name].colour) for name in each if name in winners]
@@ -169,7 +169,7 @@ def _spectra_at(run: Run, epoch: int) -> dict[str, series.Vector]:
 
 def predictions(run: Run) -> list[Panel]:
     """Early against final values at the first and the last rung; empty below 2 candidates trained to the end."""
-    winners, panels = choices(run), []
+    winners, panels = winners_by_network(run), []
     names = {"ls": f"LS distance ({run.plan.distance})", "loss": f"Validation {run.metric.name}"}
     for rung in dict.fromkeys((run.plan.rungs[0], run.plan.rungs[-1])):
         for criterion, name in names.items():
@@ -189,7 +189,7 @@ def correlation_table(run: Run) -> Correlations | None:
     lines, n = pivot(found), max((correlation.n for correlation in found), default=0)
     if not any(correlation.rho is not None for correlation in found):
         return None
-    epochs = some({correlation.epoch for correlation in found}, 10)
+    epochs = evenly_spaced({correlation.epoch for correlation in found}, 10)
     values = {name: [each[epoch].rho for epoch in epochs] for name, each in lines.items()}
     best = [
         max((rho for rho in column if rho is not None), default=None) for column in zip(*values.values(), strict=True)
@@ -206,7 +206,7 @@ def correlation_table(run: Run) -> Correlations | None:
 
 def density(run: Run) -> Density | None:
     """Densities of the winner by tensor and gate, and its churn; None before there is a network to show."""
-    name = run.winner or next(iter(run.ended), None)
+    name = run.winner or next(iter(run.completed), None)
     found = series.densities(run, name) if name is not None else None
     if name is None or found is None:
         return None

@@ -1,4 +1,4 @@
-"""A run folder as the report sees it: the ledger, and the plan that its header holds."""
+"""The data of a report: the ledger of a run folder, and the plan in its header."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Run:
 
     Attributes:
         folder: the run folder.
-        history: what its ledger says.
-        header: its first line.
-        plan: what the search was asked for, without its tasks.
+        history: the content of its ledger.
+        header: the first line of the ledger.
+        plan: the plan of the search, without its tasks.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def metric(self) -> Metric:
-        """In which the task tells its results."""
+        """The metric of the task."""
         return self.header.metric
 
     @property
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def n_candidates(self) -> int:
-        """Candidates: as many as there are once all were suggested, before that as many as were asked for."""
+        """Number of candidates: those that exist after sampling; before that, the number in the plan."""
         return len(self.history.candidates) if self.history.rounds else self.plan.n_candidates
 
     @property
@@ -59,24 +59,24 @@ class Run:
 
     @property
     def prunable(self) -> int | None:
-        """Weights that a sparsity counts: all of the dense network's; None before it is there."""
+        """Number of prunable weights, from the dense network; None before it has a record."""
         records = self.history.epochs.get(DENSE, {})
         return next((record.active for record in records.values()), None)
 
     @property
-    def ended(self) -> list[str]:
+    def completed(self) -> list[str]:
         """Candidates trained to the end."""
         return [name for name in self.history.candidates if name in self.history.finals]
 
     @property
     def all_trained(self) -> bool:
-        """Whether every candidate was trained to the end (those that failed apart)."""
+        """Whether every candidate was trained to the end or failed."""
         known = {*self.history.finals, *self.history.failures}
         return len(self.history.candidates) == self.n_candidates and known.issuperset(self.history.candidates)
 
     @cached_property
     def actions(self) -> Sequence[Action]:
-        """What the search does next, as `decide` says; empty when it is finished."""
+        """The next actions of the search, from `decide`; empty when it is finished."""
         return decide(self.plan, self.history)
 
     @property
@@ -86,7 +86,7 @@ class Run:
 
     @cached_property
     def planned_epochs(self) -> int:
-        """Epochs of all networks at the end of the search; an estimate until the rounds are held."""
+        """Epochs of all networks at the end of the search; an estimate until the last round is decided."""
         return forecast(self.plan, self.history).trained_epochs()
 
     @cached_property
@@ -100,7 +100,7 @@ class Run:
         return self.history.winners.get(self.plan.criteria[0])
 
     def distance(self, one: Sequence[float], two: Sequence[float], kind: str | None = None) -> float:
-        """The distance of two spectra; by default the one that this search used."""
+        """The distance between two spectra; by default of the kind that this search uses."""
         return float(spectrum_distance(one, two, kind=kind or self.plan.distance))
 
     def method(self, network: str) -> str:
@@ -121,10 +121,10 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder; what has not changed since the last call is not read again.
+    """Read a run folder; an unchanged ledger is not read again.
 
     Raises:
-        RunFolderError: there is no ledger, its first line is missing, or it is of another version.
+        RunFolderError: there is no ledger, its first line is missing, or it is from another version.
     """
     path = folder / LEDGER
     stat = path.stat() if path.is_file() else None
@@ -136,19 +136,19 @@ def _read(folder: Path, stamp: tuple[int, int] | None) -> Run:
     history = read(folder)
     if history.header is None:
         raise RunFolderError(
-            f"A ledger must begin with the settings of its search, but {folder / LEDGER} does not. Resume the search."
+            f"A ledger must begin with the settings of its search, got {folder / LEDGER} without. Resume the search."
         )
     try:
         plan = recorded_plan(history.header.identity)
     except ValueError as error:
         raise RunFolderError(
-            f"{folder / LEDGER} is of another version: {error} Use the version that wrote it."
+            f"{folder / LEDGER} is from another version: {error} Use the version that started the search."
         ) from None
     return Run(folder, history, history.header, plan)
 
 
 def in_words(config: Mapping[str, str | float]) -> str:
-    """A method in words: its name, or allocation, drop, growth, redistribution, fraction, and what is not the default.
+    """A method in words: its name, or its main components and all others that are not the default.
 
     >>> in_words({"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros", "drop_fraction": 0.7})
     'er, global magnitude, random, nonzeros, f = 0.7'
@@ -172,8 +172,8 @@ def in_words(config: Mapping[str, str | float]) -> str:
     return ", ".join([*map(str, parts), f"f = {values['drop_fraction']:g}", *others])
 
 
-def choices(run: Run) -> dict[str, list[str]]:
-    """The winners: network -> the criteria that chose it, in their order."""
+def winners_by_network(run: Run) -> dict[str, list[str]]:
+    """The winners: network -> the criteria that selected it, in their order."""
     chosen: dict[str, list[str]] = {}
     for criterion in run.plan.criteria:
         if criterion in run.history.winners:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperpruning.report import components
 from hyperpruning.report.blocks import Table, TableRow, Tile
-from hyperpruning.report.panels import listed
+from hyperpruning.report.panels import join_names
 from hyperpruning.report.run import Run, criterion_name, in_words
 from hyperpruning.report.series import curve
 from hyperpruning.report.status import Status
@@ -27,16 +27,16 @@ ACCENTS = ("ls", "loss")  # criteria that have a colour, and with it a class in 
 
 @dataclass(frozen=True)
 class Search:
-    """What the sentences of the page say about the search.
+    """The facts about the search for the text of the page.
 
     Attributes:
-        finished: whether nothing is left to do.
-        stage: what is under way, in words.
+        finished: whether the search is finished.
+        stage: the current stage in words.
         done, planned: epochs trained so far and at the end, all networks together.
         epochs: length of a full training.
-        criteria: what the selection criteria are called; the first one's winner is the result.
+        criteria: names of the selection criteria; the winner by the first is the result.
         distance: the name of the distance between spectra.
-        n_candidates, ended: all candidates, and those trained to the end.
+        n_candidates, completed: all candidates, and those trained to the end.
         all_trained: whether every candidate that did not fail was trained to the end.
         ranked: whether the results have places among all candidates.
         failed: whether a candidate failed.
@@ -50,7 +50,7 @@ class Search:
     criteria: Sequence[str]
     distance: str
     n_candidates: int
-    ended: int
+    completed: int
     all_trained: bool
     ranked: bool
     failed: bool
@@ -78,7 +78,7 @@ class Winner:
 
 
 def search(run: Run, now: Status) -> Search:
-    """What the sentences of the page say about the search."""
+    """The facts about the search for the text of the page."""
     return Search(
         finished=now.finished,
         stage=now.stage,
@@ -88,19 +88,23 @@ def search(run: Run, now: Status) -> Search:
         criteria=[criterion_name(criterion) for criterion in run.plan.criteria],
         distance=run.plan.distance,
         n_candidates=run.n_candidates,
-        ended=len(run.ended),
+        completed=len(run.completed),
         all_trained=run.all_trained,
-        ranked=run.all_trained and bool(run.ended),
+        ranked=run.all_trained and bool(run.completed),
         failed=bool(run.history.failures),
     )
 
 
 def metric_meaning(metric: Metric) -> str:
-    """What the metric is, and which direction is better."""
+    """The meaning of the metric, and which direction is better."""
     better = "higher is better" if metric.maximize else "lower is better"
     if metric.from_loss == "exp":
         return f"The {metric.name} is the exponential of the loss in nats; {better}."
-    return f"The {metric.name} is given in {metric.unit}; {better}." if metric.unit else f"For it, {better}."
+    return (
+        f"The {metric.name} is given in {metric.unit}; {better}."
+        if metric.unit
+        else f"For the {metric.name}, {better}."
+    )
 
 
 def tiles(rows: Sequence[Row]) -> list[Tile]:
@@ -148,15 +152,15 @@ def winner(run: Run) -> Winner | None:
 
 
 def _relative(path: Path) -> str:
-    """A path as one would type it: relative to the working directory if it is below it."""
+    """A path relative to the working directory if it is inside it, else as given."""
     whole = path.resolve()
     return (whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else path).as_posix()
 
 
 def setup(run: Run) -> dict[str, str]:
-    """What the search does: candidates, rounds, criteria, and the choices of the search space."""
+    """The setup of the search: candidates, rounds, criteria, and the choices of the search space."""
     plan, names = run.plan, [criterion_name(criterion) for criterion in run.plan.criteria]
-    kept = listed([f"{keep} after epoch {rung}" for rung, keep in zip(plan.rungs, run.keep, strict=True)])
+    kept = join_names([f"{keep} after epoch {rung}" for rung, keep in zip(plan.rungs, run.keep, strict=True)])
     rounds = (
         f"{run.n_candidates} candidates start. Each criterion keeps {kept}. The finalists train to epoch {run.epochs}."
     )
@@ -188,7 +192,11 @@ def candidates(run: Run) -> Table:
     for name in run.history.candidates:
         epochs, values = curve(run, name)
         final = (
-            "failed" if name in run.history.failures else f"{min(values):.2f}" if name in run.ended else "eliminated"
+            "failed"
+            if name in run.history.failures
+            else f"{min(values):.2f}"
+            if name in run.completed
+            else "eliminated"
         )
         final = final if run.finished or final != "eliminated" else ""
         last = f"{values[-1]:.2f}" if values else ""

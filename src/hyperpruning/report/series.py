@@ -1,4 +1,4 @@
-"""The numbers behind the figures, each a function of a run; report/figures.py draws them."""
+"""The data of the figures, computed from a run; report/figures.py draws them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperpruning.report.run import Run
-from hyperpruning.report.tables import some
+from hyperpruning.report.tables import evenly_spaced
 from hyperpruning.search.history import DENSE
 from hyperpruning.search.ranking import spearman
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
-TORCH = re.compile(r"(?:.*\.)??(?:rnn\.(\d+)\.)?weight_(ih|hh)_l(\d+)")  # alone, or one in a stack
+TORCH = re.compile(r"(?:.*\.)??(?:rnn\.(\d+)\.)?weight_(ih|hh)_l(\d+)")  # a single module, or one in a stack
 HIGHWAY = re.compile(r"rnn\.(\d+)\.(?:w|r\.(\d+))")  # a recurrent highway layer: its input, and each micro-step
 SOURCES = {"ih": "input", "hh": "state"}
 GATES = {1: ("",), 3: ("r", "z", "n"), 4: ("i", "f", "g", "o")}  # the order in which torch stacks them
@@ -30,7 +30,7 @@ class Line:
         network: the candidate.
         until: the epoch up to which the search by this criterion trains it, so far.
         outcome: "out", "failed", "in", "finalist" or "chosen".
-        final: the validation metric at the end; None where the search by this criterion does not get there.
+        final: the validation metric at the end; None if the search by this criterion does not train it to the end.
     """
 
     network: str
@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Scatter:
-    """What was known at a rung against how it ended, over the candidates trained to the end.
+    """Values at a rung and final values of the candidates trained to the end.
 
     Attributes:
         epoch: of the rung.
@@ -60,14 +60,14 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Densities:
-    """A network's density, tensor by tensor and gate by gate.
+    """The density of a network by tensor and gate.
 
     Attributes:
         rows: R names.
         epochs: E epochs.
         values: (R, E) active fraction.
-        churn: (E,) part of the active weights dropped in the epoch.
-        ever_active: (E,) part of all weights that has been active so far.
+        churn: (E,) fraction of the active weights that were dropped in the epoch.
+        ever_active: (E,) fraction of all weights that have been active so far.
     """
 
     rows: tuple[str, ...]
@@ -78,7 +78,7 @@ class Densities:
 
 
 def bracket(run: Run, criterion: str) -> list[Line]:
-    """Every candidate in the rounds of one criterion, the one that came furthest first."""
+    """All candidates in the rounds of one criterion, the best first."""
     history = run.history
     rounds = [found for (name, _), found in sorted(history.rounds.items()) if name == criterion]
     out = {name: (found.epoch, place) for found in rounds for place, name in enumerate(found.dropped)}
@@ -113,8 +113,8 @@ def curve(run: Run, network: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return epochs, tuple(run.value(records[epoch]) for epoch in epochs)
 
 
-def extent(curves: Sequence[tuple[Sequence[int], Sequence[float]]], first: int) -> tuple[float, float]:
-    """The lowest and about the highest value from an epoch on; one in thirty may lie above."""
+def y_limits(curves: Sequence[tuple[Sequence[int], Sequence[float]]], first: int) -> tuple[float, float]:
+    """Limits of the vertical axis: the lowest value from an epoch on, and about the 97 % quantile."""
     values = [value for epochs, column in curves for epoch, value in zip(epochs, column, strict=True) if epoch >= first]
     finite = [value for value in values if math.isfinite(value)] or [1.0]
     low, top = min(finite), min(max(finite), float(np.quantile(finite, 0.97)))
@@ -135,8 +135,8 @@ def spectra(run: Run, network: str) -> dict[int, Vector]:
     return {epoch: values for epoch, values in found.items() if values is not None}
 
 
-def lowest(spectra: Sequence[Vector]) -> float:
-    """Where to end an axis of exponents: at the lowest, unless that lies far below nearly all others."""
+def lower_limit(spectra: Sequence[Vector]) -> float:
+    """Lower limit of an axis of exponents: the lowest one, unless it is far below most others."""
     finite = np.concatenate([values[np.isfinite(values)] for values in spectra]) if spectra else np.zeros(1)
     if not finite.size:
         return -1.0
@@ -145,7 +145,7 @@ def lowest(spectra: Sequence[Vector]) -> float:
 
 
 def scatter(run: Run, epoch: int, criterion: str) -> Scatter | None:
-    """What the criterion "ls" or "loss" saw at a rung against the end; None before two candidates are there."""
+    """Values of the criterion "ls" or "loss" at a rung and final values; None for fewer than two candidates."""
     dense = run.history.epochs.get(DENSE, {}).get(epoch)
     records = {name: record for name, record in run.history.at(epoch).items() if name in run.history.finals}
     if criterion == "ls":
@@ -160,21 +160,21 @@ def scatter(run: Run, epoch: int, criterion: str) -> Scatter | None:
     return Scatter(epoch, tuple(records), tuple(early), tuple(final), spearman(early, final))
 
 
-def named(points: Scatter, chosen: set[str]) -> list[tuple[str, tuple[float, float], tuple[int, int]]]:
-    """Which dots get a name, where they are, and on which side of them it stands.
+def placed_labels(points: Scatter, chosen: set[str]) -> list[tuple[str, tuple[float, float], tuple[int, int]]]:
+    """The dots that get a label, with their position and the side of the label.
 
-    The chosen ones come first, then the others as long as there is room.
+    Winners always get a label; other candidates only if there is space.
     """
     spans = [max(side) - min(side) or 1.0 for side in (points.early, points.final)]
     at = {name: (x, y) for name, x, y in zip(points.networks, points.early, points.final, strict=True)}
     unit = {name: (x / spans[0], y / spans[1]) for name, (x, y) in at.items()}
-    taken = [(x, y, 0.02, 0.025) for x, y in unit.values()]  # centres and half sizes, in parts of the spans
+    taken = [(x, y, 0.02, 0.025) for x, y in unit.values()]  # centres and half sizes, as fractions of the spans
     found = []
     for name in sorted(at, key=lambda name: name not in chosen):
-        sides = [side for side in ((1, 1), (-1, 1), (1, -1), (-1, -1)) if _free(_beside(unit[name], side), taken)]
+        sides = [side for side in ((1, 1), (-1, 1), (1, -1), (-1, -1)) if _is_free(_label_box(unit[name], side), taken)]
         if sides or name in chosen:
             side = (sides or [(1, 1)])[0]
-            taken.append(_beside(unit[name], side))
+            taken.append(_label_box(unit[name], side))
             found.append((name, at[name], side))
     return found
 
@@ -182,24 +182,24 @@ def named(points: Scatter, chosen: set[str]) -> list[tuple[str, tuple[float, flo
 Box = tuple[float, float, float, float]
 
 
-def _beside(dot: tuple[float, float], side: tuple[int, int]) -> Box:
+def _label_box(dot: tuple[float, float], side: tuple[int, int]) -> Box:
     return dot[0] + 0.07 * side[0], dot[1] + 0.035 * side[1], 0.045, 0.025
 
 
-def _free(box: Box, taken: Sequence[Box]) -> bool:
+def _is_free(box: Box, taken: Sequence[Box]) -> bool:
     x, y, width, height = box
     return all(abs(x - a) > width + w or abs(y - b) > height + h for a, b, w, h in taken)
 
 
 def chance(n: int) -> float:
-    """The size that Spearman's correlation of n unrelated pairs exceeds in about one case in twenty."""
+    """The absolute value that Spearman's correlation of n unrelated pairs exceeds in about 1 case of 20."""
     return 1.96 / math.sqrt(n - 1)
 
 
 def densities(run: Run, network: str) -> Densities | None:
-    """A network's densities at up to 12 of its epochs; None when nothing is known of them."""
+    """The densities of a network at up to 12 epochs; None if there are none."""
     records = run.history.epochs.get(network, {})
-    epochs = some({epoch for epoch, record in records.items() if record.density}, 12)
+    epochs = evenly_spaced({epoch for epoch, record in records.items() if record.density}, 12)
     if not epochs:
         return None
     groups = {name: len(values) for name, values in records[epochs[0]].density.items()}
@@ -213,7 +213,7 @@ def densities(run: Run, network: str) -> Densities | None:
 
 
 def gate_names(parameter: str, groups: int) -> list[str]:
-    """What the gates of a parameter are called on the page.
+    """The names of the gates of a parameter on the page.
 
     >>> gate_names("rnn.weight_hh_l1", 4)
     ['layer 2 state, i', 'layer 2 state, f', 'layer 2 state, g', 'layer 2 state, o']

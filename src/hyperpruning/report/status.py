@@ -1,4 +1,4 @@
-"""How far a search has come, read from its folder while it runs; cheap enough to be asked twice a second."""
+"""The progress of a search, read from its folder, also while it runs; fast enough for two calls a second."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from hyperpruning.training.record import EpochRecord, Metric
 
 @dataclass(frozen=True)
 class Network:
-    """One network's progress.
+    """The progress of one network.
 
     Attributes:
         name: "dense" or a candidate's.
         method: in words; "none" for the dense network.
         epochs: trained so far.
-        value: the validation metric after the last of them; None before the first evaluation.
-        verdicts: by criterion "in", "out", "chosen" or "failed"; empty for the dense network.
+        value: the validation metric after the last trained epoch; None before the first evaluation.
+        outcomes: by criterion "in", "out", "chosen" or "failed"; empty for the dense network.
     """
 
     name: str
     method: str
     epochs: int
     value: float | None
-    verdicts: Mapping[str, str]
+    outcomes: Mapping[str, str]
 
     @property
     def alive(self) -> bool:
-        """Whether some criterion has kept it (the dense network always is)."""
-        return self.name == DENSE or any(verdict in ("in", "chosen") for verdict in self.verdicts.values())
+        """Whether some criterion has kept it (True for the dense network)."""
+        return self.name == DENSE or any(outcome in ("in", "chosen") for outcome in self.outcomes.values())
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a search has come.
+    """The progress of a search.
 
     Attributes:
         stage: in words.
         networks: the dense one first, then the candidates by name.
         criteria: selection criteria.
-        metric: in which the task tells its results.
+        metric: the metric of the task.
         done: epochs trained, all networks together.
-        planned: epochs that will have been trained at the end; an estimate until the rounds are held.
+        planned: epochs trained at the end, all networks together; an estimate until the last round is decided.
         epochs: length of a full training.
-        seconds: mean of an epoch on one worker; None before the first one.
-        finished: nothing is left to do.
+        seconds: mean time of an epoch on one worker; None before the first one.
+        finished: whether the search is finished.
     """
 
     stage: str
@@ -70,12 +70,12 @@ class Status:
     finished: bool
 
     def left(self, workers: int = 1) -> float | None:
-        """Seconds until the end, about."""
+        """Estimated seconds until the end."""
         return None if self.seconds is None else max(0, self.planned - self.done) * self.seconds / workers
 
 
 def status(folder: Path) -> Status:
-    """Read how far a search has come, from its ledger and the newest checkpoints of the networks in training.
+    """Read the progress of a search from its ledger and the newest checkpoints.
 
     Raises:
         RunFolderError: the folder holds no search.
@@ -89,7 +89,7 @@ def status(folder: Path) -> Status:
         stage=_stage(run),
         networks=tuple(
             Network(
-                name, run.method(name), trained[name], run.value(found[-1]) if found else None, _verdicts(run, name)
+                name, run.method(name), trained[name], run.value(found[-1]) if found else None, _outcomes(run, name)
             )
             for name, found in records.items()
         ),
@@ -104,7 +104,7 @@ def status(folder: Path) -> Status:
 
 
 def _records(run: Run, name: str) -> Sequence[EpochRecord]:
-    """The longer of what the ledger and the newest checkpoint know; the latter also knows how long epochs took."""
+    """The records in the ledger or in the newest checkpoint, whichever has more; only a checkpoint has times."""
     folder = run.folder / "networks" / name
     beside = _newest(folder, folder.stat().st_mtime_ns) if folder.is_dir() else ()
     stated = run.history.epochs.get(name, {})
@@ -116,11 +116,11 @@ def _newest(folder: Path, stamp: int) -> tuple[EpochRecord, ...]:
     return newest_records(folder)
 
 
-def _verdicts(run: Run, name: str) -> dict[str, str]:
-    return {} if name == DENSE else {criterion: _verdict(run, name, criterion) for criterion in run.plan.criteria}
+def _outcomes(run: Run, name: str) -> dict[str, str]:
+    return {} if name == DENSE else {criterion: _outcome(run, name, criterion) for criterion in run.plan.criteria}
 
 
-def _verdict(run: Run, name: str, criterion: str) -> str:
+def _outcome(run: Run, name: str, criterion: str) -> str:
     history = run.history
     if any(name in found.dropped for (by, _), found in history.rounds.items() if by == criterion):
         return "out"
@@ -132,7 +132,7 @@ def _verdict(run: Run, name: str, criterion: str) -> str:
 
 
 def _stage(run: Run) -> str:
-    """What the search is doing, in words: the actions that `decide` names."""
+    """The current stage in words, from the actions of `decide`."""
     plan, rungs = run.plan, run.plan.rungs
     if not run.actions:
         return "finished"
@@ -168,8 +168,8 @@ def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> Rendera
 
     Args:
         status: of a run folder.
-        workers: how many train at the same time: for the time left.
-        rows: candidates to show at most; those that every criterion has eliminated are folded first.
+        workers: number of networks trained at the same time, for the estimated time.
+        rows: largest number of candidates to show; eliminated candidates are left out first.
     """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("network", no_wrap=True, min_width=7)
@@ -180,16 +180,16 @@ def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> Rendera
         table.add_column(criterion_name(criterion), min_width=8, max_width=10)
     shown = sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]
     for network in (network for network in status.networks if network in shown):
-        verdicts = [network.verdicts.get(criterion, "") for criterion in status.criteria]
+        outcomes = [network.outcomes.get(criterion, "") for criterion in status.criteria]
         table.add_row(
             network.name,
             Text(network.method, no_wrap=True, overflow="ellipsis"),
             f"{network.epochs}/{status.epochs}",
             "-" if network.value is None else f"{network.value:.2f}",
-            *(Text(verdict, style=COLOURS.get(verdict, "")) for verdict in verdicts),
+            *(Text(outcome, style=COLOURS.get(outcome, "")) for outcome in outcomes),
             style="" if network.alive else "dim",
         )
-    # the bar comes first: what a low window cuts off is at the end
+    # the bar comes first: a small window cuts off the end
     parts: list[RenderableType] = [Text(status.stage, style="bold"), _bar(status, workers), table]
     if folded := len(status.networks) - len(shown):
         parts.append(Text(f"and {folded} more", style="dim"))
@@ -229,5 +229,5 @@ def line(fact: Fact, metric: Metric) -> str | None:
         case Winner():
             return f"The winner by {criterion_name(fact.criterion)} is {fact.network}"
         case SpaceExhausted():
-            return f"The search space has no more valid methods than these {fact.n_candidates}"
+            return f"The search space has only {fact.n_candidates} valid methods"
     return None

@@ -24,7 +24,7 @@ class Row:
 
     Attributes:
         label: "dense", "by LS distance", "by validation loss", "by rank sum", "best of all".
-        criteria: that chose it; empty for the dense network and the best of all.
+        criteria: the criteria that selected it; empty for the dense network and the best of all.
         network: its name in the run folder.
         method: in words; "none" for the dense network.
         sparsity: fraction of zero weights over the prunable weights, exact.
@@ -35,8 +35,8 @@ class Row:
             the dense network.
         full: epochs of training all candidates to the end; None for the dense network.
         place: its place among the candidates by final validation loss, when all were trained to the end.
-        of: how many those are.
-        metric: of valid and test.
+        of: number of these candidates.
+        metric: the metric of valid and test.
     """
 
     label: str
@@ -57,14 +57,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How well a number known early predicts the end.
+    """How well an early value predicts the final validation loss.
 
     Attributes:
-        predictor: what was known.
-        epoch: when.
-        rho: Spearman's rank correlation with the final validation loss; None for fewer than 4 candidates, or when all
-            are alike.
-        n: candidates.
+        predictor: name of the early value.
+        epoch: epoch of the early value.
+        rho: Spearman's rank correlation with the final validation loss; None for fewer than 4 candidates, or if all
+            values are equal.
+        n: number of candidates.
     """
 
     predictor: str
@@ -74,9 +74,9 @@ class Correlation:
 
 
 def results(folder: Path) -> list[Row]:
-    """The networks that a search came to, so far: dense, the winner by each criterion, the best of all candidates.
+    """The results so far: the dense network, the winner by each criterion, and the best of all candidates.
 
-    The last one only when every candidate was trained to the end.
+    The best of all is only known if every candidate was trained to the end.
     """
     run = read_run(folder)
     rows = [_row(run, "dense", DENSE)] if DENSE in run.history.finals else []
@@ -84,8 +84,8 @@ def results(folder: Path) -> list[Row]:
         winner = run.history.winners.get(criterion)
         if winner in run.history.finals:
             rows.append(_row(run, f"by {criterion_name(criterion)}", str(winner), criteria=(criterion,)))
-    if run.finished and run.all_trained and run.ended:
-        rows.append(_row(run, "best of all", _order(run)[0]))
+    if run.finished and run.all_trained and run.completed:
+        rows.append(_row(run, "best of all", _ranked(run)[0]))
     return rows
 
 
@@ -105,19 +105,19 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
         test=run.test(final),
         spent=(run.search_epochs if criteria else full) if candidate else None,
         full=full if candidate else None,
-        place=_order(run).index(network) + 1 if compared else None,
-        of=len(run.ended) if compared else None,
+        place=_ranked(run).index(network) + 1 if compared else None,
+        of=len(run.completed) if compared else None,
         metric=run.metric,
     )
 
 
-def _order(run: Run) -> list[str]:
+def _ranked(run: Run) -> list[str]:
     """Candidates trained to the end, best first; equal losses by name, as the search orders them."""
-    return sorted(run.ended, key=lambda name: (run.history.finals[name].valid_loss, name))
+    return sorted(run.completed, key=lambda name: (run.history.finals[name].valid_loss, name))
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """What the run showed, in a few plain sentences."""
+    """The result of the search in a few sentences."""
     by_criterion = {criterion: row for row in rows for criterion in row.criteria}
     dense = next((row for row in rows if row.network == DENSE), None)
     chosen = next((row for row in rows if row.criteria), None)
@@ -125,53 +125,55 @@ def verdict(rows: Sequence[Row]) -> str:
         return "The search has no winner yet."
     sentences = []
     if "ls" in by_criterion and "loss" in by_criterion:
-        sentences.append(_duel(by_criterion["ls"], by_criterion["loss"]))
+        sentences.append(_ls_and_loss(by_criterion["ls"], by_criterion["loss"]))
     else:
         said = f"test {chosen.metric.name} {chosen.test:.2f}"
         sentences.append(f"The winner {chosen.label} is {chosen.network} ({said}).")
     if dense is not None:
         share = f"{100 * chosen.sparsity:.1f} % of its weights zero"
-        compared = _compared(chosen, dense, "the dense network")
+        compared = _comparison(chosen, dense, "the dense network")
         sentences.append(f"With {share}, the winner {chosen.label} is {compared}.")
     if chosen.place is not None and chosen.spent and chosen.full:
         sentences.append(
             f"Among all candidates trained to the end, it is number {chosen.place} of {chosen.of} by validation loss. "
-            f"The search for it trains {chosen.spent} of their {chosen.full} epochs, without the dense network's."
+            f"A search by one criterion trains {chosen.spent} of their {chosen.full} epochs, without the dense network."
         )
     elif chosen.spent and chosen.full:
-        sentences.append(f"The search for it trains {chosen.spent} epochs; all candidates to the end, {chosen.full}.")
+        sentences.append(
+            f"A search by one criterion trains {chosen.spent} epochs; all candidates to the end take {chosen.full}."
+        )
     return " ".join([*sentences, "This is one run with one seed: small differences can be chance."])
 
 
-def _duel(ls: Row, loss: Row) -> str:
+def _ls_and_loss(ls: Row, loss: Row) -> str:
     if ls.network == loss.network:
         said = f"test {ls.metric.name} {ls.test:.2f}"
-        return f"LS distance and validation loss chose the same network, {ls.network} ({said})."
-    return f"The winner by LS distance is {_compared(ls, loss, 'the winner by validation loss')}."
+        return f"LS distance and validation loss selected the same network, {ls.network} ({said})."
+    return f"The winner by LS distance is {_comparison(ls, loss, 'the winner by validation loss')}."
 
 
-def _compared(ours: Row, theirs: Row, other: str) -> str:
+def _comparison(row: Row, reference: Row, other: str) -> str:
     """ "better than X: test perplexity 4.60 against 4.70", the difference as it is printed."""
-    gap = round(ours.test, 2) - round(theirs.test, 2)
-    numbers = f"test {ours.metric.name} {ours.test:.2f} against {theirs.test:.2f}"
+    gap = round(row.test, 2) - round(reference.test, 2)
+    numbers = f"test {row.metric.name} {row.test:.2f} against {reference.test:.2f}"
     if abs(gap) < 0.005:
         return f"as good as {other} ({numbers})"
-    better = ours.metric.better(ours.test, theirs.test)
+    better = row.metric.better(row.test, reference.test)
     direction = "lower" if gap < 0 else "higher"
     return f"{'better' if better else 'worse'} than {other}: {numbers}, {abs(gap):.2f} {direction}"
 
 
 def correlations(folder: Path) -> list[Correlation]:
-    """What predicted the final validation loss, at each epoch with spectra before the end.
+    """Rank correlations of early values with the final validation loss, at each epoch with spectra before the end.
 
-    Over the candidates trained to the end: by LS distance (every kind in `DISTANCES`), validation loss, rank sum of
-    that loss and the search's own distance, and, as the trivial baseline, the drop fraction.
+    Over the candidates trained to the end. The early values are the LS distance (each kind in `DISTANCES`), the
+    validation loss, the rank sum, and as a trivial baseline the drop fraction.
     """
     run = read_run(folder)
     dense = run.history.epochs.get(DENSE, {})
     found = []
     for epoch in sorted(epoch for epoch, record in dense.items() if record.spectrum and epoch < run.epochs):
-        names = [name for name in run.ended if (record := run.history.at(epoch).get(name)) and record.spectrum]
+        names = [name for name in run.completed if (record := run.history.at(epoch).get(name)) and record.spectrum]
         final = [run.history.finals[name].valid_loss for name in names]
         for predictor, values in _predictors(run, names, epoch).items():
             rho = spearman([values[name] for name in names], final)
@@ -195,11 +197,11 @@ def _predictors(run: Run, names: Sequence[str], epoch: int) -> dict[str, Mapping
 
 
 HEADINGS = ("network", "method", "sparsity", "active", "valid", "test", "epoch", "epochs spent", "place")
-TEXT = ("network", "method")  # what may be broken over lines in a terminal
+TEXT = ("network", "method")  # columns that may wrap in a terminal
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row as it is printed, under `HEADINGS`, here and on the page."""
+    """The texts of a row under `HEADINGS`, for the terminal and the page."""
     return (
         row.label if row.network == DENSE else f"{row.label} ({row.network})",
         row.method,
@@ -227,7 +229,7 @@ def results_table(rows: Sequence[Row]) -> Table:
 
 
 def correlations_table(found: Sequence[Correlation], columns: int = 8) -> Table:
-    """The correlations for a terminal, of the search's own distance: the first epochs and the last before the end."""
+    """The correlations for a terminal, with the distance of this search only, at the first epochs and the last."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("rank correlation with the end", no_wrap=True)
     epochs = sorted({correlation.epoch for correlation in found if correlation.epoch > 0})
@@ -254,8 +256,8 @@ def signed(rho: float | None) -> str:
     return "-" if rho is None else f"{rho:+.2f}"
 
 
-def some(values: set[int], count: int) -> list[int]:
-    """At most `count` of the values, evenly spread, the first and the last among them."""
+def evenly_spaced(values: set[int], count: int) -> list[int]:
+    """At most `count` of the values, evenly spaced, including the first and the last."""
     ordered = sorted(values)
     if len(ordered) <= count:
         return ordered

@@ -20,6 +20,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "report": ("lyapunov", "sparsity", "training", "tasks", "search"),
     "deploy": ("models", "sparsity", "structured"),
     "experiment": ("lyapunov", "sparsity", "training", "tasks", "search"),
+    "testing": ("lyapunov", "sparsity", "training", "search"),
     "api": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment"),
     "cli_errors": ("training", "search"),
     "cli": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment", "api", "cli_errors"),

@@ -12,7 +12,6 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
     from hyperpruning.lyapunov.config import SpectrumConfig
-    from hyperpruning.lyapunov.contract import check_driven_layer
     from hyperpruning.lyapunov.distances import spectrum_distance
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
     from hyperpruning.search.plan import Plan
@@ -21,6 +20,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
     from hyperpruning.tasks.language_modelling import LanguageModelling
+    from hyperpruning.testing.driven_layer import check_driven_layer
     from hyperpruning.training.config import TrainConfig
     from hyperpruning.training.record import Metric
     from hyperpruning.training.snt_asgd import SNTASGD
@@ -63,7 +63,7 @@ _MODULES = {
     "SpectrumConfig": "lyapunov.config",
     "Task": "training.task",
     "TrainConfig": "training.config",
-    "check_driven_layer": "lyapunov.contract",
+    "check_driven_layer": "testing.driven_layer",
     "hyperprune": "api",
     "load_model": "deploy.model_file",
     "lyapunov_spectrum": "lyapunov.spectrum",

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from highway import random_highway
-from hyperpruning.lyapunov.contract import check_driven_layer
 from hyperpruning.lyapunov.layers import StepLayer
 from hyperpruning.lyapunov.networks import driven_map
 from hyperpruning.models.rhn import RHNLayer
+from hyperpruning.testing import check_driven_layer
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -1,4 +1,4 @@
-"""The contract test of a driven layer, for the package's own cells and for any other."""
+"""The contract suite of a driven layer, for the package's own cells and for any other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hyperpruning.lyapunov.layers import DrivenLayer, LayerWithJacobian, forward_mode_jacobian
+from hyperpruning.testing.comparison import require
 
 
 def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None:
@@ -26,12 +27,12 @@ def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None
     """
     following = layer.step(state, input)
     expected = (len(state), layer.state_size)
-    _check(
+    require(
         tuple(state.shape) == tuple(following.shape) == expected,
         f"state and step(state, input) must have the shape (N, state_size) = {expected}, got {tuple(state.shape)} and "
         f"{tuple(following.shape)}. Return the whole next state.",
     )
-    _check(
+    require(
         1 <= layer.hidden_size <= layer.state_size,
         f"hidden_size must be between 1 and state_size={layer.state_size}, got {layer.hidden_size}. Change it.",
     )
@@ -68,13 +69,13 @@ def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None
 
 def _check_random_terms(random: Tensor, jacobians: Tensor) -> None:
     """Check that the Jacobian (D, D) with random terms has all entries and the rank of the Jacobians (N, D, D)."""
-    _check(
+    require(
         not bool(jacobians[:, random == 0].any()),
         "jacobian with random terms must be non-zero at every entry that can be non-zero, got a zero at an entry that "
         "is non-zero at this state. Move what makes it zero into jacobian_terms.",
     )
     rank, found = torch.linalg.matrix_rank(random), torch.linalg.matrix_rank(jacobians).max()
-    _check(
+    require(
         bool(found <= rank),
         f"jacobian with random terms must have the highest rank, got {int(rank)} and rank {int(found)} at this state. "
         "Move what varies into jacobian_terms.",
@@ -83,8 +84,3 @@ def _check_random_terms(random: Tensor, jacobians: Tensor) -> None:
 
 def _check_close(found: Tensor, expected: Tensor, rule: str) -> None:
     assert_close(found, expected, atol=1e-12, rtol=1e-10, msg=lambda difference: f"{rule}\n{difference}")
-
-
-def _check(holds: bool, rule: str) -> None:
-    if not holds:
-        raise AssertionError(rule)

@@ -128,6 +128,22 @@ def test_a_model_is_evaluated_on_what_it_was_trained_on(finished, text, tmp_path
     assert "got another one in" in said
 
 
+def test_a_text_that_changed_since_the_training_is_read_only_as_data(experiment, finished, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(experiment.parent, folder, ignore=shutil.ignore_patterns("run"))
+    settings = finished / "experiment.toml"  # it records where the text is
+    settings.write_text(settings.read_text().replace(str(experiment.parent), str(folder)))
+    assert run("evaluate", finished)[0] == 0
+    test = (folder / "test.txt").read_text()
+    (folder / "test.txt").write_text(test[: len(test) // 2] * 2)
+    for command in ("evaluate", "spectrum"):
+        code, said = run(command, finished)
+        assert code == 2
+        assert f"Without --data the text must be the one of the training, got a changed one in {folder} for" in said
+    assert run("evaluate", finished, "--data", folder)[0] == 0
+    assert run("evaluate", finished, "--fraction", 0.5)[0] == 0
+
+
 def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, monkeypatch):
     from hyperpruning.tasks.language_modelling import LanguageModelling
 

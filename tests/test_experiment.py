@@ -20,9 +20,9 @@ from hyperpruning.experiment import (
     settings_page,
     word_experiment,
 )
+from hyperpruning.files import weights_sha256
 from hyperpruning.search.ledger import RunFolderError
 from hyperpruning.search.plan import validate
-from hyperpruning.search.worker import weights_sha256
 from hyperpruning.sparsity.serialization import COMPONENTS
 from small import small
 

@@ -89,7 +89,8 @@ def model_spectrum(
         the spectrum, on the CPU.
 
     Raises:
-        ValueError: the text is unknown or has another vocabulary, or the device does not exist.
+        ValueError: the text is unknown, has changed since the training or has another vocabulary, or the device does
+            not exist.
     """
     network, task = _load_with_task(model, data, fraction, device, probe_steps=warmup + steps, probe_batch=sequences)
     recurrent, probe = task.recurrence(network)
@@ -143,7 +144,8 @@ def evaluate_model(
         dynamic: settings of dynamic evaluation, in which the model learns from the text; None: no learning.
 
     Raises:
-        ValueError: the text is unknown or has another vocabulary, or split, batch or device is invalid.
+        ValueError: the text is unknown, has changed since the training or has another vocabulary, or split, batch or
+            device is invalid.
     """
     if split not in ("valid", "test"):
         raise ValueError(f"split must be valid or test, got {split!r}.")
@@ -176,23 +178,29 @@ def _load_with_task(
     model: Path, data: Path | None, fraction: float | None, device: str, **reading: Any
 ) -> tuple[LanguageModel, LanguageModelling]:
     """Load a model file, or the winner in a run folder, onto a device, and the task with its text."""
-    place, path = device_of(device), _model_file(model)
+    place, path, folder = device_of(device), _model_file(model), data
     network, description = load_model(path), describe_model(path)
     known = None
     if data is None and (path.parent / EXPERIMENT).is_file():
         settings = read_experiment(path.parent / EXPERIMENT).data
-        data, known = settings.folder, settings.known
-    if data is None and description.get("corpus") != builtin_text().name:
+        folder, known = settings.folder, settings.known
+    if folder is None and description.get("corpus") != builtin_text().name:
         raise ValueError(
             f"A text must be given unless the model is from the built-in text, got none for {path}. Give --data."
         )
     fraction = description.get("fraction", 1.0) if fraction is None else fraction
-    text: dict[str, Any] = {"folder": data, "unit": description["unit"], "known": known, "fraction": fraction}
+    text: dict[str, Any] = {"folder": folder, "unit": description["unit"], "known": known, "fraction": fraction}
     task = LanguageModelling(**text, **description["model"], **reading)
     if list(task.corpus().vocabulary) != description["vocabulary"]:
         raise ValueError(
-            f"The text must have the vocabulary of the model, got another one in {data or 'the built-in text'} than in "
-            f"{path}. Give the --data and the --fraction that it was trained on."
+            f"The text must have the vocabulary of the model, got another one in {folder or 'the built-in text'} than "
+            f"in {path}. Give the --data and the --fraction that it was trained on."
+        )
+    trained = description.get("text_sha256") if fraction == description.get("fraction", 1.0) else None
+    if data is None and trained not in (None, task.corpus().sha256):
+        raise ValueError(
+            f"Without --data the text must be the one of the training, got a changed one in "
+            f"{folder or 'the built-in text'} for {path}. Restore it, or give the text to read as --data."
         )
     return network.to(place), task
 

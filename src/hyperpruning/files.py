@@ -1,9 +1,13 @@
-"""Atomic writes: after a crash a file has either its old or its new content."""
+"""Files: atomic writes (after a crash a file has either its old or its new content), and the hash of weights."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -23,3 +27,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """The hash of a network's weights: names, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -38,6 +38,15 @@ def test_the_hash_depends_on_text_and_vocabulary(tmp_path):
     assert read_folder(write(tmp_path / "three", **texts | {"test": "a"})).sha256 != one.sha256
 
 
+def test_the_hash_depends_on_where_a_split_ends(tmp_path):
+    texts = {"train": "abcab", "valid": "ca", "test": "b"}
+    one = read_folder(write(tmp_path / "one", **texts), unit="character")
+    two = read_folder(write(tmp_path / "two", **texts | {"train": "abca", "valid": "bca"}), unit="character")
+    assert "".join(decoded(one, split) for split in SPLITS) == "".join(decoded(two, split) for split in SPLITS)
+    assert one.vocabulary == two.vocabulary
+    assert one.sha256 != two.sha256
+
+
 def test_no_line_of_the_builtin_text_occurs_in_two_splits():
     corpus = builtin_text()
     lines = {split: {line for line in decoded(corpus, split).split("\n") if len(line) >= 40} for split in SPLITS}

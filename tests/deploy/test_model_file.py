@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from hyperpruning.deploy.model_file import ModelFileError, describe_model, load_model, save_model
+from hyperpruning.files import weights_sha256
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.models.stack import CELLS
@@ -38,7 +39,7 @@ def test_there_and_back(tmp_path, tied):
     [
         (lambda path: torch.save({"a": torch.zeros(1)}, path), "is a pickle"),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "is a pickle"),
-        (lambda path: path.write_bytes(b"hello"), "must be safetensors, but"),
+        (lambda path: path.write_bytes(b"hello"), "must be safetensors, got"),
         (lambda path: save_file({"a": torch.zeros(1)}, path), "must describe its network"),
         (lambda path: None, "must exist"),
     ],
@@ -66,6 +67,20 @@ def test_weights_that_do_not_fit_the_description_are_refused(tmp_path):
     save_model(tmp_path / "m.safetensors", weights, {"model": SIZES, "vocabulary": list("abcde")})
     with pytest.raises(ModelFileError, match="must hold the network that it describes"):
         load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_that_changed_since_they_were_described_are_refused(tmp_path, tied):
+    path, sizes = tmp_path / "m.safetensors", SIZES | {"tied": tied}
+    model = LanguageModel(5, **sizes)
+    description = {"model": sizes, "vocabulary": list("abcde"), "sha256": weights_sha256(model.state_dict())}
+    save_model(path, dict(model.named_parameters()), description)
+    assert weights_sha256(load_model(path).state_dict()) == description["sha256"]
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # one bit of the last weight
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match="must have the SHA-256 in its description"):
+        load_model(path)
 
 
 def pruned(model, counts):

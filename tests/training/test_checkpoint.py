@@ -115,6 +115,10 @@ def test_records_stay_readable_when_the_tensors_are_released(saved):
     assert [record.epoch for record in newest_records(saved)] == [0, 1, 2, 3]
 
 
+def test_the_records_of_another_network_are_not_read(saved):
+    assert newest_records(saved.rename(saved.with_name("other"))) == ()
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_temporary_file(saved, begin, monkeypatch):
     training = begin()
     records = list(load(training, saved, "me"))

@@ -49,10 +49,12 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of vocabulary and splits; a run folder records it."""
+        """SHA-256 of the vocabulary and of each split with its length; a run folder records it."""
         digest = hashlib.sha256("\0".join(self.vocabulary).encode())
         for split in SPLITS:
-            digest.update(getattr(self, split).numpy().tobytes())
+            tokens = getattr(self, split)
+            digest.update(f"\0{split} {len(tokens)}\0".encode())
+            digest.update(tokens.numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hyperpruning.files import write_atomic
+from hyperpruning.files import weights_sha256, write_atomic
 from hyperpruning.models.language_model import LanguageModel
 
 FORMAT = "hyperpruning 1"
@@ -27,7 +27,8 @@ def save_model(path: Path, weights: Mapping[str, Tensor], description: Mapping[s
     Args:
         path: of the file, ``*.safetensors``.
         weights: of the network, pruned ones as zeros, tied ones once.
-        description: JSON types: sizes ("model"), "vocabulary", and whatever is worth knowing.
+        description: JSON types: sizes ("model"), "vocabulary", and whatever is worth knowing. With "sha256", the hash
+            of all weights (tied ones twice), `load_model` checks the weights.
     """
     tensors = {name: value.contiguous() for name, value in weights.items()}
     write_atomic(path, save(tensors, {FORMAT: json.dumps(description)}))  # one key: the order of two would vary
@@ -51,7 +52,8 @@ def load_model(path: Path | str) -> LanguageModel:
         path: a ``*.safetensors`` that a search wrote.
 
     Raises:
-        ModelFileError: not a language model of this project; networks of other tasks load with safetensors alone.
+        ModelFileError: not a language model of this project, or its weights do not have the SHA-256 in its description;
+            networks of other tasks load with safetensors alone.
     """
     description = describe_model(path)
     if "model" not in description or "vocabulary" not in description:
@@ -70,6 +72,11 @@ def load_model(path: Path | str) -> LanguageModel:
         raise ModelFileError(
             f"A model file must hold the network that it describes, got other weights in {path}. Export it again."
         ) from None
+    if description.get("sha256", expected := weights_sha256(network.state_dict())) != expected:
+        raise ModelFileError(
+            f"The weights of a model file must have the SHA-256 in its description, got other weights in {path}. "
+            "Resume the search, which writes the file again, or leave sha256 out when you save changed weights."
+        )
     return network.eval()
 
 

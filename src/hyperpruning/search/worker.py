@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hyperpruning.files import weights_sha256
 from hyperpruning.kernels import float32_precision, out_of_memory
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
@@ -169,15 +170,6 @@ def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
         trained = time.perf_counter()
         _with_spectrum(training, training.record(), job.spectrum)
         return (trained - started) * steps / count + time.perf_counter() - trained
-
-
-def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """The hash of a network's weights: names, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConfig) -> EpochRecord:

@@ -270,7 +270,7 @@ class LanguageModelling:
         return settings | {"text_sha256": self.corpus().sha256}
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
-        """The sizes of the model, the vocabulary, and the text (and its fraction) that it was trained on."""
+        """The sizes of the model, the vocabulary, and the text (its fraction and hash) of its training."""
         assert isinstance(network, LanguageModel)
         corpus = self.corpus()
         text = {
@@ -278,5 +278,6 @@ class LanguageModelling:
             "vocabulary": list(corpus.vocabulary),
             "corpus": corpus.name,
             "fraction": self.fraction,
+            "text_sha256": corpus.sha256,
         }
         return {"model": network.sizes} | text

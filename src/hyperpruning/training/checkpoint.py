@@ -1,8 +1,9 @@
 """Checkpoints: written atomically, with a SHA-256, loaded without pickle; the last two are kept.
 
 A checkpoint is a file of tensors, ``epoch-0003.pt``, and a sidecar, ``epoch-0003.json``, which is written last. The
-sidecar has the SHA-256 of the tensors, the identity of the training, and the records of all epochs so far; its own hash
-is its last field. A damaged checkpoint is skipped with a warning, and the previous one is used.
+sidecar has the SHA-256 of the tensors, the name of the network, the identity of the training, and the records of all
+epochs so far; its own hash is its last field. A damaged checkpoint is skipped with a warning, and the previous one is
+used.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The sidecar of a checkpoint, readable without torch."""
+    """The sidecar of a checkpoint, readable without torch. `network` is None in those of older versions."""
 
     epoch: int
     identity: str
     sha256: str
     records: tuple[EpochRecord, ...]
+    network: str | None = None
 
 
 def save(training: Training, folder: Path, identity: str, records: Sequence[EpochRecord]) -> None:
@@ -43,7 +45,7 @@ def save(training: Training, folder: Path, identity: str, records: Sequence[Epoc
 
     Args:
         training: the training, after one of its epochs.
-        folder: folder of this network; created if it does not exist.
+        folder: folder of this network, with its name; created if it does not exist.
         identity: identity of the training; `load` accepts no other.
         records: records of all epochs so far.
     """
@@ -54,6 +56,7 @@ def save(training: Training, folder: Path, identity: str, records: Sequence[Epoc
     write_atomic(folder / f"{stem}.pt", buffer.getvalue())
     sidecar: dict[str, Any] = {
         "epoch": training.epoch,
+        "network": folder.name,
         "identity": identity,
         "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
         "records": [record.to_json() for record in records],
@@ -120,12 +123,17 @@ def read_sidecar(path: Path) -> Sidecar:
 
 
 def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
-    """The records of the newest checkpoint with a valid sidecar; its tensors are not checked (for `status`)."""
+    """The records of the newest checkpoint with a valid sidecar of this network (for `status`).
+
+    Its tensors and the identity of its training are not checked.
+    """
     for path in sorted(folder.glob("epoch-*.json"), reverse=True):
         try:
-            return read_sidecar(path).records
+            sidecar = read_sidecar(path)
         except (OSError, ValueError):
             continue
+        if sidecar.network in (None, folder.name):
+            return sidecar.records
     return ()
 
 

@@ -44,7 +44,7 @@ def test_what_is_left_out_has_its_default():
         ({"allocation": None}, "allocation must be one of .*, got None"),
         ({"drop": []}, "drop must be one of"),
         ({"method": "riggl"}, "method must be one of .* got 'riggl'. Did you mean 'rigl'"),
-        ({"droping": "magnitude"}, "A part of a method must be one of .* got 'droping'. Did you mean 'drop"),
+        ({"droping": "magnitude"}, "A component of a method must be one of .* got 'droping'. Did you mean 'drop"),
         ({"drop": "none"}, "grow must be None when drop is None, got 'random'. Set drop"),
         ({"grow": "none"}, "drop_fraction must be 0 when grow is None, got 0.5."),
         (

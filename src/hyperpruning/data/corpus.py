@@ -129,7 +129,9 @@ def first_fraction(corpus: Corpus, fraction: float) -> Corpus:
         DataError: `fraction` is out of range.
     """
     if not 0 < fraction <= 1:
-        raise DataError(f"The fraction of a text must be above 0 and at most 1, got {fraction}. Change it.")
+        raise DataError(
+            f"The fraction of a text must be above 0 and at most 1, got {fraction}. Use 1 for the whole text."
+        )
     if fraction == 1:
         return corpus
     parts = [tokens[: round(fraction * len(tokens))] for tokens in (getattr(corpus, split) for split in SPLITS)]
@@ -216,9 +218,10 @@ def _check_known(corpus: Corpus, folder: Path, known: str) -> None:
     found = {split: len(getattr(corpus, split)) for split in SPLITS} | {"vocabulary": len(corpus.vocabulary)}
     for part, (count, sha256) in PUBLISHED_CORPORA[known].items():
         if found[part] != count:
+            unit = "words" if part == "vocabulary" else "tokens"
             raise DataError(
-                f"{known} must have {count:,} tokens in {part}, got {found[part]:,} in {folder}. Leave `known` out to "
-                "use this text as it is."
+                f"{known} must have {count:,} {unit} in {part}, got {found[part]:,} in {folder}. "
+                "Leave `known` out to use this text as it is."
             )
         if sha256 is not None:
             path = _required_split(folder, part)

@@ -81,7 +81,7 @@ class Block:
     ) -> None:
         self.layer, self.size, self.k, self.algorithm = layer, size, size if k is None else k, algorithm
         if not 1 <= self.k <= size:
-            raise ValueError(f"k must be between 1 and the {size} exponents of a layer, got {k}. Change it.")
+            raise ValueError(f"k must be between 1 and the {size} exponents of a layer, got {k}.")
         self.live = self.tracked = torch.arange(size, device=states.device)
         self.with_jacobian = layer if isinstance(layer, LayerWithJacobian) else None
         if self.with_jacobian and not algorithm.published:

@@ -53,7 +53,7 @@ def leading(a: Tensor, b: Tensor, k: int | None = None) -> Tensor:
     """Return the l2 distance of the k largest exponents by rank, default half of them; -inf counts as FLOOR."""
     k = max(1, len(a) // 2) if k is None else k
     if not 1 <= k <= len(a):
-        raise ValueError(f"k must be between 1 and the {len(a)} exponents, got {k}. Change it.")
+        raise ValueError(f"k must be between 1 and the {len(a)} exponents, got {k}.")
     return l2(a.sort(descending=True).values[:k], b.sort(descending=True).values[:k])
 
 

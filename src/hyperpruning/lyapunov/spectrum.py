@@ -184,7 +184,7 @@ def lyapunov_spectrum(
         stack = driven_map(network, inputs, start, dtype, full=state == "full")
         steps = len(stack.inputs)
         if not 0 <= warmup < steps:
-            raise ValueError(f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Change it.")
+            raise ValueError(f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Lower it.")
         if segments < 1:
             raise ValueError(f"segments must be at least 1, got {segments}. Raise it.")
         measured = steps - warmup

@@ -44,7 +44,7 @@ class Dropouts:
     def __post_init__(self) -> None:
         for name, p in vars(self).items():
             if not 0 <= p < 1:
-                raise ValueError(f"Dropout {name!r} must be at least 0 and below 1, got {p}. Change it.")
+                raise ValueError(f"Dropout {name!r} must be at least 0 and below 1, got {p}. Lower it.")
 
 
 class LanguageModel(nn.Module):
@@ -157,7 +157,9 @@ def _dropout_probabilities(dropout: float | Mapping[str, float]) -> Dropouts:
     if isinstance(dropout, Mapping):
         known = [field.name for field in fields(Dropouts)]
         if unknown := sorted(set(dropout) - set(known)):
-            raise ValueError(f"A dropout must be one of {', '.join(known)}, got {unknown[0]!r}. Choose one of these.")
+            raise ValueError(
+                f"A key of dropout must be one of {', '.join(known)}, got {unknown[0]!r}. Choose one of these."
+            )
         return Dropouts(**dropout)
     return Dropouts(input=dropout, hidden=dropout, output=dropout)
 
@@ -167,7 +169,9 @@ def _check_sizes(sizes: Mapping[str, Any], widths: Sequence[int], drop: Dropouts
     if cell not in LAYERS:
         raise ValueError(f"cell must be one of {', '.join(LAYERS)}, got {cell!r}. Choose one of these.")
     if not widths or min(widths) < 1:
-        raise ValueError(f"hidden must give at least one layer, each with at least one unit, got {widths}. Change it.")
+        raise ValueError(
+            f"hidden must give at least one layer, each with at least one unit, got {widths}. Give 1 or more."
+        )
     if cell in CELLS and (depth != 1 or drop.state):
         raise ValueError(
             f"depth must be 1 and dropout 'state' 0 unless the cell is a recurrent highway layer, got depth={depth}, "

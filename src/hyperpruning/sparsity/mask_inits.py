@@ -131,7 +131,7 @@ def _none_where_zero(found: Mapping[str, Tensor]) -> Scores:
     for name, values in found.items():
         if not values.isfinite().all():
             raise FloatingPointError(
-                f"The scores of a mask_init must be finite, got others for {name!r}. "
+                f"The scores of a mask_init must be finite, got NaN or infinity for {name!r}. "
                 "Check the calibration and the weights."
             )
     return {name: values if values.any() else None for name, values in found.items()}

@@ -61,7 +61,8 @@ def apportion(
     share, low, high = (np.array([float(of[name]) for name in shares]) for of in (shares, lower, upper))
     if not (low <= high).all() or not low.sum() <= total <= high.sum():
         raise ValueError(
-            f"total must be within the sums of lower and upper, got {total}, {dict(lower)} and {dict(upper)}."
+            f"total must be within the sums of lower and upper, got total={total}, lower={dict(lower)}, "
+            f"upper={dict(upper)}."
         )
     if not (np.isfinite(share).all() and (share >= 0).all()):
         raise ValueError(f"shares must be finite and not negative, got {dict(shares)}.")

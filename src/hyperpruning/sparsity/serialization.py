@@ -72,7 +72,7 @@ def from_config(config: Mapping[str, object]) -> Method:
     parts = [field.name for field in dataclasses.fields(Method)]
     for part, value in values.items():
         if part not in parts:
-            raise ValueError(_unknown("A part of a method", part, [*parts, "method"]))
+            raise ValueError(_unknown("A component of a method", part, [*parts, "method"]))
         if part in COMPONENTS:
             values[part] = _lookup(part, value, COMPONENTS[part])
     if "method" in config:

@@ -287,7 +287,7 @@ def search_coefficients(
     best = min((draw(len(names)) for _ in range(n_starts)), key=lambda coefficients: loss_and_counts(coefficients)[0])
     loss, counts = loss_and_counts(best)
     if loss == math.inf:
-        raise ValueError(f"The calibration loss of one random start must be finite, got none among {n_starts}.")
+        raise ValueError(f"The calibration loss of at least one random start must be finite, got none of {n_starts}.")
     n_redrawn = math.ceil(len(names) / 10)
     failures = 0
     while n_redrawn and patience:

@@ -251,6 +251,6 @@ def check_finite(parameters: PrunableParameters, step: int) -> None:
             if values is None or values.sum().isfinite() or values.to_dense().isfinite().all():
                 continue
             raise FloatingPointError(
-                f"Every {what} must be finite at an update, got others in {name!r} at step {step}. "
+                f"Every {what} must be finite at an update, got NaN or infinity in {name!r} at step {step}. "
                 "The masks did not change. Lower the learning rate or clip the gradients."
             )

@@ -34,7 +34,9 @@ def strongest_units(norms: Mapping[str, Tensor], count: int | Mapping[str, int])
     sizes = {name: len(norm) for name, norm in norms.items()}
     for name, norm in norms.items():
         if not norm.isfinite().all():
-            raise ValueError(f"All norms must be finite, got others in group {name!r}. Lower the learning rate.")
+            raise ValueError(
+                f"All norms must be finite, got NaN or infinity in group {name!r}. Lower the learning rate."
+            )
     if isinstance(count, int):
         if not len(sizes) <= count <= sum(sizes.values()):
             raise ValueError(

@@ -34,7 +34,7 @@ def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None
     )
     require(
         1 <= layer.hidden_size <= layer.state_size,
-        f"hidden_size must be between 1 and state_size={layer.state_size}, got {layer.hidden_size}. Change it.",
+        f"hidden_size must be between 1 and state_size={layer.state_size}, got {layer.hidden_size}.",
     )
     _check_close(
         layer.step(state[:1], input[:1]),

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from small import write_text
+
+hypothesis.settings.register_profile("no clock", deadline=None)  # a loaded machine is no failure
+hypothesis.settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -134,11 +134,18 @@ def test_a_search_with_train_all_trains_everybody_to_the_end(text, tmp_path):
     assert set(history.finals) == {"dense", *history.candidates}
 
 
+@pytest.fixture
+def validated(monkeypatch):
+    """The plan of this test is valid: it is not validated again for each of many searches."""
+    monkeypatch.setattr("hyperpruning.search.driver.validate", lambda plan: None)
+
+
 class Crash(Exception):
     """A driver that dies."""
 
 
 @pytest.mark.parametrize("diverging", [{}, {"c01": 3}, {"c02": 1, "c03": 2}])
+@pytest.mark.usefixtures("validated")
 def test_a_search_that_dies_after_any_line_ends_as_if_it_had_not(plan, tmp_path, diverging):
     search(plan, tmp_path / "whole", executor=Curves(diverging=diverging))
     whole = (tmp_path / "whole" / LEDGER).read_bytes()
@@ -156,6 +163,7 @@ def test_a_search_that_dies_after_any_line_ends_as_if_it_had_not(plan, tmp_path,
         assert (folder / LEDGER).read_bytes() == whole
 
 
+@pytest.mark.usefixtures("validated")
 def test_a_ledger_torn_anywhere_ends_as_if_it_had_not(plan, tmp_path):
     folder = tmp_path / "run"
     search(plan, folder, executor=Curves())
@@ -166,6 +174,7 @@ def test_a_ledger_torn_anywhere_ends_as_if_it_had_not(plan, tmp_path):
         assert (folder / LEDGER).read_bytes() == whole
 
 
+@pytest.mark.usefixtures("validated")
 def test_a_damaged_line_anywhere_changes_no_decision(plan, tmp_path):
     folder = tmp_path / "run"
     expected = search(plan, folder, executor=Curves())

@@ -25,6 +25,7 @@ from hyperpruning.tasks.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluat
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import prunable_weights
+from hyperpruning.training.record import Metric
 
 
 def hyperprune(
@@ -106,11 +107,18 @@ class Evaluation:
         loss: mean cross-entropy in nats per token.
         tokens: number of predicted tokens.
         protocol: how the loss was measured, in a sentence.
+        metric: in which the task tells its results.
     """
 
     loss: float
     tokens: int
     protocol: str
+    metric: Metric
+
+    @property
+    def value(self) -> float:
+        """The metric of the loss."""
+        return self.metric.value(self.loss)
 
 
 def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvaluation:
@@ -155,9 +163,9 @@ def evaluate_model(
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
     if dynamic is None:
-        return Evaluation(task.evaluate(network, split), tokens, _protocol(batch, task.fraction))
+        return Evaluation(task.evaluate(network, split), tokens, _protocol(batch, task.fraction), task.metric)
     loss = dynamic_loss(network, text, gradient_scale(network, train, dynamic), dynamic)
-    return Evaluation(loss, tokens, f"{_protocol(batch, task.fraction)} {dynamic.sentence()}")
+    return Evaluation(loss, tokens, f"{_protocol(batch, task.fraction)} {dynamic.sentence()}", task.metric)
 
 
 def _protocol(batch: int, fraction: float) -> str:

@@ -46,7 +46,7 @@ from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import RunFolderError, read
 from hyperpruning.search.plan import candidate_name, validate
 from hyperpruning.search.worker import job_for, seconds_per_epoch
-from hyperpruning.tasks.language_modelling import LanguageModelling
+from hyperpruning.training.record import Metric
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
@@ -188,13 +188,12 @@ def evaluate(
     """The perplexity of a trained model, and how it was measured."""
     if statistics != 1 and not dynamic:
         raise ValueError(f"--statistics must be left out without --dynamic, got {statistics}. Add --dynamic.")
-    metric = LanguageModelling.metric
     settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
     found = evaluate_model(
         model, data=data, fraction=fraction, split=split, batch=batch, dynamic=settings, device=device
     )
     out.print(
-        f"{model}: {split} {metric.name} {metric.value(found.loss):.3f}, {found.loss:.5f} nats per token, "
+        f"{model}: {split} {found.metric.name} {found.value:.3f}, {found.loss:.5f} nats per token, "
         f"{found.tokens:,} tokens predicted.",
         soft_wrap=True,
     )
@@ -262,7 +261,7 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
     """Run a search with a progress display; print the tables at the end."""
     pool = process_pool(workers) if workers > 1 else None
     try:
-        with _progress(folder, workers) as on_fact:
+        with _progress(folder, workers, experiment.plan().metric) as on_fact:
             hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
     except BaseException as error:
         if pool is not None:
@@ -275,10 +274,9 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
 
 
 @contextmanager
-def _progress(folder: Path, workers: int) -> Iterator[Callable[[Fact], None]]:
+def _progress(folder: Path, workers: int, metric: Metric) -> Iterator[Callable[[Fact], None]]:
     """A live table in a terminal, plain lines otherwise."""
     if not out.is_terminal:
-        metric = LanguageModelling.metric
         yield lambda fact: out.print(said, soft_wrap=True) if (said := progress.line(fact, metric)) else None
         return
 

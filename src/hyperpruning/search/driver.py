@@ -49,7 +49,6 @@ from hyperpruning.search.worker import OUT_OF_MEMORY, JobResult, job_for, run_jo
 from hyperpruning.training.checkpoint import remove_tensors
 from hyperpruning.training.device import device_of
 from hyperpruning.training.record import EpochRecord
-from hyperpruning.training.task import metric_of
 
 logger = logging.getLogger(__name__)
 
@@ -122,11 +121,10 @@ class _Run:
 
     def open(self, files: Mapping[str, bytes]) -> None:
         """Write the files and the header; if there is a header already, compare the versions."""
-        assert self.plan.task is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomic(self.folder / name, content)
-        header = Header(_to_json_types(self.plan.identity()), _versions(self.plan), metric_of(self.plan.task))
+        header = Header(_to_json_types(self.plan.identity()), _versions(self.plan), self.plan.metric)
         if self.history.header is None:
             if self.ledger.path.exists():  # its lines could be from another search; checkpoints have an identity
                 logger.warning(

@@ -18,7 +18,8 @@ from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import method_checker
-from hyperpruning.training.task import Task
+from hyperpruning.training.record import Metric
+from hyperpruning.training.task import Task, metric_of
 
 MAX_CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
 
@@ -62,6 +63,11 @@ class Plan:
         check_settings(self)
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
+
+    @property
+    def metric(self) -> Metric:
+        """In which the task tells its results."""
+        return Metric() if self.task is None else metric_of(self.task)
 
     def identity(self) -> dict[str, Any]:
         """All settings that the result depends on, in JSON types; searches with equal identities are equal."""

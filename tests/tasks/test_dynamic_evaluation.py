@@ -170,7 +170,7 @@ def test_what_cannot_be_is_explained():
     network = build("lstm")
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         replace(PTB, fraction=0)
-    with pytest.raises(ValueError, match="epsilon above 0"):
+    with pytest.raises(ValueError, match="epsilon must be above 0, got 0"):
         replace(PTB, epsilon=0)
     with pytest.raises(ValueError, match=r"Call network\.eval\(\)"):
         gradient_scale(network.train(), tokens(200), SMALL)

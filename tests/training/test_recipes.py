@@ -187,7 +187,7 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
         (LanguageModelling, {"gradient_accumulation": 0}, "gradient_accumulation must be at least 1, got 0"),
         (LanguageModelling, {"bptt": 0}, "bptt must be at least 1, got 0"),
         (LanguageModelling, {"bptt_longest": 30}, "Set bptt_deviation, or leave bptt_longest out"),
-        (DynamicEvaluation, {"bptt": 0}, "bptt and batch must be at least 1, got 0 and 100"),
+        (DynamicEvaluation, {"bptt": 0}, "bptt must be at least 1, got 0"),
     ],
 )
 def test_values_are_refused_where_they_are_given(make, settings, sentence):

@@ -24,40 +24,31 @@ from torch.nn import functional
 
 from hyperpruning.data.batches import batchify, bptt_windows
 from hyperpruning.models.language_model import LanguageModel, repackage_hidden
+from hyperpruning.settings import check_settings, documented, setting
 
 
+@documented
 @dataclass(frozen=True)
 class DynamicEvaluation:
     """Settings of dynamic evaluation. The defaults are the published ones for the Penn Treebank.
 
     M grows with the length of the training text, so that a much shorter or longer text needs another lr and epsilon.
 
-    Attributes:
-        lr: step size; 0 leaves the model as it is.
-        decay: lambda, how fast weights return to the trained ones.
-        epsilon: limits the steps of weights with very small gradients.
-        bptt: window in tokens, of the text and of the statistics.
-        batch: parallel streams of the training text for the statistics M.
-        fraction: fraction of the windows of the training text that are read for M, from the first on; 0 < fraction
-            <= 1. Their sum is extrapolated to all windows.
+    Raises:
+        ValueError: a value out of its range.
     """
 
-    lr: float = 0.002
-    decay: float = 0.075
-    epsilon: float = 0.001
-    bptt: int = 5
-    batch: int = 100
-    fraction: float = 1.0
+    lr: float = setting(0.002, "step size; 0 leaves the model as it is", ge=0)
+    decay: float = setting(0.075, "lambda: how fast weights return to the trained ones", ge=0)
+    epsilon: float = setting(0.001, "limits the steps of weights with small gradients", gt=0)
+    bptt: int = setting(5, "window in tokens, of the text and of the statistics M", ge=1)
+    batch: int = setting(100, "parallel streams of the training text for the statistics M", ge=1)
+    fraction: float = setting(
+        1.0, "fraction of the training text, from its start, for M; the sum is extrapolated to all", gt=0, le=1
+    )
 
     def __post_init__(self) -> None:
-        if self.lr < 0 or self.decay < 0 or self.epsilon <= 0:
-            raise ValueError(
-                f"lr and decay must be at least 0 and epsilon above 0, got {self.lr}, {self.decay} and {self.epsilon}."
-            )
-        if self.bptt < 1 or self.batch < 1:
-            raise ValueError(f"bptt and batch must be at least 1, got {self.bptt} and {self.batch}.")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction must be above 0 and at most 1, got {self.fraction}.")
+        check_settings(self)
 
     def sentence(self) -> str:
         """The protocol in a sentence."""

@@ -154,7 +154,7 @@ def _compared(ours: Row, theirs: Row, other: str) -> str:
     """ "better than X: test perplexity 4.60 against 4.70", the difference as it is printed."""
     gap = round(ours.test, 2) - round(theirs.test, 2)
     numbers = f"test {ours.metric.name} {ours.test:.2f} against {theirs.test:.2f}"
-    if abs(gap) < 0.005:
+    if ours.test == theirs.test or abs(gap) < 0.005:
         return f"as good as {other} ({numbers})"
     better = ours.metric.better(ours.test, theirs.test)
     direction = "lower" if gap < 0 else "higher"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from hyperpruning import api
 from hyperpruning.cli import app
-from hyperpruning.cli_errors import guarded
+from hyperpruning.cli_errors import Terminated, guarded, interrupt
 from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS
 from hyperpruning.data.download import URLS
 from hyperpruning.search.ledger import LEDGER
@@ -372,6 +372,25 @@ def test_a_closed_pipe_is_no_bug(capsys):
     with pytest.raises(SystemExit):
         command()
     assert "bug" not in capsys.readouterr().err
+
+
+def test_a_closed_pipe_ends_a_search_quietly(experiment, monkeypatch, tmp_path):
+    def closed(*words, **options):
+        raise SystemExit(1)
+
+    monkeypatch.setattr("hyperpruning.cli.hyperprune", closed)
+    assert run("search", experiment, "--out", tmp_path / "run", "--workers", 1) == (1, "")
+
+
+def test_a_second_signal_leaves_the_first_the_time_to_give_its_advice(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("hyperpruning.cli_errors.time.monotonic", lambda: clock[0])
+    for number, error in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)):
+        clock[0] += 10
+        with pytest.raises(error):
+            interrupt(number, None)
+        clock[0] += 0.03
+        assert interrupt(signal.SIGINT, None) is None
 
 
 def test_the_version_and_examples_are_shown():

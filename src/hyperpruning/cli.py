@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
-from hyperpruning.cli_errors import explain, guarded, terminate
+from hyperpruning.cli_errors import explain, guarded, interrupt
 from hyperpruning.data import download
 from hyperpruning.experiment import (
     EXPERIMENT,
@@ -267,6 +267,8 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
     except BaseException as error:
         if pool is not None:
             stop(pool)
+        if isinstance(error, SystemExit):  # rich's, when the output pipe is closed
+            raise
         raise typer.Exit(explain(error, folder)) from None
     if pool is not None:
         pool.shutdown()
@@ -331,7 +333,9 @@ def _duration(hours: float) -> str:
 def main() -> None:
     """The entry point."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in a shell's background jobs
+        signal.signal(signal.SIGINT, interrupt)
     app()
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import shlex
+import signal
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -26,9 +29,14 @@ class Terminated(BaseException):
     """Raised by SIGTERM, which is handled like Ctrl-C."""
 
 
-def terminate(number: int, frame: FrameType | None) -> None:
-    """The handler of SIGTERM."""
-    raise Terminated
+_last_signal = [-math.inf]
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT and SIGTERM; within a second after one, others are ignored, so that it can be handled."""
+    before, _last_signal[0] = _last_signal[0], time.monotonic()
+    if _last_signal[0] - before >= 1:
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:

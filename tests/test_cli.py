@@ -82,6 +82,17 @@ def test_status_report_resume_and_spectrum_work_on_what_it_leaves(finished, tmp_
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.parametrize("name", ["x[/nope]", "a[b]c", ":smile:", r"$\frac{$"])
+def test_names_of_folders_are_no_markup(finished, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    folder = finished.rename(tmp_path / name)
+    for words in (["report"], ["evaluate"], ["spectrum", "--out", tmp_path / "picture"]):
+        code, said = run(words[0], folder, *words[1:])
+        assert code == 0, said
+        assert name in said
+    assert run("status", folder)[0] == 0
+
+
 def test_evaluate_says_the_perplexity_and_how_it_was_measured(finished, text):
     with safe_open(finished / "winner.safetensors", framework="pt") as file:
         known = json.loads(next(iter(file.metadata().values())))["test_loss"]

@@ -49,7 +49,7 @@ from hyperpruning.search.worker import job_for, seconds_per_epoch
 from hyperpruning.tasks.language_modelling import LanguageModelling
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 110)
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
 Out = Annotated[Path, typer.Option("--out", help="The run folder.")]

@@ -22,7 +22,7 @@ from rich.console import Console
 from hyperpruning.kernels import out_of_memory
 from hyperpruning.search.ledger import RunFolderError
 
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class Terminated(BaseException):
@@ -82,4 +82,4 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
 
 
 def _say(sentence: str) -> None:
-    err.print(sentence, soft_wrap=True, markup=False)
+    err.print(sentence, soft_wrap=True)

@@ -291,6 +291,18 @@ def test_a_folder_that_is_no_run_folder(tmp_path, command):
     assert LEDGER in said
 
 
+def test_a_search_that_was_killed_before_its_first_line(experiment, finished, tmp_path):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    shutil.copy(experiment, folder / "experiment.toml")
+    for command in ("status", "report"):
+        code, said = run(command, folder)
+        assert code == 2
+        assert f"Nothing has been recorded in {folder} yet." in said
+    assert run("resume", folder, "--workers", 1)[0] == 0
+    assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
+
+
 def test_a_model_file_that_is_a_pickle(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
     code, said = run("spectrum", tmp_path / "model.pt")

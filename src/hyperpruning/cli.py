@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import process_pool, stop
 from hyperpruning.search.forecast import epochs_of_one_search, most_epochs
 from hyperpruning.search.history import Candidate, Fact
-from hyperpruning.search.ledger import RunFolderError, read
+from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import candidate_name, validate
 from hyperpruning.search.worker import job_for, seconds_per_epoch
 from hyperpruning.tasks.language_modelling import LanguageModelling
@@ -129,8 +130,8 @@ def init(
 @guarded
 def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
     """Continue a search that was interrupted."""
-    read(folder)
     if not (folder / EXPERIMENT).exists():
+        read(folder)
         raise RunFolderError(
             f"A run folder must have an {EXPERIMENT} to be resumed, got {folder} without one. Call `hyperprune search` "
             "(or, for your own plan, hp.hyperprune) again with the same arguments."
@@ -142,6 +143,7 @@ def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
 @guarded
 def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
     """Show the progress of a search, also while it runs."""
+    _check_started(folder)
     out.print(progress.status_table(progress.status(folder), workers=workers))
 
 
@@ -149,6 +151,7 @@ def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
 @guarded
 def report(folder: Run) -> None:
     """Write the report of a search, finished or not, and print its tables."""
+    _check_started(folder)
     page = write_report(folder)
     _print_results(folder)
     out.print(f"Report: {page}", soft_wrap=True)
@@ -256,6 +259,14 @@ def _experiment(path: Path | None, preset_name: str | None, data: Path | None, u
     if data is not None and unit in (None, "word"):
         return word_experiment(data.resolve())
     return Experiment(data=where | what)
+
+
+def _check_started(folder: Path) -> None:
+    """Check that a search that has begun has written its first line."""
+    if (folder / EXPERIMENT).is_file() and not (folder / LEDGER).exists():
+        raise RunFolderError(
+            f"Nothing has been recorded in {folder} yet. Continue with: hyperprune resume {shlex.quote(str(folder))}"
+        )
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:

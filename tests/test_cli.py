@@ -21,7 +21,9 @@ from hyperpruning.cli import app
 from hyperpruning.cli_errors import Terminated, guarded, interrupt
 from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS
 from hyperpruning.data.download import URLS
+from hyperpruning.deploy.model_file import save_model
 from hyperpruning.search.ledger import LEDGER
+from hyperpruning.tasks.language_modelling import LanguageModelling
 from small import small, write_text
 
 
@@ -156,8 +158,6 @@ def test_a_text_that_changed_since_the_training_is_read_only_as_data(experiment,
 
 
 def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, monkeypatch):
-    from hyperpruning.tasks.language_modelling import LanguageModelling
-
     seen = []
 
     def looked(self, network, *split):
@@ -177,9 +177,6 @@ def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, m
 
 
 def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):
-    from hyperpruning.deploy.model_file import save_model
-    from hyperpruning.tasks.language_modelling import LanguageModelling
-
     task = LanguageModelling(folder=text, unit="word", fraction=0.1, hidden=6)
     with (text / "test.txt").open("a") as file:
         file.write("another word\n")  # the whole has another vocabulary
@@ -187,6 +184,16 @@ def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):
     save_model(tmp_path / "m.safetensors", dict(network.named_parameters()), task.describe(network))
     assert run("evaluate", tmp_path / "m.safetensors", "--data", text)[0] == 0
     assert run("spectrum", tmp_path / "m.safetensors", "--data", text, "--fraction", 1)[0] == 2
+
+
+def test_a_model_with_nan_has_no_perplexity(text, tmp_path):
+    task = LanguageModelling(folder=text, hidden=6)
+    network = task.network(0)
+    torch.nn.init.constant_(network.decoder.bias, math.nan)
+    save_model(tmp_path / "m.safetensors", dict(network.named_parameters()), task.describe(network))
+    code, said = run("evaluate", tmp_path / "m.safetensors", "--data", text)
+    assert code == 2
+    assert "The loss of a model must be finite, got nan" in said
 
 
 def test_fetch_says_the_licence_and_what_came(tmp_path, monkeypatch):

@@ -196,6 +196,15 @@ def test_a_model_with_nan_has_no_perplexity(text, tmp_path):
     assert "The loss of a model must be finite, got nan" in said
 
 
+@pytest.mark.parametrize("command", ["search", "demo"])
+def test_an_empty_run_folder_is_refused(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    code, said = run(command, "--out", "", "--workers", 1)
+    assert code == 2
+    assert "A path must have at least one character" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_fetch_says_the_licence_and_what_came(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     for split in SPLITS:

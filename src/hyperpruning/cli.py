@@ -52,8 +52,18 @@ from hyperpruning.tasks.language_modelling import LanguageModelling
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 110)
 
+
+def _named(value: str | Path) -> Path:
+    """A path from the command line; Path("") would be the working directory."""
+    if not str(value):
+        raise typer.BadParameter('A path must have at least one character, got "". Give one.')
+    return Path(value)
+
+
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
-Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
+Out = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help="The run folder.")]
+STEM_HELP = "Stem of the files: STEM.npz and STEM.svg."
+Stem = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help=STEM_HELP)]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
 Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
 Text = Annotated[Path | None, typer.Option(help="Folder of the text; default: the text that it was trained on.")]
@@ -215,7 +225,7 @@ def spectrum(
     steps: Annotated[int, typer.Option(min=2, help="Tokens measured.")] = 60,
     warmup: Annotated[int, typer.Option(min=0, help="Tokens before the measurement.")] = 20,
     sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text.")] = 4,
-    output: Annotated[Path, typer.Option("--out", help="Stem of the files: STEM.npz and STEM.svg.")] = Path("spectrum"),
+    output: Stem = Path("spectrum"),
     device: Device = "auto",
 ) -> None:
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""

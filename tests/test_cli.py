@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 
 from hyperpruning import api
 from hyperpruning.cli import app
-from hyperpruning.cli_errors import guarded
+from hyperpruning.cli_errors import Terminated, guarded, interrupt
 from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS
 from hyperpruning.data.download import URLS
+from hyperpruning.deploy.model_file import save_model
 from hyperpruning.search.ledger import LEDGER
+from hyperpruning.tasks.language_modelling import LanguageModelling
 from small import small, write_text
 
 
@@ -80,6 +82,17 @@ def test_status_report_resume_and_spectrum_work_on_what_it_leaves(finished, tmp_
     assert "Distance (l2)" in said
     assert (tmp_path / "picture.npz").exists()
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("name", ["x[/nope]", "a[b]c", ":smile:", r"$\frac{$"])
+def test_names_of_folders_are_no_markup(finished, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    folder = finished.rename(tmp_path / name)
+    for words in (["report"], ["evaluate"], ["spectrum", "--out", tmp_path / "picture"]):
+        code, said = run(words[0], folder, *words[1:])
+        assert code == 0, said
+        assert name in said
+    assert run("status", folder)[0] == 0
 
 
 def test_evaluate_says_the_perplexity_and_how_it_was_measured(finished, text):
@@ -145,8 +158,6 @@ def test_a_text_that_changed_since_the_training_is_read_only_as_data(experiment,
 
 
 def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, monkeypatch):
-    from hyperpruning.tasks.language_modelling import LanguageModelling
-
     seen = []
 
     def looked(self, network, *split):
@@ -166,9 +177,6 @@ def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, m
 
 
 def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):
-    from hyperpruning.deploy.model_file import save_model
-    from hyperpruning.tasks.language_modelling import LanguageModelling
-
     task = LanguageModelling(folder=text, unit="word", fraction=0.1, hidden=6)
     with (text / "test.txt").open("a") as file:
         file.write("another word\n")  # the whole has another vocabulary
@@ -176,6 +184,25 @@ def test_a_model_of_a_part_of_a_text_remembers_the_part(text, tmp_path):
     save_model(tmp_path / "m.safetensors", dict(network.named_parameters()), task.describe(network))
     assert run("evaluate", tmp_path / "m.safetensors", "--data", text)[0] == 0
     assert run("spectrum", tmp_path / "m.safetensors", "--data", text, "--fraction", 1)[0] == 2
+
+
+def test_a_model_with_nan_has_no_perplexity(text, tmp_path):
+    task = LanguageModelling(folder=text, hidden=6)
+    network = task.network(0)
+    torch.nn.init.constant_(network.decoder.bias, math.nan)
+    save_model(tmp_path / "m.safetensors", dict(network.named_parameters()), task.describe(network))
+    code, said = run("evaluate", tmp_path / "m.safetensors", "--data", text)
+    assert code == 2
+    assert "The loss of a model must be finite, got nan" in said
+
+
+@pytest.mark.parametrize("command", ["search", "demo"])
+def test_an_empty_run_folder_is_refused(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    code, said = run(command, "--out", "", "--workers", 1)
+    assert code == 2
+    assert "A path must have at least one character" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_fetch_says_the_licence_and_what_came(tmp_path, monkeypatch):
@@ -280,6 +307,18 @@ def test_a_folder_that_is_no_run_folder(tmp_path, command):
     assert LEDGER in said
 
 
+def test_a_search_that_was_killed_before_its_first_line(experiment, finished, tmp_path):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    shutil.copy(experiment, folder / "experiment.toml")
+    for command in ("status", "report"):
+        code, said = run(command, folder)
+        assert code == 2
+        assert f"Nothing has been recorded in {folder} yet." in said
+    assert run("resume", folder, "--workers", 1)[0] == 0
+    assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
+
+
 def test_a_model_file_that_is_a_pickle(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
     code, said = run("spectrum", tmp_path / "model.pt")
@@ -372,6 +411,25 @@ def test_a_closed_pipe_is_no_bug(capsys):
     with pytest.raises(SystemExit):
         command()
     assert "bug" not in capsys.readouterr().err
+
+
+def test_a_closed_pipe_ends_a_search_quietly(experiment, monkeypatch, tmp_path):
+    def closed(*words, **options):
+        raise SystemExit(1)
+
+    monkeypatch.setattr("hyperpruning.cli.hyperprune", closed)
+    assert run("search", experiment, "--out", tmp_path / "run", "--workers", 1) == (1, "")
+
+
+def test_a_second_signal_leaves_the_first_the_time_to_give_its_advice(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("hyperpruning.cli_errors.time.monotonic", lambda: clock[0])
+    for number, error in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)):
+        clock[0] += 10
+        with pytest.raises(error):
+            interrupt(number, None)
+        clock[0] += 0.03
+        assert interrupt(signal.SIGINT, None) is None
 
 
 def test_the_version_and_examples_are_shown():

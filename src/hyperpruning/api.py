@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -153,7 +154,7 @@ def evaluate_model(
 
     Raises:
         ValueError: the text is unknown, has changed since the training or has another vocabulary, or split, batch or
-            device is invalid.
+            device is invalid, or the loss is not finite.
     """
     if split not in ("valid", "test"):
         raise ValueError(f"split must be valid or test, got {split!r}.")
@@ -162,10 +163,15 @@ def evaluate_model(
     network, task = _load_with_task(model, data, fraction, device, eval_batch=batch, test_batch=batch)
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
+    protocol = _protocol(batch, task.fraction)
     if dynamic is None:
-        return Evaluation(task.evaluate(network, split), tokens, _protocol(batch, task.fraction), task.metric)
-    loss = dynamic_loss(network, text, gradient_scale(network, train, dynamic), dynamic)
-    return Evaluation(loss, tokens, f"{_protocol(batch, task.fraction)} {dynamic.sentence()}", task.metric)
+        loss = task.evaluate(network, split)
+    else:
+        loss = dynamic_loss(network, text, gradient_scale(network, train, dynamic), dynamic)
+        protocol = f"{protocol} {dynamic.sentence()}"
+    if not math.isfinite(loss):
+        raise ValueError(f"The loss of a model must be finite, got {loss} for {model}. Give one that has not diverged.")
+    return Evaluation(loss, tokens, protocol, task.metric)
 
 
 def _protocol(batch: int, fraction: float) -> str:

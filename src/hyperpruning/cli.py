@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
-from hyperpruning.cli_errors import explain, guarded, terminate
+from hyperpruning.cli_errors import explain, guarded, interrupt
 from hyperpruning.data import download
 from hyperpruning.experiment import (
     EXPERIMENT,
@@ -43,16 +44,26 @@ from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import process_pool, stop
 from hyperpruning.search.forecast import epochs_of_one_search, most_epochs
 from hyperpruning.search.history import Candidate, Fact
-from hyperpruning.search.ledger import RunFolderError, read
+from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import candidate_name, validate
 from hyperpruning.search.worker import job_for, seconds_per_epoch
 from hyperpruning.training.record import Metric
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 110)
+
+
+def _named(value: str | Path) -> Path:
+    """A path from the command line; Path("") would be the working directory."""
+    if not str(value):
+        raise typer.BadParameter('A path must have at least one character, got "". Give one.')
+    return Path(value)
+
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
-Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
+Out = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help="The run folder.")]
+STEM_HELP = "Stem of the files: STEM.npz and STEM.svg."
+Stem = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help=STEM_HELP)]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
 Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
 Text = Annotated[Path | None, typer.Option(help="Folder of the text; default: the text that it was trained on.")]
@@ -129,8 +140,8 @@ def init(
 @guarded
 def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
     """Continue a search that was interrupted."""
-    read(folder)
     if not (folder / EXPERIMENT).exists():
+        read(folder)
         raise RunFolderError(
             f"A run folder must have an {EXPERIMENT} to be resumed, got {folder} without one. Call `hyperprune search` "
             "(or, for your own plan, hp.hyperprune) again with the same arguments."
@@ -142,6 +153,7 @@ def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
 @guarded
 def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
     """Show the progress of a search, also while it runs."""
+    _check_started(folder)
     out.print(progress.status_table(progress.status(folder), workers=workers))
 
 
@@ -149,6 +161,7 @@ def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
 @guarded
 def report(folder: Run) -> None:
     """Write the report of a search, finished or not, and print its tables."""
+    _check_started(folder)
     page = write_report(folder)
     _print_results(folder)
     out.print(f"Report: {page}", soft_wrap=True)
@@ -211,7 +224,7 @@ def spectrum(
     steps: Annotated[int, typer.Option(min=2, help="Tokens measured.")] = 60,
     warmup: Annotated[int, typer.Option(min=0, help="Tokens before the measurement.")] = 20,
     sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text.")] = 4,
-    output: Annotated[Path, typer.Option("--out", help="Stem of the files: STEM.npz and STEM.svg.")] = Path("spectrum"),
+    output: Stem = Path("spectrum"),
     device: Device = "auto",
 ) -> None:
     """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
@@ -257,6 +270,14 @@ def _experiment(path: Path | None, preset_name: str | None, data: Path | None, u
     return Experiment(data=where | what)
 
 
+def _check_started(folder: Path) -> None:
+    """Check that a search that has begun has written its first line."""
+    if (folder / EXPERIMENT).is_file() and not (folder / LEDGER).exists():
+        raise RunFolderError(
+            f"Nothing has been recorded in {folder} yet. Continue with: hyperprune resume {shlex.quote(str(folder))}"
+        )
+
+
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:
     """Run a search with a progress display; print the tables at the end."""
     pool = process_pool(workers) if workers > 1 else None
@@ -266,6 +287,8 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
     except BaseException as error:
         if pool is not None:
             stop(pool)
+        if isinstance(error, SystemExit):  # rich's, when the output pipe is closed
+            raise
         raise typer.Exit(explain(error, folder)) from None
     if pool is not None:
         pool.shutdown()
@@ -329,7 +352,9 @@ def _duration(hours: float) -> str:
 def main() -> None:
     """The entry point."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in a shell's background jobs
+        signal.signal(signal.SIGINT, interrupt)
     app()
 
 

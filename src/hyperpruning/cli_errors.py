@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import shlex
+import signal
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -19,16 +22,21 @@ from rich.console import Console
 from hyperpruning.kernels import out_of_memory
 from hyperpruning.search.ledger import RunFolderError
 
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class Terminated(BaseException):
     """Raised by SIGTERM, which is handled like Ctrl-C."""
 
 
-def terminate(number: int, frame: FrameType | None) -> None:
-    """The handler of SIGTERM."""
-    raise Terminated
+_last_signal = [-math.inf]
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT and SIGTERM; within a second after one, others are ignored, so that it can be handled."""
+    before, _last_signal[0] = _last_signal[0], time.monotonic()
+    if _last_signal[0] - before >= 1:
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
@@ -74,4 +82,4 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
 
 
 def _say(sentence: str) -> None:
-    err.print(sentence, soft_wrap=True, markup=False)
+    err.print(sentence, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Spectra compared with the plain definition and with closed forms."""
 
 import math
+import zipfile
 from copy import deepcopy
 
 import numpy as np
@@ -220,6 +221,80 @@ def test_loading_another_file_raises(tmp_path):
     np.savez(tmp_path / "old.npz", growth=np.zeros((3, 1, 2)), sizes=np.array([2]))
     with pytest.raises(ValueError, match="got no lengths, warmup, state, convention"):
         Spectrum.load(tmp_path / "old.npz")
+
+
+FIELDS = {
+    "growth": np.zeros((2, 1, 3)), "lengths": np.array([4, 5]), "sizes": np.array([1, 2]),
+    "warmup": np.int64(0), "state": np.str_("h"), "convention": np.str_("forward"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lengths": np.array([4, 5, 6])},
+        {"lengths": np.array([4, 0])},
+        {"lengths": np.array([4.0, 5.0])},
+        {"sizes": np.array([999, 1])},
+        {"sizes": np.array([4, -1])},
+        {"warmup": np.int64(-1)},
+        {"growth": np.zeros((2, 1, 3), dtype=complex)},
+        {"growth": np.full((2, 1, 3), np.nan)},
+        {"growth": np.zeros((2, 1, 3), dtype=np.float16)},
+        {"growth": np.zeros((2, 1, 3), dtype=">f8")},
+        {"growth": np.zeros((2, 1, 0)), "sizes": np.array([], dtype=int)},
+        {"growth": np.zeros((0, 1, 3)), "lengths": np.array([], dtype=int)},
+        {"growth": np.zeros(3)},
+        {"state": np.array(["h", "h"])},
+        {"state": np.str_("c")},
+    ],
+)
+def test_a_spectrum_file_with_other_values_is_refused(tmp_path, changes):
+    np.savez(tmp_path / "s.npz", **FIELDS)
+    assert Spectrum.load(tmp_path / "s.npz").lengths == (4, 5)
+    np.savez(tmp_path / "s.npz", **FIELDS | changes)
+    with pytest.raises(ValueError, match=r"must|Choose one"):
+        Spectrum.load(tmp_path / "s.npz")
+
+
+def npy(header):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000, 3)}\n",  # 24 GB
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (-2, 1, 3)}\n",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 1, 3)}\n",
+        b"{'descr': '<f8'",
+        b"(" * 5000,
+        b"",
+    ],
+)
+def test_a_header_is_checked_before_the_array_is_read(tmp_path, header):
+    np.savez(tmp_path / "s.npz", **{name: value for name, value in FIELDS.items() if name != "growth"})
+    with zipfile.ZipFile(tmp_path / "s.npz", "a") as archive:
+        archive.writestr("growth.npy", npy(header))
+    with pytest.raises(ValueError, match=r"must be one that Spectrum\.save wrote"):
+        Spectrum.load(tmp_path / "s.npz")
+
+
+def test_a_damaged_or_a_compressed_spectrum_file_is_refused(tmp_path):
+    path = tmp_path / "s.npz"
+    np.savez_compressed(path, **FIELDS | {"growth": np.zeros((2, 1000, 3))})
+    with pytest.raises(ValueError, match="is compressed"):
+        Spectrum.load(path)
+    np.savez(path, **FIELDS)
+    content = path.read_bytes()
+    for part in (b"", b"PK", content[:-30], content[: len(content) // 2], content.replace(b"NUMPY", b"NUMPI")):
+        path.write_bytes(part)
+        with pytest.raises(ValueError, match=r"must be one that Spectrum\.save wrote"):
+            Spectrum.load(path)
+    with pytest.raises(ValueError, match="must be a file"):
+        Spectrum.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        Spectrum.load(tmp_path / "none.npz")
 
 
 def test_standard_error_is_that_of_independent_steps():

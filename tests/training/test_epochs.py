@@ -11,6 +11,7 @@ from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.epochs import DivergedError, Training, _averaging_starts, epochs
 from hyperpruning.training.pruning import prunable_weights, update_steps
+from hyperpruning.training.record import Metric
 from small import small
 
 
@@ -168,6 +169,19 @@ def test_divergence_is_said_with_the_epoch_and_the_remedy(text):
     training = Training(plan.task, replace(plan.train, lr=1e38, max_grad_norm=1e38))
     with pytest.raises(DivergedError, match="Lower the learning rate"):
         list(epochs(training))
+
+
+@pytest.mark.parametrize(("loss", "diverges"), [(699.0, False), (1e3, True), (1e30, True)])
+def test_an_infinite_perplexity_is_a_divergence_but_no_large_loss_of_another_metric(text, monkeypatch, loss, diverges):
+    training = begin(text)
+    monkeypatch.setattr(type(training.task), "evaluate", lambda *words: loss)
+    if diverges:
+        with pytest.raises(DivergedError, match=r"validation perplexity must be finite, got inf \(loss 1"):
+            training.record()
+    else:
+        training.record()
+    monkeypatch.setattr(type(training.task), "metric", Metric())
+    assert training.record().valid_loss == loss
 
 
 @pytest.mark.parametrize("steps", [4, 7, 10, 100, 331])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -20,9 +20,19 @@ from torch import Tensor
 
 from hyperpruning.files import write_atomic
 from hyperpruning.kernels import float32_precision
+from hyperpruning.lyapunov.archive import Kind, read_arrays
 from hyperpruning.lyapunov.blocks import Algorithm, growth
 from hyperpruning.lyapunov.networks import driven_map
 
+# what `Spectrum.save` writes
+_KINDS = {
+    "growth": Kind("f", 3),
+    "lengths": Kind("i", 1),
+    "sizes": Kind("i", 1),
+    "warmup": Kind("i", 0),
+    "state": Kind("U", 0),
+    "convention": Kind("U", 0),
+}
 State = Literal["h", "full"]
 Convention = Literal["forward", "published"]
 
@@ -109,23 +119,23 @@ class Spectrum:
     def load(cls, path: str | os.PathLike[str]) -> Spectrum:
         """Read a file that `save` wrote; no code of the file is executed.
 
-        Raises: ValueError if the file has other contents.
+        Raises: ValueError if the file has other contents; OSError if it cannot be opened.
         """
-        with np.load(path, allow_pickle=False) as file:
-            missing = [field.name for field in fields(cls) if field.name not in file]
-            if missing:
-                raise ValueError(
-                    f"A spectrum file must have all fields of Spectrum, got no {', '.join(missing)} in {path}. Compute "
-                    "the spectrum again with this version."
-                )
-            return cls(
-                growth=torch.from_numpy(file["growth"]),
-                lengths=tuple(int(length) for length in file["lengths"]),
-                sizes=tuple(int(size) for size in file["sizes"]),
-                warmup=int(file["warmup"]),
-                state=_checked_state(str(file["state"])),
-                convention=_checked_convention(str(file["convention"])),
+        file = read_arrays(Path(path), _KINDS)
+        found = cls(
+            growth=torch.from_numpy(file["growth"]),
+            lengths=tuple(file["lengths"].tolist()),
+            sizes=tuple(file["sizes"].tolist()),
+            warmup=int(file["warmup"]),
+            state=_checked_state(str(file["state"])),
+            convention=_checked_convention(str(file["convention"])),
+        )
+        if not _is_consistent(found):
+            raise ValueError(
+                f"A spectrum file must have growth (S, B, K) without NaN, S lengths of at least 1 and sizes with the "
+                f"sum K, got other values in {path}. Compute the spectrum again."
             )
+        return found
 
 
 @float32_precision()
@@ -196,6 +206,20 @@ def lyapunov_spectrum(
         lengths = tuple(measured * (part + 1) // parts - measured * part // parts for part in range(parts))
         by_segment = growth(stack, sizes, k, algorithm, lengths)
     return Spectrum(by_segment, lengths, sizes if k is None else (k,) * len(sizes), warmup, state, convention)
+
+
+def _is_consistent(spectrum: Spectrum) -> bool:
+    growth = spectrum.growth
+    return (
+        growth.dtype in (torch.float32, torch.float64)
+        and min(growth.shape) >= 1
+        and len(spectrum.lengths) == len(growth)
+        and min(spectrum.lengths) >= 1
+        and min(spectrum.sizes, default=0) >= 1
+        and sum(spectrum.sizes) == growth.shape[2]
+        and spectrum.warmup >= 0
+        and not bool((growth.isnan() | growth.isposinf()).any())
+    )
 
 
 def _checked_state(state: str) -> State:

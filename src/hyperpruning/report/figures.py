@@ -20,7 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hyperpruning.report.series import Densities, Line, Scatter, Vector, placed_labels
+from hyperpruning.report.series import Densities, Line, Scatter, Vector, finite, placed_labels
 
 INK, SOFT, FAINT = "#1f2328", "#8a9099", "#c3c8ce"
 COLOURS = {"ls": "#0072B2", "loss": "#C04F00"}
@@ -125,8 +125,9 @@ def dense_spectra(spectra: Mapping[int, Vector], *, low: float, width: float = W
     """Draw the sorted exponents of one network, coloured by epoch (Figure 1 of the paper)."""
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=3.5, width=width)
+        shown = {epoch: values[values >= low] for epoch, values in spectra.items()}
         lines = LineCollection(
-            [[(index, value) for index, value in enumerate(values, 1) if value >= low] for values in spectra.values()],
+            [np.column_stack([np.arange(1, len(values) + 1), values]) for values in shown.values()],
             array=list(spectra),
             cmap=EPOCH_COLOURS,
             linewidths=1.4,
@@ -165,7 +166,11 @@ def candidate_spectra(
 
 
 def scatter(points: Scatter, winners: Mapping[str, Sequence[str]], *, xlabel: str, ylabel: str) -> str:
-    """Draw early against final values of the candidates; the winners (by network, their criteria) are coloured."""
+    """Draw early against final values of the candidates; the winners (by network, their criteria) are coloured.
+
+    Infinite values are not drawn.
+    """
+    points = finite(points)
     with mpl.rc_context(STYLE):
         figure, axes = _axes(height=3.5)
         axes.margins(0.12)
@@ -259,7 +264,7 @@ def _apart(ticks: Sequence[int]) -> list[int]:
 
 
 def _exponent_axes(axes: Axes, spectra: Sequence[Vector], low: float) -> None:
-    top = max((float(values[0]) for values in spectra if values.size), default=0.0)
+    top = max((float(values[0]) for values in spectra if values.size and np.isfinite(values[0])), default=0.0)
     axes.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
     axes.set_ylim(low - 0.03 * (top - low), max(top, 0) + 0.05 * (top - low))
     axes.set_xlim(0, max((len(values) for values in spectra), default=1) + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -160,12 +160,20 @@ def scatter(run: Run, epoch: int, criterion: str) -> Scatter | None:
     return Scatter(epoch, tuple(records), tuple(early), tuple(final), spearman(early, final))
 
 
+def finite(points: Scatter) -> Scatter:
+    """The points of which both values are finite."""
+    everything = zip(points.networks, points.early, points.final, strict=True)
+    drawn = [point for point in everything if np.isfinite(point[1:]).all()]
+    networks, early, final = zip(*drawn, strict=True) if drawn else ((), (), ())
+    return replace(points, networks=networks, early=early, final=final)
+
+
 def placed_labels(points: Scatter, chosen: set[str]) -> list[tuple[str, tuple[float, float], tuple[int, int]]]:
     """The dots that get a label, with their position and the side of the label.
 
     Winners always get a label; other candidates only if there is space.
     """
-    spans = [max(side) - min(side) or 1.0 for side in (points.early, points.final)]
+    spans = [max(side, default=0.0) - min(side, default=0.0) or 1.0 for side in (points.early, points.final)]
     at = {name: (x, y) for name, x, y in zip(points.networks, points.early, points.final, strict=True)}
     unit = {name: (x / spans[0], y / spans[1]) for name, (x, y) in at.items()}
     taken = [(x, y, 0.02, 0.025) for x, y in unit.values()]  # centres and half sizes, as fractions of the spans

@@ -175,14 +175,14 @@ def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> Rendera
     table.add_column("network", no_wrap=True, min_width=7)
     table.add_column("method", max_width=60)
     table.add_column("epochs", justify="right", no_wrap=True, min_width=6)
-    table.add_column(f"valid {status.metric.name}", justify="right", max_width=10)
+    table.add_column(Text(f"valid {status.metric.name}"), justify="right", max_width=10)
     for criterion in status.criteria:
-        table.add_column(criterion_name(criterion), min_width=8, max_width=10)
+        table.add_column(Text(criterion_name(criterion)), min_width=8, max_width=10)
     shown = sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]
     for network in (network for network in status.networks if network in shown):
         outcomes = [network.outcomes.get(criterion, "") for criterion in status.criteria]
         table.add_row(
-            network.name,
+            Text(network.name),
             Text(network.method, no_wrap=True, overflow="ellipsis"),
             f"{network.epochs}/{status.epochs}",
             "-" if network.value is None else f"{network.value:.2f}",

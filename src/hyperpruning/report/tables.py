@@ -156,7 +156,7 @@ def _comparison(row: Row, reference: Row, other: str) -> str:
     """ "better than X: test perplexity 4.60 against 4.70", the difference as it is printed."""
     gap = round(row.test, 2) - round(reference.test, 2)
     numbers = f"test {row.metric.name} {row.test:.2f} against {reference.test:.2f}"
-    if abs(gap) < 0.005:
+    if row.test == reference.test or abs(gap) < 0.005:
         return f"as good as {other} ({numbers})"
     better = row.metric.better(row.test, reference.test)
     direction = "lower" if gap < 0 else "higher"

@@ -21,13 +21,13 @@ from hyperpruning.training.device import device_of, forward_precision, matmul_pr
 from hyperpruning.training.pruning import make_sparsifier, prunable_weights
 from hyperpruning.training.record import EpochRecord
 from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
-from hyperpruning.training.task import Task, as_step, loss_and_metric
+from hyperpruning.training.task import Task, as_step, loss_and_metric, metric_of
 
 CHECK_EVERY = 50  # steps between two checks that the loss is finite: each check synchronises the GPU
 
 
 class DivergedError(FloatingPointError):
-    """The loss is not finite."""
+    """The loss, or the metric that follows from it, is not finite."""
 
 
 class Training:
@@ -68,11 +68,7 @@ class Training:
         """Evaluate, and keep the weights if they are the best so far."""
         with self.evaluated() as network:
             valid, metric = loss_and_metric(self.task.evaluate(network, "valid"))
-            if not math.isfinite(valid):
-                raise DivergedError(
-                    f"The validation loss must be finite, got {valid} after epoch {self.epoch}. "
-                    f"Lower the learning rate ({self.config.lr:g})."
-                )
+            self._check_valid(valid)
             # a network that is denser than the target is never exported
             at_final_density = self.sparsifier is None or self.sparsifier.at_final_density
             if self.epoch > 0 and at_final_density:
@@ -94,6 +90,16 @@ class Training:
         return EpochRecord(
             self.epoch, train_loss, valid, active, densities, dropped / active, ever_active, valid_metric=metric
         )
+
+    def _check_valid(self, loss: float) -> None:
+        """Check that the validation loss is finite, and the metric that follows from it: exp(710) is infinite."""
+        metric = metric_of(self.task)
+        for name, value in (("loss", loss), (metric.name, metric.value(loss) if metric.from_loss else 0.0)):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"The validation {name} must be finite, got {value} (loss {loss:g}) after epoch {self.epoch}. "
+                    f"Lower the learning rate ({self.config.lr:g})."
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """All state that the rest of the training depends on (plain types and tensors)."""
@@ -137,7 +143,7 @@ def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord
         the record of each epoch, beginning with epoch 0 (nothing trained) for a fresh training.
 
     Raises:
-        DivergedError: the loss is not finite.
+        DivergedError: the loss, or the metric that follows from it, is not finite.
     """
     until = training.config.epochs if until is None else min(until, training.config.epochs)
     while training.epoch < until:

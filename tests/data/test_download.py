@@ -142,7 +142,7 @@ def test_a_zip_archive_is_downloaded_once(server, tmp_path):
 
 def test_counts_are_checked_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setitem(PUBLISHED_CORPORA, "ptb", PUBLISHED_CORPORA["ptb"] | {"vocabulary": (5, None)})
-    with pytest.raises(DataError, match="must have 5 tokens in vocabulary, got 4"):
+    with pytest.raises(DataError, match="must have 5 words in vocabulary, got 4"):
         fetch("ptb", tmp_path / "ptb", urls=[folder_of(tmp_path / "there")])
 
 

@@ -285,7 +285,7 @@ def test_data_that_cannot_be_used(text, tmp_path, how, says):
     [
         ("[pruning]\nsparsity = 1.0", "pruning.sparsity must be at least 0 and below 1, got 1.0."),
         ("[pruning]\nsparsity = -0.1", "pruning.sparsity must be at least 0 and below 1, got -0.1."),
-        ("[pruning]\nsparsity = 0.99999", "leave every tensor a weight"),
+        ("[pruning]\nsparsity = 0.99999", "leave every tensor at least one active block"),
         ('[space]\ndrop = ["magnitud"]', "Did you mean 'magnitude'?"),
         ('[search]\nsampler = "tpee"', "Did you mean 'tpe'?"),
         ("[serach]\npool = 3", "Did you mean 'search'?"),

@@ -205,6 +205,26 @@ def test_an_empty_run_folder_is_refused(tmp_path, monkeypatch, command):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_report_that_cannot_be_written_still_prints_its_tables(finished):
+    (finished / "report.html").unlink()
+    (finished / "report.html").mkdir()
+    code, said = run("report", finished)
+    assert code == 2
+    assert "by LS distance" in said
+    assert f"{finished / 'report.html'} cannot be read or written" in said
+
+
+def test_paths_that_are_no_folders_are_a_sentence(experiment, tmp_path):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    code, said = run("search", experiment, "--out", tmp_path / "dangling", "--workers", 1)
+    assert code == 2
+    assert "A run folder must be a folder, got" in said
+    (tmp_path / "null.toml").write_text('[data]\nfolder = "a\\u0000b"\n')
+    code, said = run("search", tmp_path / "null.toml", "--out", tmp_path / "run", "--workers", 1)
+    assert code == 2
+    assert "A path must not have a null character." in said
+
+
 def test_fetch_says_the_licence_and_what_came(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     for split in SPLITS:

@@ -256,3 +256,32 @@ def test_a_winner_whose_weights_were_lost_is_trained_again(text, tmp_path):
     hyperprune(small(text), folder)
     weights = load_model(folder / "winner.safetensors").state_dict()
     assert weights_sha256(weights) == history.finals[winner.name].sha256
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "says"),
+    [
+        ("model", {"layers": 1_000_000}, "layers must be at least 1 and at most 1000"),
+        ("model", {"cell": "rhn", "depth": 1_000_000}, "depth must be at least 1 and at most 1000"),
+        ("model", {"experts": 10**7}, "experts must be at least 1 and at most 1000"),
+        ("model", {"hidden": 10**19}, "hidden must be at least 1 and at most 1000000"),
+        ("model", {"hidden": (8,) * 20_000}, "hidden must list at most 1000 layers, got 20000"),
+        ("model", {"embedding": 10**7}, "embedding must be at least 1 and at most 1000000"),
+        ("training", {"epochs": 10**9}, "epochs must be at least 1 and at most 100000"),
+        ("training", {"lr": 1e308}, r"lr must be above 0 and at most 1e\+38"),
+        ("pruning", {"updates_per_epoch": 10**18}, "updates_per_epoch must be at least 0 and at most 1000000"),
+        ("search", {"n_candidates": 10**9}, "n_candidates must be at least 2 and at most 100000"),
+        ("space", {"drop_fraction": {"low": 0.3, "high": 0.8, "step": 1e-9}}, "must have at most 10,000 values"),
+    ],
+)
+def test_sizes_beyond_reason_are_refused_at_once(section, values, says):
+    with pytest.raises(ExperimentError, match=says):
+        Experiment(**{section: values})
+
+
+def test_what_is_no_file_is_no_experiment(tmp_path):
+    with pytest.raises(ExperimentError, match="which is no file"):
+        read_experiment(Path("/dev/zero"))
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)
+    with pytest.raises(ExperimentError, match="which is not valid"):
+        read_experiment(tmp_path / "deep.toml")

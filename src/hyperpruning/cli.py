@@ -162,7 +162,11 @@ def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
 def report(folder: Run) -> None:
     """Write the report of a search, finished or not, and print its tables."""
     _check_started(folder)
-    page = write_report(folder)
+    try:
+        page = write_report(folder)
+    except OSError:
+        _print_results(folder)
+        raise
     _print_results(folder)
     out.print(f"Report: {page}", soft_wrap=True)
 

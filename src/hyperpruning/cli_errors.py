@@ -72,6 +72,9 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         _say(f"{error.filename} cannot be read or written ({error.strerror}). Give another path.")
         return 2
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        _say("A path must not have a null character. Give another one in [data] folder or on the command line.")
+        return 2
     if isinstance(error, ValueError | OSError | RunFolderError):
         _say(str(error))
         return 2

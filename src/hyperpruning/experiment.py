@@ -299,13 +299,15 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ExperimentError: the file does not exist or is no TOML, or values are invalid (the message has all of them).
     """
+    if path.exists() and not path.is_file():
+        raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is no file. Name another one.")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExperimentError(
             f"An experiment must be a TOML file, got {path}, which does not exist. Write one with `hyperprune init`."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
     return with_absolute_folder(path.parent, Experiment(**content))
 

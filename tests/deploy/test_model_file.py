@@ -83,6 +83,39 @@ def test_weights_that_changed_since_they_were_described_are_refused(tmp_path, ti
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"layers": 300_000_000},
+        {"cell": "rhn", "depth": 1_000_000},
+        {"experts": 10_000_000},
+        {"hidden": 10**6, "embedding": 10**6},
+        {"hidden": 10**19},
+        {"tied": "no"},
+    ],
+)
+def test_sizes_are_compared_with_the_file_before_a_network_is_built(tmp_path, sizes):
+    model = LanguageModel(5, **SIZES)
+    description = {"model": SIZES | sizes, "vocabulary": list("abcde")}
+    save_model(tmp_path / "m.safetensors", dict(model.named_parameters()), description)
+    with pytest.raises(ModelFileError, match="must hold the network that it describes"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_weights_must_be_floating_point(tmp_path):
+    weights = {name: value.int() for name, value in LanguageModel(5, **SIZES).named_parameters()}
+    save_model(tmp_path / "m.safetensors", weights, {"model": SIZES, "vocabulary": list("abcde")})
+    with pytest.raises(ModelFileError, match="must hold the network that it describes"):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", "not JSON", "[" * 100_000])
+def test_a_description_must_be_a_json_object(tmp_path, text):
+    save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"hyperpruning 1": text})
+    with pytest.raises(ModelFileError, match="must describe its network as a JSON object"):
+        load_model(tmp_path / "m.safetensors")
+
+
 def pruned(model, counts):
     """Keep so many units of each layer, the others zero; returns the choice."""
     groups, values = language_model_units(model), dict(model.named_parameters())

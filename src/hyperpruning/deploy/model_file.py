@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -41,8 +43,16 @@ def describe_model(path: Path | str) -> dict[str, Any]:
         ModelFileError: not a model file of this project; a pickle is refused, since loading one can run code.
     """
     with _open(Path(path)) as file:
-        description: dict[str, Any] = json.loads(file.metadata()[FORMAT])
-        return description
+        try:
+            description = json.loads(file.metadata()[FORMAT])
+        except (ValueError, RecursionError):
+            description = None
+    if not isinstance(description, dict):
+        raise ModelFileError(
+            f"A model file must describe its network as a JSON object, got another description in {path}. Export it "
+            "again."
+        )
+    return description
 
 
 def load_model(path: Path | str) -> LanguageModel:
@@ -62,16 +72,22 @@ def load_model(path: Path | str) -> LanguageModel:
             "Load its weights with safetensors.torch.load_file."
         )
     with _open(Path(path)) as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    try:
-        network = LanguageModel(len(description["vocabulary"]), **description["model"])
-        if description["model"]["tied"]:
-            weights["decoder.weight"] = weights["encoder.weight"]
-        network.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
-        raise ModelFileError(
-            f"A model file must hold the network that it describes, got other weights in {path}. Export it again."
-        ) from None
+        try:
+            with torch.device("meta"):  # the sizes of the description could fill the memory: compare shapes first
+                expected_shapes = _shapes(_build(description, len(file.keys())))
+            if {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} != expected_shapes:  # noqa: SIM118
+                raise ValueError
+            if {file.get_slice(name).get_dtype() for name in file.keys()} - {"F16", "BF16", "F32", "F64"}:  # noqa: SIM118
+                raise ValueError
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            network = _build(description, len(weights))
+            if description["model"]["tied"]:
+                weights["decoder.weight"] = weights["encoder.weight"]
+            network.load_state_dict(weights)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError, AttributeError):
+            raise ModelFileError(
+                f"A model file must hold the network that it describes, got other weights in {path}. Export it again."
+            ) from None
     if description.get("sha256", expected := weights_sha256(network.state_dict())) != expected:
         raise ModelFileError(
             f"The weights of a model file must have the SHA-256 in its description, got other weights in {path}. "
@@ -80,9 +96,25 @@ def load_model(path: Path | str) -> LanguageModel:
     return network.eval()
 
 
+def _build(description: Mapping[str, Any], tensors: int) -> LanguageModel:
+    """The network of a description; it has no more layers and micro-steps than the file has tensors."""
+    sizes = description["model"]
+    hidden, layers, depth = sizes.get("hidden"), sizes.get("layers") or 1, sizes.get("depth", 1)
+    if type(sizes["tied"]) is not bool or max(layers, depth, len(hidden) if isinstance(hidden, list) else 1) > tensors:
+        raise ValueError
+    return LanguageModel(len(description["vocabulary"]), **sizes)
+
+
+def _shapes(network: LanguageModel) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a model file: tied weights once."""
+    once = {name for name, _ in chain(network.named_parameters(), network.named_buffers())}
+    return {name: tuple(value.shape) for name, value in network.state_dict().items() if name in once}
+
+
 def _open(path: Path) -> Any:
     if not path.is_file():
         raise ModelFileError(f"A model file must exist, got {path}. Give a *.safetensors of a run folder.")
+    path.open("rb").close()  # an error of safetensors does not say why a file cannot be opened
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:

@@ -83,7 +83,12 @@ def locked(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # imported here: a search without a lock does not need the package
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise RunFolderError(
+            f"A run folder must be a folder, got {folder}, which is none. Give another --out."
+        ) from None
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=0)

@@ -40,7 +40,7 @@ class Plan:
         0.8, "fraction of zero weights over the prunable weights, exact", section="pruning", ge=0, lt=1
     )
     space: SearchSpace = described("what a candidate's config may be")
-    n_candidates: int = setting(12, "candidates", section="search", ge=2)
+    n_candidates: int = setting(12, "candidates", section="search", ge=2, le=100_000)
     ask_batch: int = setting(6, "candidates asked of the sampler at a time", section="search", ge=1)
     sampler: str = setting("tpe", f"one of {', '.join(SAMPLERS)}", section="search", choices=SAMPLERS)
     rungs: tuple[int, ...] = setting(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hyperpruning.sparsity.serialization import from_config
 
 Config = dict[str, str | float]
+MAX_VALUES = 10_000  # of a FloatRange
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class FloatRange:
         step: of the grid.
 
     Raises:
-        ValueError: high is below low, step is not positive, or high - low is no multiple of step.
+        ValueError: high is below low, step is not positive, high - low is no multiple of step, or there are more than
+            10,000 values.
     """
 
     low: float
@@ -29,22 +31,28 @@ class FloatRange:
     step: float
 
     def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.low, self.high, self.step))):
+            raise ValueError(f"low, high and step must be finite, got {self.low}, {self.high} and {self.step}.")
         if self.high < self.low:
             raise ValueError(f"low must be at most high, got {self.low} and {self.high}. Swap them.")
         if self.step <= 0:
             raise ValueError(f"step must be above 0, got {self.step}.")
         steps = (self.high - self.low) / self.step
+        if steps + 1 > MAX_VALUES:
+            raise ValueError(f"A range must have at most {MAX_VALUES:,} values, got step={self.step}. Raise step.")
         if abs(steps - round(steps)) > 1e-6:
             raise ValueError(
                 f"high - low must be a multiple of step, got low={self.low}, high={self.high} and step={self.step}. "
                 "Change step or high."
             )
 
+    def __len__(self) -> int:
+        return math.floor((self.high - self.low) / self.step + 1e-6) + 1
+
     @property
     def values(self) -> list[float]:
         """The grid."""
-        count = math.floor((self.high - self.low) / self.step + 1e-6) + 1
-        return [round(self.low + index * self.step, 10) for index in range(count)]
+        return [round(self.low + index * self.step, 10) for index in range(len(self))]
 
 
 Choices = tuple[str | float, ...]
@@ -62,7 +70,10 @@ class SearchSpace:
 
     def size(self) -> int:
         """Number of configs, including those that are no valid method."""
-        return math.prod(len(_values(dimension)) for dimension in self.dimensions.values())
+        return math.prod(
+            len(dimension) if isinstance(dimension, FloatRange) else len(set(dimension))
+            for dimension in self.dimensions.values()
+        )
 
     def configs(self, limit: int) -> list[Config]:
         """All configs, including those that are no valid method; at most `limit`, then drawn at random."""

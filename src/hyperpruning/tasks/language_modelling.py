@@ -30,6 +30,7 @@ from hyperpruning.settings import check_settings, documented, setting
 from hyperpruning.training.record import Metric
 from hyperpruning.training.task import Step
 
+MAX_WIDTH, MAX_LAYERS = 1_000_000, 1_000  # far above what is trained: a typing error is a sentence, not a full memory
 PERPLEXITY = Metric("perplexity", unit="", from_loss="exp")
 
 
@@ -58,14 +59,18 @@ class LanguageModelling:
         1.0, "read this fraction of each split, from its start; below 1 for trials", section="data", gt=0, le=1
     )
     cell: str = setting("lstm", f"recurrent cell: {', '.join(LAYERS)}", section="model", choices=tuple(LAYERS))
-    embedding: int = setting(64, "size of the embedding", section="model", ge=1)
+    embedding: int = setting(64, "size of the embedding", section="model", ge=1, le=MAX_WIDTH)
     hidden: int | tuple[int, ...] = setting(
-        64, "units of each recurrent layer; [1150, 1150, 400] for layers of different sizes", section="model", ge=1
+        64,
+        "units of each recurrent layer; [1150, 1150, 400] for layers of different sizes",
+        section="model",
+        ge=1,
+        le=MAX_WIDTH,
     )
     layers: int | None = setting(
-        None, "recurrent layers; left out: 2, or as many as hidden lists", section="model", ge=1
+        None, "recurrent layers; left out: 2, or as many as hidden lists", section="model", ge=1, le=MAX_LAYERS
     )
-    depth: int = setting(1, "micro-steps of a recurrent highway layer", section="model", ge=1)
+    depth: int = setting(1, "micro-steps of a recurrent highway layer", section="model", ge=1, le=MAX_LAYERS)
     dropout: float | Mapping[str, float] = setting(
         0.0,
         "a number: ordinary dropout; a table such as { input = 0.4, output = 0.4 }: variational dropout by place",
@@ -73,7 +78,7 @@ class LanguageModelling:
         ge=0,
         lt=1,
     )
-    experts: int = setting(1, "softmaxes that are mixed; 1: an ordinary softmax", section="model", ge=1)
+    experts: int = setting(1, "softmaxes that are mixed; 1: an ordinary softmax", section="model", ge=1, le=MAX_LAYERS)
     tied: bool = setting(False, "the decoder uses the embedding's weights", section="model")
     embedding_std: float = setting(
         1.0, "the embedding starts as N(0, std^2); 1 suits characters, 0.06 words", section="model", gt=0
@@ -108,6 +113,8 @@ class LanguageModelling:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if isinstance(self.hidden, tuple) and len(self.hidden) > MAX_LAYERS:
+            raise ValueError(f"hidden must list at most {MAX_LAYERS} layers, got {len(self.hidden)}. Shorten it.")
         if self.bptt_deviation and self.bptt < 5:
             raise ValueError(
                 f"bptt must be at least 5 with random window lengths, got {self.bptt}. Raise it, or set "

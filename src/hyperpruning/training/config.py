@@ -19,8 +19,8 @@ class TrainConfig:
         ValueError: a value is out of its range, or values contradict each other.
     """
 
-    epochs: int = setting(10, "length of a full training", section="training", ge=1)
-    lr: float = setting(15.0, "learning rate of SGD", section="training", gt=0)
+    epochs: int = setting(10, "length of a full training", section="training", ge=1, le=100_000)
+    lr: float = setting(15.0, "learning rate of SGD", section="training", gt=0, le=1e38)
     lr_decay: float = setting(
         1.0, "factor on the learning rate in every epoch after lr_decay_after", section="training", gt=0, le=1
     )
@@ -66,6 +66,7 @@ class TrainConfig:
         "mask updates in an epoch, evenly spaced; 0: each method's own interval in steps",
         section="pruning",
         ge=0,
+        le=1_000_000,
     )
     seed: int = setting(
         0, "seed of initial weights, masks, dropout and suggestions", section="training", ge=0, lt=2**32

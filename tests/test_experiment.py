@@ -170,8 +170,8 @@ def test_every_kind_of_network_is_searched_resumed_and_delivered(text, tmp_path,
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        ({"hidden": 0}, "model.hidden must be at least 1, got 0."),
-        ({"hidden": [8, 0]}, "model.hidden must be at least 1, got (8, 0)."),
+        ({"hidden": 0}, "model.hidden must be at least 1 and at most 1000000, got 0."),
+        ({"hidden": [8, 0]}, "model.hidden must be at least 1 and at most 1000000, got (8, 0)."),
         ({"dropout": {"input": 1.0}}, "model.dropout must be at least 0 and below 1, got {'input': 1.0}."),
         ({"dropout": {"inputs": 0.1}}, "must be one of embedding, input,"),
         ({"hidden": [4, 4, 4], "layers": 2}, "got layers=2 and hidden=[4, 4, 4]. Leave layers out"),

@@ -241,7 +241,7 @@ def test_the_search_takes_no_loss_that_is_not_finite():
 
     counts = search(sometimes, patience=10)
     assert seen.index(counts) % 2 == 1
-    with pytest.raises(ValueError, match="of one random start must be finite, got none among 10"):
+    with pytest.raises(ValueError, match="of at least one random start must be finite, got none of 10"):
         search(lambda counts: math.inf)
     with pytest.raises(ValueError, match="n_starts at least 1"):
         search_coefficients(solve, list(LEVELS), prefers("t0"), generator=torch.Generator(), n_starts=0)

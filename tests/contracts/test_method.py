@@ -112,7 +112,7 @@ def test_invariants_hold_for_every_composition(spelling, network, sparsity):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=300, **SAMPLED)
+@settings(max_examples=150, **SAMPLED)
 @given(*VARIED)
 def test_invariants_hold_for_many_compositions(spelling, network, sparsity):
     check_composition(spelling, network, sparsity)

@@ -7,9 +7,11 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 from typer.testing import CliRunner
 
 import hyperpruning as hp
@@ -44,6 +46,7 @@ def reader(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("error")  # so that pages give total_steps
 @pytest.mark.parametrize("document", [page for page in PAGES if blocks(page, "python")], ids=by_name)
 def test_what_a_page_shows_runs(document, reader, capsys):
     names: dict[str, object] = {"__name__": "page"}
@@ -64,8 +67,22 @@ def test_readme_and_tutorial_show_the_commands():
         assert shown >= {"search", "init", "status", "resume", "report", "evaluate", "spectrum"}, page
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_examples_run(example, capsys):
+EXTRAS = ("lightning", "skorch")  # packages of examples; importing them takes seconds
+
+
+def example_parameter(path: Path) -> ParameterSet:
+    needed = [
+        package for package in EXTRAS if re.search(rf"^(import|from) {package}\b", path.read_text(), re.MULTILINE)
+    ]
+    missing = [package for package in needed if find_spec(package) is None]
+    skip = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+    marks = [skip, pytest.mark.slow, pytest.mark.filterwarnings("ignore")] if needed else []
+    return pytest.param(path, marks=marks, id=path.name)
+
+
+@pytest.mark.parametrize("example", map(example_parameter, sorted((ROOT / "examples").glob("*.py"))))
+def test_examples_run(example, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out
     assert len(example.read_text().splitlines()) <= 75

@@ -49,6 +49,8 @@ class Sparsifier:
             every other parameter has 1.
         calibration: a function that returns the scalar which the functions of `mask_inits.py` differentiate.
         seed: of random masks and random growth.
+        state: a `state_dict` to continue from, where model and optimizer already have their own states: masks are
+            taken from it, and no weight is lost. Default: new masks.
 
     Attributes:
         masks: bool tensors by parameter name, True where a weight is active; changed in place.
@@ -85,6 +87,7 @@ class Sparsifier:
         row_groups: Mapping[str, int] | None = None,
         calibration: Calibration | None = None,
         seed: int = 0,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         if interval is not None and interval < 1:
             raise ValueError(
@@ -119,6 +122,9 @@ class Sparsifier:
         self._buffers: dict[str, Tensor] = {}
         self._masking = Masking(model, named, method.soft_shrinkage)
         self.masks, self.ever_active_masks = self._masking.masks, self._masking.ever_active_masks
+        if state is not None:
+            self.load_state_dict(state)
+            return
         masks = initial_masks(method, self._prunable_parameters(), self.weight_budget.scheduled_blocks(0), calibration)
         self._processes.agree(masks.values())
         self._masking.set(masks)

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from _pytest.mark.structures import ParameterSet
 from typer.testing import CliRunner
 
 import hyperpruning as hp
@@ -70,7 +69,7 @@ def test_readme_and_tutorial_show_the_commands():
 EXTRAS = ("lightning", "skorch")  # packages of examples; importing them takes seconds
 
 
-def example_parameter(path: Path) -> ParameterSet:
+def example_parameter(path):
     needed = [
         package for package in EXTRAS if re.search(rf"^(import|from) {package}\b", path.read_text(), re.MULTILINE)
     ]
@@ -80,7 +79,7 @@ def example_parameter(path: Path) -> ParameterSet:
     return pytest.param(path, marks=marks, id=path.name)
 
 
-@pytest.mark.parametrize("example", map(example_parameter, sorted((ROOT / "examples").glob("*.py"))))
+@pytest.mark.parametrize("example", [example_parameter(path) for path in sorted((ROOT / "examples").glob("*.py"))])
 def test_examples_run(example, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(example), run_name="__main__")

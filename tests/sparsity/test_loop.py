@@ -3,9 +3,11 @@
 import copy
 import dataclasses
 import io
+import json
 import shutil
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -274,6 +276,14 @@ def test_without_total_steps_it_warns_once_and_says_what_that_costs():
         "not decay and they go on, which costs accuracy (rigl-erk at 90 % sparsity: .953 to .913, .936 to .900, "
         ".929 to .858). Give the Sparsifier total_steps=, the optimizer steps of the whole training."
     )
+
+
+def test_the_tutorial_says_what_was_measured():
+    root = Path(__file__).parents[2]
+    measured = json.loads((root / "benchmarks" / "results" / "total_steps.json").read_text())
+    given, left_out = (", ".join(f"{value:.3f}" for value in measured[which]) for which in ("with", "without"))
+    said = " ".join((root / "docs" / "tutorial.md").read_text().split())
+    assert f"a test accuracy of {given} with `total_steps` and {left_out} without" in said
 
 
 def test_without_total_steps_it_is_quiet_where_they_change_nothing():

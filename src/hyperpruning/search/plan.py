@@ -19,7 +19,7 @@ from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import method_checker
 from hyperpruning.training.record import Metric
-from hyperpruning.training.task import Task, metric_of
+from hyperpruning.training.task import Task, metric_of, recipe_of
 
 MAX_CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
 
@@ -35,7 +35,9 @@ class Plan:
 
     task: Task | None = described("what the candidates learn; None in a plan that was read from a ledger")
     dense_task: Task | None = described("the task of the dense reference, e.g. with another dropout")
-    train: TrainConfig = described("how each network is trained; its seed is the seed of the search")
+    train: TrainConfig = described(
+        "how each network is trained, completed by the recipe of the task; its seed is that of the search"
+    )
     sparsity: float = setting(
         0.8, "fraction of zero weights over the prunable weights, exact", section="pruning", ge=0, lt=1
     )
@@ -61,6 +63,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.task is not None:
+            object.__setattr__(self, "train", self.train.with_recipe(recipe_of(self.task)))
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hyperpruning.sparsity.mask_inits import Calibration, jacobian, jacobian_norm
 from hyperpruning.sparsity.method import Method
 from hyperpruning.training.device import seeded
-from hyperpruning.training.task import Task, as_step
+from hyperpruning.training.task import Task, as_step, loss_and_carry
 
 BATCHES = 8  # of the first epoch, whose losses are added up
 STEPS = 20  # of the probe, the last four of which are measured
@@ -37,7 +37,7 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
         with seeded(seed, device), torch.backends.cudnn.flags(enabled=False):
             for step in map(as_step, islice(task.batches(0, seed), BATCHES)):
                 for number, part in enumerate(step.parts):
-                    one, carries[number] = task.loss(network, part, carries.get(number))
+                    one, carries[number] = loss_and_carry(task, network, part, carries.get(number))
                     found.append(one / len(step.parts))
         return torch.stack(found).sum()
 

@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hyperpruning.kernels import float32_precision
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.training.averaging import averaged, is_averaging, non_monotone, start_averaging
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of, forward_precision, matmul_precision, seeded
+from hyperpruning.training.optimizers import make_optimizer
 from hyperpruning.training.pruning import make_sparsifier, prunable_weights
 from hyperpruning.training.record import EpochRecord
-from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
-from hyperpruning.training.task import Task, as_step, loss_and_metric, metric_of
+from hyperpruning.training.task import Task, as_step, loss_and_carry, loss_and_metric, metric_of, recipe_of
 
 CHECK_EVERY = 50  # steps between two checks that the loss is finite: each check synchronises the GPU
 
@@ -41,23 +43,44 @@ class Training:
     """
 
     def __init__(self, task: Task, config: TrainConfig, method: Method | None = None, *, sparsity: float = 0.0) -> None:
-        self.task, self.config, self.device = task, config, device_of(config.device)
+        self.task, self.config = task, config.with_recipe(recipe_of(task))
+        self.device = device_of(config.device)
         self.network = task.network(config.seed).to(self.device)
-        self.optimizer = SNTASGD(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = self._optimizer()
         self.sparsifier: Sparsifier | None = None
         if method is not None:
-            self.sparsifier = make_sparsifier(task, self.network, self.optimizer, config, method, sparsity=sparsity)
+            self.sparsifier = make_sparsifier(
+                task, self.network, self.optimizer, self.config, method, sparsity=sparsity
+            )
         self.epoch = -1  # the last recorded one; epoch 0 is the network before training
         self.valid_losses: list[float] = []  # from epoch 1 on, after the density has reached its target
         self.best_loss = float("inf")
         self.best: dict[str, Tensor] = {}  # on the CPU
         self.best_masks: dict[str, Tensor] = {}  # only if finetuning continues from them
 
+    def _optimizer(self) -> Optimizer:
+        config = self.config
+        assert config.optimizer is not None
+        assert config.lr is not None
+        assert config.weight_decay is not None
+        return make_optimizer(
+            config.optimizer,
+            self.network.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+
+    @property
+    def averaging(self) -> bool:
+        """Whether averages of the weights are kept, and evaluated in place of the weights."""
+        return is_averaging(self.optimizer)
+
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
         """The network as it would be exported: averaged and masked weights, evaluation mode, float32."""
         pruned = nullcontext() if self.sparsifier is None else self.sparsifier.masked()
-        with self.optimizer.averaged(), pruned, float32_precision(), torch.no_grad():
+        with averaged(self.optimizer), pruned, float32_precision(), torch.no_grad():
             self.network.eval()
             try:
                 yield self.network
@@ -129,7 +152,7 @@ class Training:
         if self.sparsifier is not None:
             self.sparsifier.restore(self.best_masks)
         self.optimizer.state.clear()
-        self.optimizer.start_averaging()
+        start_averaging(self.optimizer)
 
 
 def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord]:
@@ -160,18 +183,10 @@ def _train_epoch(training: Training) -> tuple[float, int]:
     if epoch == config.finetune_after:
         training.begin_finetuning()
     if _averaging_starts(training):
-        training.optimizer.start_averaging()
-    for group in training.optimizer.param_groups:
-        group["lr"] = _learning_rate(config, epoch)
+        start_averaging(training.optimizer)
     with seeded(config.seed * 1_000_003 + epoch, training.device), matmul_precision(config):
-        return train_batches(training, training.task.batches(epoch, config.seed))
-
-
-def _learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate after a number of epochs."""
-    if config.finetune_after is not None and epoch >= config.finetune_after:
-        return config.lr * config.finetune_lr
-    return config.lr * config.lr_decay ** max(0, epoch + 1 - config.lr_decay_after)
+        steps = training.task.steps(epoch, config.seed)
+        return train_batches(training, counted(training.task.batches(epoch, config.seed), steps, epoch, config.seed))
 
 
 def _averaging_starts(training: Training) -> bool:
@@ -179,28 +194,50 @@ def _averaging_starts(training: Training) -> bool:
     config, losses = training.config, training.valid_losses
     if training.sparsifier is not None and training.sparsifier.soft_shrinking:
         return False
+    assert config.average_from is not None
     triggered = config.non_monotone and losses and non_monotone(losses, config.non_monotone)
     return bool(triggered) or training.epoch >= config.epochs_in(config.average_from)
+
+
+def counted(batches: Iterable[Any], steps: int, epoch: int, seed: int) -> Iterator[Any]:
+    """The batches of an epoch, which must be as many as its steps: mask updates and schedules count on it.
+
+    Raises:
+        ValueError: there are fewer, or there is another one after `steps`.
+    """
+    name, count = f"batches({epoch}, {seed}) must give steps({epoch}, {seed}) = {steps} batches", 0
+    for batch in batches:
+        if count == steps:
+            raise ValueError(f"{name}, got more. Correct one of them.")
+        yield batch
+        count += 1
+    if count < steps:
+        raise ValueError(f"{name}, got {count}. Correct one of them.")
 
 
 def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, int]:
     """Train on batches in order; return their mean loss and the number of dropped weights."""
     config, network, optimizer = training.config, training.network, training.optimizer
+    assert config.max_grad_norm is not None
     total, count, dropped = torch.zeros((), dtype=torch.float64, device=training.device), 0, 0
+    epoch = max(0, training.epoch)
+    steps = training.task.steps(epoch, config.seed)
     carries: dict[int, Any] = {}
     for step in map(as_step, batches):
         optimizer.zero_grad()
         for number, part in enumerate(step.parts):
             with forward_precision(config):
-                loss, carries[number] = training.task.loss(network, part, carries.get(number))
+                loss, carries[number] = loss_and_carry(training.task, network, part, carries.get(number))
             loss = loss / len(step.parts)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate(epoch, count, steps) * step.lr_factor
         count += 1
         if count % CHECK_EVERY == 0:
             _check_finite(training, total, count)
         nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
-        optimizer.step(lr_factor=step.lr_factor)
+        optimizer.step()
         if training.sparsifier is not None and (update := training.sparsifier.step()) is not None:
             dropped += sum(update.dropped.values())
     _check_finite(training, total, count)

@@ -15,6 +15,7 @@ from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.sparsity.weight_budget import WeightBudget
 from hyperpruning.training.calibration import calibration
 from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.optimizers import OPTIMIZERS
 from hyperpruning.training.task import Task
 
 # what sparsity counts: model -> cost of a weight
@@ -130,6 +131,12 @@ def update_steps(steps: int, updates: int) -> set[int]:
     return {int((part + 0.5) * steps / updates) + 1 for part in range(updates)}
 
 
+def keeps_momentum(config: TrainConfig) -> bool:
+    """Whether the optimizer of a training keeps a momentum."""
+    entry = OPTIMIZERS.get(str(config.optimizer))
+    return entry is not None and entry.keeps_momentum and config.momentum > 0
+
+
 def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) -> None:
     """Check that a method fits the averaging, the finetuning and the optimizer.
 
@@ -138,12 +145,16 @@ def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) ->
         config: the training settings.
         steps: number of optimizer steps of each epoch.
     """
-    if method.soft_shrinkage and config.average_from < method.stop:
+    if method.soft_shrinkage and config.average_from is not None and config.average_from < method.stop:
         raise ValueError(
             f"average_from must be at least the method's stop = {method.stop:g} with soft shrinkage, got "
             f"{config.average_from:g}. Raise average_from, or lower stop."
         )
-    if method.redistribute is redistributions.momentum and method.grow is not scores.gradient_average:
+    if (
+        method.redistribute is redistributions.momentum
+        and method.grow is not scores.gradient_average
+        and not keeps_momentum(config)
+    ):
         raise ValueError(
             "grow must be 'gradient_average' when redistribute is 'momentum', since the optimizer of the training "
             f"keeps no momentum, got {to_config(method)['grow']!r}. Change one of them."

@@ -14,7 +14,10 @@ from hyperpruning.training.record import Metric
 class Task(Protocol):
     """The interface of a task. All losses are means in nats.
 
-    A task may have an attribute ``metric``, a `Metric`, in which results are reported; by default the loss.
+    A task may have an attribute ``metric``, a `Metric`, in which results are reported; by default the loss. It may have
+    an attribute ``recipe``, the training settings that suit it where the user does not say: a mapping with some of
+    "optimizer", "lr", "weight_decay", "max_grad_norm" and "average_from"; by default ``{"optimizer": "adamw"}``. Its
+    numbers are for its optimizer; without one they are the optimizer's defaults.
     """
 
     def network(self, seed: int) -> nn.Module:
@@ -77,6 +80,26 @@ def metric_of(task: Task) -> Metric:
     """The metric of a task; by default its loss."""
     metric: Metric = getattr(task, "metric", Metric())
     return metric
+
+
+def recipe_of(task: Task) -> Mapping[str, Any]:
+    """The training settings that suit a task; by default none."""
+    recipe: Mapping[str, Any] = getattr(task, "recipe", {})
+    return recipe
+
+
+def loss_and_carry(task: Task, network: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+    """What `Task.loss` returns.
+
+    Raises:
+        ValueError: it is no pair.
+    """
+    returned: Any = task.loss(network, batch, carry)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ValueError(
+            f"loss must return (loss, carry), got a {type(returned).__name__}. Return None where nothing is carried."
+        )
+    return returned
 
 
 def loss_and_metric(evaluated: float | tuple[float, float]) -> tuple[float, float | None]:

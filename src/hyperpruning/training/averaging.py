@@ -31,7 +31,7 @@ def keep_averages(optimizer: Optimizer) -> Optimizer:
 
 def is_averaging(optimizer: Optimizer) -> bool:
     """Whether averaging has started."""
-    return bool(optimizer.param_groups[0]["averaging"])
+    return bool(optimizer.param_groups[0].get("averaging", False))
 
 
 def start_averaging(optimizer: Optimizer) -> None:

@@ -16,7 +16,7 @@ from hyperpruning.sparsity.weight_budget import WeightBudget
 from hyperpruning.training.calibration import calibration
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.optimizers import OPTIMIZERS
-from hyperpruning.training.task import Task
+from hyperpruning.training.task import AnyTask
 
 # what sparsity counts: model -> cost of a weight
 COSTS: dict[str, Callable[[nn.Module], Cost]] = {"weights": lambda network: weights, "multiply_adds": multiply_adds}
@@ -31,20 +31,20 @@ class MethodError(ValueError):
     """A method that does not fit the network, the sparsity or the training."""
 
 
-def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
+def cost_of(task: AnyTask, network: nn.Module, config: TrainConfig) -> Cost:
     """The cost of a weight of each parameter; 0 if the parameter is not pruned."""
     cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
     return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
 
 
-def prunable_weights(task: Task, network: nn.Module, config: TrainConfig) -> int:
+def prunable_weights(task: AnyTask, network: nn.Module, config: TrainConfig) -> int:
     """Number of prunable weights, i.e. those with a cost above 0; tied weights count once."""
     cost = cost_of(task, network, config)
     return sum(weight.numel() for name, weight in network.named_parameters() if cost(name, weight))
 
 
 def make_sparsifier(
-    task: Task, network: nn.Module, optimizer: Optimizer, config: TrainConfig, method: Method, *, sparsity: float
+    task: AnyTask, network: nn.Module, optimizer: Optimizer, config: TrainConfig, method: Method, *, sparsity: float
 ) -> Sparsifier:
     """Create the Sparsifier of a training, which masks the network.
 
@@ -71,7 +71,9 @@ def make_sparsifier(
         raise MethodError(str(error)) from error
 
 
-def method_checker(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: float) -> Callable[[Method], None]:
+def method_checker(
+    task: AnyTask, network: nn.Module, config: TrainConfig, *, sparsity: float
+) -> Callable[[Method], None]:
     """Return a function that checks whether a method fits a training, without computing masks.
 
     It raises the same errors as `make_sparsifier`, but takes less than a millisecond instead of seconds.
@@ -98,7 +100,7 @@ def method_checker(task: Task, network: nn.Module, config: TrainConfig, *, spars
     return check
 
 
-def _steps(task: Task, config: TrainConfig) -> list[int]:
+def _steps(task: AnyTask, config: TrainConfig) -> list[int]:
     """The optimizer steps of each epoch."""
     return [task.steps(epoch, config.seed) for epoch in range(config.epochs)]
 

@@ -123,7 +123,7 @@ def test_the_learning_rate_changes_in_every_step():
         ({"lr_decay": 0.5}, 'schedule must be "step" with lr_decay or lr_decay_after, got "constant"'),
         ({"epochs": 2, "warmup_epochs": 2.0}, r"warmup_epochs must be below the 2 epochs of the schedule, got 2\."),
         ({"optimizer": "adamw", "lr": 15.0}, "lr must be at most 1 with the optimizer adamw, got 15"),
-        ({"lr": "0.1"}, "lr must be above 0 and at most 1e[+]38, got '0.1'"),
+        ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
     ],
 )
 def test_one_sentence_for_each_wrong_setting(settings, says):

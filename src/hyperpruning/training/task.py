@@ -14,10 +14,7 @@ from hyperpruning.training.record import Metric
 class AnyTask(Protocol):
     """What every task has, with the training loop of the package (`Task`) or with its own (`OwnLoop`).
 
-    A task may have an attribute ``metric``, a `Metric`, in which results are reported; by default the loss. It may have
-    an attribute ``recipe``, the training settings that suit it where the user does not say: a mapping with some of
-    "optimizer", "lr", "weight_decay", "max_grad_norm" and "average_from"; by default ``{"optimizer": "adamw"}``. Its
-    numbers are for its optimizer; without one they are the optimizer's defaults.
+    See `Task` for the attributes that it may have.
     """
 
     def network(self, seed: int) -> nn.Module:
@@ -51,7 +48,10 @@ class AnyTask(Protocol):
 class Task(AnyTask, Protocol):
     """The interface of a task. All losses are means in nats.
 
-    It may have the attributes ``metric`` and ``recipe``, see `AnyTask`.
+    A task may have an attribute ``metric``, a `Metric`, in which results are reported; by default the loss. It may have
+    an attribute ``recipe``, the training settings that suit it where the user does not say: a mapping with some of
+    "optimizer", "lr", "weight_decay", "max_grad_norm" and "average_from"; by default ``{"optimizer": "adamw"}``. Its
+    numbers are for its optimizer; without one they are the optimizer's defaults.
     """
 
     def batches(self, epoch: int, seed: int) -> Iterator[Any]:

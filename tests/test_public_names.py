@@ -16,6 +16,7 @@ NAMES = [
     "LanguageModelling",
     "Method",
     "Metric",
+    "OwnLoop",
     "Plan",
     "SearchSpace",
     "Sparsifier",

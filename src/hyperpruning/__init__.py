@@ -22,6 +22,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.tasks.language_modelling import LanguageModelling
     from hyperpruning.testing.driven_layer import check_driven_layer
     from hyperpruning.training.config import TrainConfig
+    from hyperpruning.training.own_loop import OwnLoop
     from hyperpruning.training.record import Metric
     from hyperpruning.training.snt_asgd import SNTASGD
     from hyperpruning.training.task import Task
@@ -34,6 +35,7 @@ __all__ = [
     "LanguageModelling",
     "Method",
     "Metric",
+    "OwnLoop",
     "Plan",
     "SearchSpace",
     "Sparsifier",
@@ -56,6 +58,7 @@ _MODULES = {
     "LanguageModelling": "tasks.language_modelling",
     "Method": "sparsity.method",
     "Metric": "training.record",
+    "OwnLoop": "training.own_loop",
     "Plan": "search.plan",
     "SearchSpace": "search.space",
     "Sparsifier": "sparsity.sparsifier",

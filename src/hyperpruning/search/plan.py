@@ -15,11 +15,13 @@ from hyperpruning.search.space import FloatRange, SearchSpace
 from hyperpruning.settings import check_settings, described, documented, setting
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
+from hyperpruning.training.checks import check_promises
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of
+from hyperpruning.training.own_loop import complete_config
 from hyperpruning.training.pruning import method_checker
 from hyperpruning.training.record import Metric
-from hyperpruning.training.task import Task, metric_of
+from hyperpruning.training.task import AnyTask, metric_of
 
 MAX_CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
 
@@ -33,9 +35,11 @@ class Plan:
         ValueError: a value is out of its range; `validate` checks the rest.
     """
 
-    task: Task | None = described("what the candidates learn; None in a plan that was read from a ledger")
-    dense_task: Task | None = described("the task of the dense reference, e.g. with another dropout")
-    train: TrainConfig = described("how each network is trained; its seed is the seed of the search")
+    task: AnyTask | None = described("what the candidates learn; None in a plan that was read from a ledger")
+    dense_task: AnyTask | None = described("the task of the dense reference, e.g. with another dropout")
+    train: TrainConfig = described(
+        "how each network is trained, completed by the recipe of the task; its seed is that of the search"
+    )
     sparsity: float = setting(
         0.8, "fraction of zero weights over the prunable weights, exact", section="pruning", ge=0, lt=1
     )
@@ -61,6 +65,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.task is not None:
+            object.__setattr__(self, "train", complete_config(self.task, self.train))
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
 
@@ -136,7 +142,8 @@ def validate(plan: Plan) -> None:
     device_of(plan.train.device)
     for task in (plan.task, plan.dense_task):
         task.steps(0, plan.train.seed)
-    check = method_checker(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
+    network = check_promises(plan.task, plan.train.seed)
+    check = method_checker(plan.task, network, plan.train, sparsity=plan.sparsity)
     for method in _valid_methods(plan):
         check(method)
         until = plan.train.epochs_in(method.final_density_at)

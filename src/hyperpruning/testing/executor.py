@@ -59,7 +59,7 @@ def _plan() -> Plan:
     return Plan(
         task=task,
         dense_task=task,
-        train=TrainConfig(epochs=2, lr=0.5, updates_per_epoch=1, device="cpu"),
+        train=TrainConfig(epochs=2, optimizer="snt_asgd", lr=0.5, updates_per_epoch=1, device="cpu"),
         sparsity=0.5,
         space=SearchSpace({"drop_scope": ("tensor", "sign"), "drop_fraction": FloatRange(0.3, 0.6, 0.1)}),
         n_candidates=3,

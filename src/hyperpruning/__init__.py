@@ -14,8 +14,9 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.lyapunov.config import SpectrumConfig
     from hyperpruning.lyapunov.distances import spectrum_distance
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
+    from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
     from hyperpruning.search.plan import Plan
-    from hyperpruning.search.space import FloatRange, SearchSpace
+    from hyperpruning.search.space import SearchSpace
     from hyperpruning.sparsity.catalogue import METHODS
     from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
@@ -32,11 +33,13 @@ __all__ = [
     "SNTASGD",
     "Experiment",
     "FloatRange",
+    "IntRange",
     "LanguageModelling",
     "Method",
     "Metric",
     "OwnLoop",
     "Plan",
+    "Prior",
     "SearchSpace",
     "Sparsifier",
     "Spectrum",
@@ -54,12 +57,14 @@ _MODULES = {
     "METHODS": "sparsity.catalogue",
     "SNTASGD": "training.snt_asgd",
     "Experiment": "experiment",
-    "FloatRange": "search.space",
+    "FloatRange": "search.dimensions",
+    "IntRange": "search.dimensions",
     "LanguageModelling": "tasks.language_modelling",
     "Method": "sparsity.method",
     "Metric": "training.record",
     "OwnLoop": "training.own_loop",
     "Plan": "search.plan",
+    "Prior": "search.dimensions",
     "SearchSpace": "search.space",
     "Sparsifier": "sparsity.sparsifier",
     "Spectrum": "lyapunov.spectrum",

@@ -19,8 +19,9 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.search.dimensions import FloatRange
 from hyperpruning.search.plan import Plan, check_rounds
-from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.search.space import SearchSpace
 from hyperpruning.settings import check_value, did_you_mean, is_setting, type_hints
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method

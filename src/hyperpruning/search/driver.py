@@ -32,7 +32,7 @@ from hyperpruning.search.history import (
 )
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, locked, read
 from hyperpruning.search.plan import Plan, batches, validate
-from hyperpruning.search.samplers import SAMPLERS, suggest
+from hyperpruning.search.samplers import sampler_of, suggest
 from hyperpruning.search.schedulers import (
     Abort,
     Action,
@@ -238,7 +238,7 @@ def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -
     return suggest(
         plan.space,
         observed,
-        sampler=SAMPLERS[plan.sampler],
+        sampler=sampler_of(plan.sampler),
         seed=(plan.train.seed * 1_000_003 + batch) % 2**32,  # the samplers' limit
         count=len(list(batches(plan))[batch]),
     )

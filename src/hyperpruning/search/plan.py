@@ -11,7 +11,7 @@ from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.search.criteria import CRITERIA
 from hyperpruning.search.samplers import SAMPLERS
-from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.search.space import SearchSpace, method_config, space_from_identity
 from hyperpruning.settings import check_settings, described, documented, setting
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
@@ -84,15 +84,11 @@ class Plan:
             for name, value in vars(self).items()
             if name not in ("task", "dense_task", "train", "space", "spectrum")
         }
-        space = {
-            name: asdict(choices) if isinstance(choices, FloatRange) else list(choices)
-            for name, choices in self.space.dimensions.items()
-        }
         return values | {
             "task": self.task.identity(),
             "dense_task": self.dense_task.identity(),
             "train": asdict(self.train),
-            "space": space,
+            "space": self.space.identity(),
             "spectrum": asdict(self.spectrum),
         }
 
@@ -105,16 +101,13 @@ def recorded_plan(identity: Mapping[str, Any]) -> Plan:
     """
     values = dict(identity)
     try:
-        dimensions = {
-            name: FloatRange(**choices) if isinstance(choices, Mapping) else tuple(choices)
-            for name, choices in values.pop("space").items()
-        }
+        space = space_from_identity(values.pop("space"))
         train, spectrum = TrainConfig(**values.pop("train")), SpectrumConfig(**values.pop("spectrum"))
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         plain |= {"task": None, "dense_task": None, "train": train, "spectrum": spectrum}
-        return Plan(**plain, space=SearchSpace(dimensions))
+        return Plan(**plain, space=space)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The settings must be those of this version of hyperpruning, got others ({error}).") from None
 
@@ -160,7 +153,7 @@ def _valid_methods(plan: Plan) -> list[Method]:
     found, invalid = [], ""
     for config in plan.space.configs(MAX_CHECKED):
         try:
-            found.append(from_config(config))
+            found.append(from_config(method_config(config)))
         except ValueError as error:
             invalid = invalid or f" (first invalid one: {error})"
     if len(found) < (plan.n_candidates if plan.space.size() <= MAX_CHECKED else 1):

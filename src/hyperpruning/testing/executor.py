@@ -8,10 +8,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.search.dimensions import FloatRange
 from hyperpruning.search.driver import search
 from hyperpruning.search.ledger import LEDGER
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.search.space import SearchSpace
 from hyperpruning.testing.comparison import require
 from hyperpruning.testing.tiny_task import TinyTask
 from hyperpruning.training.config import TrainConfig

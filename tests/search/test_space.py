@@ -74,3 +74,29 @@ def scored_plain(configs):
 def test_a_range_that_is_none_is_refused(numbers, says):
     with pytest.raises(ValueError, match=says):
         FloatRange(*numbers)
+
+
+def test_choices_that_are_no_tuple_are_refused():
+    with pytest.raises(
+        ValueError,
+        match=r"^The choices of 'method' must be a tuple of names or a FloatRange, got 'rigl'. Write \('rigl',\).$",
+    ):
+        SearchSpace({"method": "rigl"})
+    with pytest.raises(ValueError, match=r"The choices of 'method' must be .* got Method\(.* Write \('rigl',\)"):
+        SearchSpace({"method": from_config({"method": "set"})})
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "says"),
+    [
+        ({"method": ("set", "riggl", "rigl")}, "method must be one of .*, got 'riggl'. Did you mean 'rigl'"),
+        (
+            {"drop_scopes": ("tensor",)},
+            "must be one of .* got 'drop_scopes'. Did you mean 'drop_scope'",
+        ),
+        ({"drop": ("magnitude", "taylr")}, "drop must be one of .*, got 'taylr'. Did you mean 'taylor'"),
+    ],
+)
+def test_a_misspelt_name_is_refused_although_other_choices_are_valid(dimensions, says):
+    with pytest.raises(ValueError, match=says):
+        SearchSpace(dimensions).check_names()

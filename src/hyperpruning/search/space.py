@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hyperpruning.sparsity.serialization import from_config
+from hyperpruning.sparsity.serialization import check_choice, from_config
 
 Config = dict[str, str | float]
 MAX_VALUES = 10_000  # of a FloatRange
@@ -63,10 +63,34 @@ class SearchSpace:
     """The choices of each field of `Method` that is searched.
 
     Attributes:
-        dimensions: field name -> the choices by name, or a `FloatRange`.
+        dimensions: field name -> the choices by name, or a `FloatRange`. The name "method" has the names of whole
+            methods (`METHODS`) as its choices.
+
+    Raises:
+        ValueError: the choices of a field are neither a tuple nor a `FloatRange`.
     """
 
     dimensions: Mapping[str, Choices | FloatRange]
+
+    def __post_init__(self) -> None:
+        dimensions: Mapping[str, object] = self.dimensions
+        for name, dimension in dimensions.items():
+            if not isinstance(dimension, FloatRange | tuple | list):
+                one = dimension if isinstance(dimension, str | int | float) else "rigl" if name == "method" else "..."
+                raise ValueError(
+                    f"The choices of {name!r} must be a tuple of names or a FloatRange, got {dimension!r}. "
+                    f"Write ({one!r},)."
+                )
+
+    def check_names(self) -> None:
+        """Check that every field and every choice exists.
+
+        Raises:
+            ValueError: one does not; the message has the nearest name.
+        """
+        for name, dimension in self.dimensions.items():
+            for value in [dimension.low] if isinstance(dimension, FloatRange) else dimension:
+                check_choice(name, value)
 
     def size(self) -> int:
         """Number of configs, including those that are no valid method."""

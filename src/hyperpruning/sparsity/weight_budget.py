@@ -1,12 +1,14 @@
 """The weight budget: how many blocks of each tensor are active at each optimizer step."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from numbers import Real
 
 import torch
 from torch import nn
 
+from hyperpruning.sparsity import schedules
 from hyperpruning.sparsity.allocations import uniform_except
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.scopes import gate
@@ -220,3 +222,15 @@ def _check_sparsity(sparsity: object) -> None:
         raise ValueError(f"sparsity must be a number, got {sparsity!r}. 0.8 prunes 80 % of the weights.")
     if not 0 <= float(sparsity) < 1:
         raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity}.")
+
+
+def warn_without_total_steps(method: Method) -> None:
+    """Warn that a method is carried out without the end of the training, where that changes what it does."""
+    if method.drop is None or (method.decay is schedules.constant and method.stop == 1):
+        return
+    warnings.warn(
+        "total_steps must be given when the drop fraction of a method decays or its updates stop, got None: it does "
+        "not decay and they go on, which costs accuracy (rigl-erk at 90 % sparsity: .953 to .913, .936 to .900, "
+        ".929 to .858). Give the Sparsifier total_steps=, the optimizer steps of the whole training.",
+        stacklevel=3,
+    )

@@ -21,14 +21,13 @@ from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.search.history import DENSE, Candidate, FinalResult
 from hyperpruning.search.plan import Plan
-from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.checks import check_evaluated, recurrent_part, unchanged
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import matmul_precision, threads
 from hyperpruning.training.epochs import Training, epochs, train_batches
-from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.record import EpochRecord
 from hyperpruning.training.task import AnyTask, loss_and_metric, with_batches
 

@@ -280,8 +280,13 @@ def test_sizes_beyond_reason_are_refused_at_once(section, values, says):
 
 
 def test_what_is_no_file_is_no_experiment(tmp_path):
-    with pytest.raises(ExperimentError, match="which is no file"):
+    with pytest.raises(ExperimentError, match="which is not valid: it is no file"):
         read_experiment(Path("/dev/zero"))
-    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)
-    with pytest.raises(ExperimentError, match="which is not valid"):
-        read_experiment(tmp_path / "deep.toml")
+    for text, says in (
+        ("a = " + "[" * 5000, "which is not valid"),
+        ("a." * 50_000 + "a = 1", "it has 100,005 bytes, more than 65,536"),
+        ("a." * 30_000 + "a = 1", "a line has more than 200 dots"),
+    ):
+        (tmp_path / "deep.toml").write_text(text)
+        with pytest.raises(ExperimentError, match=says):
+            read_experiment(tmp_path / "deep.toml")

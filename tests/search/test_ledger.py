@@ -11,6 +11,7 @@ from hyperpruning.training.record import Metric
 FACTS = [
     Header({"n_candidates": 2}, {}, Metric("perplexity", "", "exp")),
     Candidate("c01", 0, {"drop": "magnitude"}),
+    Candidate("c02", 0, {"drop": "magnitude"}),
     Winner("ls", "c01"),
 ]
 
@@ -32,11 +33,21 @@ def test_what_is_written_is_read(folder):
 
 def test_a_damaged_line_costs_that_line_alone(folder, caplog):
     path = folder / LEDGER
-    path.write_text(path.read_text().replace('"c01", "batch"', '"c02", "batch"'))
+    path.write_text(path.read_text().replace('"c02", "batch"', '"c01", "batch"'))
     history = read(folder, warn=True)
-    assert not history.candidates
+    assert list(history.candidates) == ["c01"]
     assert history.winners == {"ls": "c01"}
-    assert "Line 2" in caplog.text
+    assert "Line 3" in caplog.text
+
+
+def test_the_results_of_a_candidate_whose_line_is_damaged_wait_for_it(folder):
+    path = folder / LEDGER
+    whole = path.read_text()
+    path.write_text(whole.replace('"c01", "batch"', '"c02", "batch"'))
+    assert read(folder).winners == {}
+    with path.open("a") as file:
+        file.write(whole.splitlines(keepends=True)[1])  # the search suggests it again
+    assert read(folder).winners == {"ls": "c01"}
 
 
 def test_a_torn_line_is_cut_off_before_the_next(folder):
@@ -73,9 +84,9 @@ def test_a_folder_without_a_ledger_is_no_run_folder(tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("values", [{"kind": "oracle"}, {"kind": "winner"}, to_json(FACTS[2]) | {"more": 1}])
+@pytest.mark.parametrize("values", [{"kind": "oracle"}, {"kind": "winner"}, to_json(FACTS[-1]) | {"more": 1}])
 def test_a_line_of_another_version_is_refused_with_its_number(folder, values):
     with (folder / LEDGER).open("a") as file:
         file.write(json.dumps(values | {"check": _check(values)}) + "\n")
-    with pytest.raises(RunFolderError, match=r"Line 4 of .* is from another version"):
+    with pytest.raises(RunFolderError, match=r"Line 5 of .* is from another version"):
         read(folder)

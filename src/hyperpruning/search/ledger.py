@@ -92,10 +92,9 @@ def _remove_orphans(history: History) -> None:
     for by_network in (history.epochs, history.finals, history.failures):
         for name in [name for name in by_network if not known(name)]:
             del by_network[name]
-    for name in [
-        name for name, final in history.finals.items() if final.best_epoch not in history.epochs.get(name, {})
-    ]:
-        del history.finals[name]
+    for name, final in list(history.finals.items()):
+        if final.best_epoch not in history.epochs.get(name, {}):
+            del history.finals[name]
     history.winners = {criterion: name for criterion, name in history.winners.items() if known(name)}
     history.rounds = {
         key: found for key, found in history.rounds.items() if known(*found.kept, *found.dropped, *found.scores)
@@ -174,6 +173,8 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             values = json.loads(line)
             if values.pop("check") != _check(values):
                 raise ValueError
+            if rb"\ud" in line:  # half of a surrogate pair is no text
+                json.dumps(values, ensure_ascii=False).encode()
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             yield number, None
         else:

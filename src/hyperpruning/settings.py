@@ -122,7 +122,8 @@ def check_types(values: object) -> None:
     for name, hint in type_hints(type(values)).items():
         value = getattr(values, name)
         if not _fits(value, hint):
-            raise TypeError(f"{name} must be {getattr(hint, '__name__', hint)}, got {str(value)[:40]!r}")
+            kind = hint.__name__ if isinstance(hint, type) else str(hint).rpartition("typing.")[2]
+            raise TypeError(f"{name} must be {kind.removeprefix('collections.abc.')}, got {str(value)[:40]!r}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -19,7 +19,7 @@ class TrainConfig:
         ValueError: a value is out of its range, or values contradict each other.
     """
 
-    epochs: int = setting(10, "length of a full training", section="training", ge=1, le=100_000)
+    epochs: int = setting(10, "length of a full training", section="training", ge=1, le=10_000)
     lr: float = setting(15.0, "learning rate of SGD", section="training", gt=0, le=1e38)
     lr_decay: float = setting(
         1.0, "factor on the learning rate in every epoch after lr_decay_after", section="training", gt=0, le=1

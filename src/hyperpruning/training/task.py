@@ -14,7 +14,14 @@ from hyperpruning.training.record import Metric
 class Task(Protocol):
     """The interface of a task. All losses are means in nats.
 
-    A task may have an attribute ``metric``, a `Metric`, in which results are reported; by default the loss.
+    A task may have an attribute ``metric``, a `Metric`, in which results are reported; by default the loss. It may have
+    two more methods:
+
+    - ``narrower(weights: int) -> Task``: the same task with a network so narrow that its matrices have at most so many
+      weights; a search trains it as the reference "dense, as many weights".
+    - ``baseline_loss(split: str) -> float``: the loss on "valid" or "test" of a prediction that ignores the input (the
+      mean, or the frequencies of the classes or tokens, of the training data). A network that is no better has learnt
+      nothing.
     """
 
     def network(self, seed: int) -> nn.Module:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from hyperpruning.sparsity import buffers, scores
 from hyperpruning.sparsity.costs import Cost, weights
+from hyperpruning.sparsity.gates import with_row_groups
 from hyperpruning.sparsity.mask_inits import Calibration
 from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.method import Method
@@ -40,8 +41,9 @@ class Sparsifier:
         prunable: (name, parameter) -> whether it is pruned; default every parameter whose cost is not 0.
         cost: (name, parameter) -> the cost of one of its weights; default 1 in matrices and 0 (not pruned) in vectors.
             With another cost (see `multiply_adds`), sparsity is the fraction of the cost that is pruned.
-        row_groups: the number of equal groups of rows by parameter name, e.g. 4 for the stacked gates of an LSTM;
-            default 1.
+        row_groups: the number of equal groups of rows by parameter name, e.g. 4 for the stacked gates of an LSTM. The
+            groups of recurrent layers are known (`sparsity.gates.row_groups`); what is given stands in their place, and
+            every other parameter has 1.
         calibration: a function that returns the scalar which the functions of `mask_inits.py` differentiate.
         seed: of random masks and random growth.
 
@@ -95,7 +97,8 @@ class Sparsifier:
                 "Create it from model.parameters()."
             )
         self.model, self.optimizer, self.method = model, optimizer, method
-        self.parameters, self.row_groups = named, {name: (row_groups or {}).get(name, 1) for name in named}
+        groups = with_row_groups(model, row_groups)
+        self.parameters, self.row_groups = named, {name: groups.get(name, 1) for name in named}
         self.weight_budget = WeightBudget(
             method, named, {n: cost(n, p) for n, p in named.items()}, sparsity, total_steps
         )

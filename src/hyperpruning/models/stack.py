@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -34,6 +35,12 @@ def stacked_layers(layer: Callable[[int, int], nn.Module], input_size: int, widt
     [3, 5]
     """
     return [layer(below, width) for below, width in pairwise([input_size, *widths])]
+
+
+def without_autocast(device: str, cell: str) -> AbstractContextManager[None]:
+    """Disable autocast for torch's cells: it runs cuDNN's layers in float16, where their gradients underflow."""
+    affected = cell in CELLS and torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if affected else nullcontext()
 
 
 class Stack(nn.ModuleList):

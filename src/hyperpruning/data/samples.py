@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ Samples = tuple[Tensor, ...]  # N samples: each tensor is (N, ...)
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What is learnt, what candidates are compared on, and what is used once, at the end."""
+    """What is learnt, what candidates are compared on, and what is used once, at the end; and the names of classes."""
 
     train: Samples
     valid: Samples
     test: Samples
+    classes: tuple[str, ...] = ()
 
     def __getitem__(self, split: str) -> Samples:
         if split not in SPLITS:
@@ -43,6 +45,12 @@ class Splits:
                 digest.update(f"{split} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def splits_of(parts: Iterable[Samples]) -> Splits:
+    """Return three parts as splits."""
+    train, valid, test = parts
+    return Splits(train, valid, test)
 
 
 def as_tensor(name: str, values: Any) -> Tensor:
@@ -66,6 +74,29 @@ def as_tensor(name: str, values: Any) -> Tensor:
     return found
 
 
+def as_columns(data: Any) -> tuple[Any, ...]:
+    """Return a tuple of arrays, or the items of a map-style data set, as one array or list for each part of a sample.
+
+    Raises:
+        DataError: the data are neither.
+    """
+    if isinstance(data, tuple | list) and len(data) >= 2:
+        return tuple(data)
+    if isinstance(data, np.ndarray | Tensor | str | Mapping | tuple | list) or not hasattr(data, "__getitem__"):
+        raise DataError(
+            "Samples must be a tuple of arrays such as (inputs, targets), or a torch Dataset of such tuples, got a "
+            f"{type(data).__name__}. Put the arrays into a tuple."
+        )
+    items = [data[index] for index in range(len(data))]
+    return tuple([np.asarray(value) for value in column] for column in zip(*items, strict=True))
+
+
+def is_ragged(values: Any) -> bool:
+    """Tell whether these are sequences of different lengths."""
+    listed = isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.dtype == object)
+    return listed and len({np.shape(value)[:1] for value in values}) > 1
+
+
 def as_samples(data: Any) -> Samples:
     """Return arrays, or a map-style data set of tuples, as tensors with samples first.
 
@@ -76,18 +107,12 @@ def as_samples(data: Any) -> Samples:
     Raises:
         DataError: the numbers of samples differ, or there are none.
     """
-    if not isinstance(data, tuple | list):
-        if isinstance(data, np.ndarray | Tensor | str | Mapping) or not hasattr(data, "__getitem__"):
-            raise DataError(
-                f"Samples must be a tuple of arrays such as (inputs, targets), or a torch Dataset of such tuples, got "
-                f"a {type(data).__name__}. Put the arrays into a tuple."
-            )
-        items = [data[index] for index in range(len(data))]
-        data = [[np.asarray(value) for value in column] for column in zip(*items, strict=True)]
-    found = tuple(as_tensor(f"Array {number} of the samples", values) for number, values in enumerate(data))
+    found = tuple(as_tensor(f"Array {number} of the samples", values) for number, values in enumerate(as_columns(data)))
     counts = [len(values) if values.dim() else 0 for values in found]
-    if not counts or min(counts) < 1 or len(set(counts)) > 1:
-        raise DataError(f"All arrays must have the same number of samples, at least 1, got {counts}. Give equally many.")
+    if min(counts) < 1 or len(set(counts)) > 1:
+        raise DataError(
+            f"All arrays must have the same number of samples, at least 1, got {counts}. Give equally many."
+        )
     return found
 
 
@@ -106,11 +131,11 @@ def split_samples(data: Any, fractions: Sequence[float], seed: int) -> Splits:
     if isinstance(data, Splits):
         return data
     if isinstance(data, Mapping):
-        return Splits(*(as_samples(part) for part in _three(data)))
+        return splits_of(as_samples(part) for part in _three(data))
     whole = as_samples(data)
     order = torch.randperm(len(whole[0]), generator=Generator().manual_seed(seed))
-    parts = order.split(split_sizes(len(order), fractions))
-    return Splits(*(tuple(values[part] for values in whole) for part in parts))
+    parts = torch.split(order, split_sizes(len(order), fractions))
+    return splits_of(tuple(values[part] for values in whole) for part in parts)
 
 
 def split_series(data: Any, fractions: Sequence[float]) -> Splits:
@@ -130,10 +155,12 @@ def split_series(data: Any, fractions: Sequence[float]) -> Splits:
     found = [part[:, None] if part.dim() == 1 else part for part in found]
     if any(part.dim() != 2 for part in found) or len({part.shape[1] for part in found}) > 1:
         shapes = [tuple(part.shape) for part in found]
-        raise DataError(f"A series must have the shape (time steps, features) or (time steps,), got {shapes}. Reshape it.")
+        raise DataError(
+            f"A series must have the shape (time steps, features) or (time steps,), got {shapes}. Reshape it."
+        )
     if len(found) == 1:
-        found = list(found[0].split(split_sizes(len(found[0]), fractions)))
-    return Splits(*((part,) for part in found))
+        found = list(torch.split(found[0], split_sizes(len(found[0]), fractions)))
+    return splits_of((part,) for part in found)
 
 
 def _three(data: Mapping[Any, Any]) -> list[Any]:
@@ -157,7 +184,7 @@ def split_sizes(count: int, fractions: Sequence[float]) -> list[int]:
     if len(fractions) != len(SPLITS) or abs(sum(fractions) - 1) > 1e-6:
         raise DataError(f"fractions must be three numbers that add up to 1, got {list(fractions)}. Change them.")
     ends = [round(sum(fractions[:number]) * count + 1e-9) for number in range(len(SPLITS))] + [count]
-    sizes = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    sizes = [after - before for before, after in pairwise(ends)]
     if min(sizes) < 1:
         raise DataError(f"Every split must have at least one sample, got {sizes} of {count}. Give more data.")
     return sizes
@@ -181,10 +208,23 @@ def padded(sequences: Sequence[Any]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(found, batch_first=True), torch.tensor([len(one) for one in found])
 
 
+def mean_and_scale(steps: Tensor, standardize: bool) -> tuple[Tensor, Tensor]:
+    """Return the mean and the standard deviation of each feature, (F,) each; 1 where a feature does not vary.
+
+    Args:
+        steps: (N, F).
+        standardize: otherwise 0 and 1 are returned.
+    """
+    if not standardize:
+        return torch.zeros(steps.shape[1]), torch.ones(steps.shape[1])
+    mean, scale = steps.double().mean(0), steps.double().std(0, correction=0)
+    return mean.float(), torch.where(scale > 0, scale, 1.0).float()
+
+
 def shuffled_batches(samples: Samples, batch: int, seed: int) -> Iterator[Samples]:
     """Yield the samples in a random order that depends on the seed alone, in batches; the last one may be smaller."""
     order = torch.randperm(len(samples[0]), generator=Generator().manual_seed(seed))
-    for part in order.split(batch):
+    for part in torch.split(order, batch):
         yield tuple(values[part] for values in samples)
 
 
@@ -199,7 +239,9 @@ def read_arrays(path: Path, known: Sequence[str]) -> dict[str, np.ndarray[Any, A
         DataError: the file does not exist, is none, or has an array that is not known.
     """
     if not path.is_file():
-        raise DataError(f"The data must be a file of arrays, got {path}, which does not exist. Write one with numpy.savez.")
+        raise DataError(
+            f"The data must be a file of arrays, got {path}, which does not exist. Write one with numpy.savez."
+        )
     return dict(_read(path, path.stat().st_mtime_ns, tuple(known)))
 
 
@@ -211,11 +253,13 @@ def _read(path: Path, stamp: int, known: tuple[str, ...]) -> dict[str, np.ndarra
         arrays = {known[0]: content} if isinstance(content, np.ndarray) else {name: content[name] for name in content}
     except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise DataError(
-            f"The data must be a file of arrays as numpy.savez writes it, without Python objects, got {path} ({error}). "
+            f"The data must be a file of arrays as numpy.savez writes it without objects, got {path} ({error}). "
             "Write it again."
         ) from None
     for name in arrays:
         if name not in known:
-            raise DataError(f"The arrays of a file must be of {', '.join(known)}, got {name!r} in {path}."
-                            f"{did_you_mean(name, known)}")
+            raise DataError(
+                f"The arrays of a file must be of {', '.join(known)}, got {name!r} in {path}."
+                f"{did_you_mean(name, known)}"
+            )
     return arrays

@@ -30,8 +30,8 @@ class SequenceModel(nn.Module):
         layers: number of recurrent layers; default 1, or the length of `hidden`.
         depth: micro-steps of a recurrent highway layer; 1 for all other cells.
         dropout: probability of dropout between the layers and before the linear layer.
-        pool: "last": the linear layer reads the top layer's output of the last step of a sequence; "mean": the mean over
-            its steps.
+        pool: "last": the linear layer reads the top layer's output of a sequence's last step; "mean": the mean over its
+            steps.
         seed: of the initial weights; the state of the global generator does not change.
 
     Raises:
@@ -134,9 +134,7 @@ class Forecaster(SequenceModel):
         return standardized * self.scale + self.mean
 
 
-def _check_sizes(
-    cell: str, widths: Sequence[int], layers: int | None, depth: int, dropout: float, pool: str
-) -> None:
+def _check_sizes(cell: str, widths: Sequence[int], layers: int | None, depth: int, dropout: float, pool: str) -> None:
     if cell not in LAYERS:
         raise ValueError(f"cell must be one of {', '.join(LAYERS)}, got {cell!r}.{did_you_mean(cell, LAYERS)}")
     if not widths or min(widths) < 1:

@@ -24,6 +24,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
 }
 # Number of gates stacked in the rows of each cell's weights.
 GATES: dict[str, int] = {"lstm": 4, "gru": 3, "rnn": 1, "rhn": 2, "uncoupled_rhn": 3}
+MAX_WIDTH, MAX_LAYERS = 1_000_000, 1_000  # far above what is trained: a typing error is a sentence, not a full memory
 
 Dropout = Callable[[Tensor, float, bool], Tensor]
 

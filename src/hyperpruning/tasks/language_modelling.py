@@ -25,13 +25,12 @@ from hyperpruning.data.corpus import (
 from hyperpruning.kernels import out_of_memory
 from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
-from hyperpruning.models.stack import LAYERS
+from hyperpruning.models.stack import LAYERS, MAX_LAYERS, MAX_WIDTH
 from hyperpruning.settings import check_settings, documented, setting
 from hyperpruning.tasks.narrower import narrower_task
 from hyperpruning.training.record import Metric
 from hyperpruning.training.task import Step
 
-MAX_WIDTH, MAX_LAYERS = 1_000_000, 1_000  # far above what is trained: a typing error is a sentence, not a full memory
 PERPLEXITY = Metric("perplexity", unit="", from_loss="exp")
 
 
@@ -142,6 +141,15 @@ class LanguageModelling:
     def network(self, seed: int) -> LanguageModel:
         """A new language model for this text."""
         return self.model(len(self.corpus().vocabulary), seed)
+
+    def check_model(self) -> None:
+        """Build the network on the device "meta", without the text.
+
+        Raises:
+            ValueError: sizes or dropouts contradict each other.
+        """
+        with torch.device("meta"):
+            self.model(1)
 
     def model(self, vocabulary: int, seed: int = 0) -> LanguageModel:
         """A new language model for a vocabulary of this size.

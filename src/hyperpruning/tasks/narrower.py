@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ def narrower_task(task: T, weights: int, widths: Sequence[str], network: Callabl
         task: a frozen dataclass.
         weights: the largest number of weights in matrices (biases and other vectors are not counted; tied weights
             count once).
-        widths: the names of the fields that are widths, each an int or a tuple of ints.
+        widths: the names of the fields that are widths, each an int, a tuple of ints or a mapping with such values.
         network: builds the network of a task; it is called on the device "meta", where it takes no memory.
 
     Raises:
@@ -55,10 +55,14 @@ def weight_count(network: nn.Module) -> int:
 
 
 def _scaled(width: Any, factor: float) -> Any:
+    if isinstance(width, Mapping):
+        return {name: _scaled(one, factor) for name, one in width.items()}
     if isinstance(width, int):
         return max(1, round(width * factor))
     return tuple(max(1, round(one * factor)) for one in width)
 
 
 def _as_tuple(width: Any) -> tuple[int, ...]:
+    if isinstance(width, Mapping):
+        return tuple(one for value in width.values() for one in _as_tuple(value))
     return (width,) if isinstance(width, int) else tuple(width)

@@ -47,7 +47,8 @@ def recurrent_module(network: nn.Module, name: str | None = None) -> nn.Module:
                 f"recurrent must name a module of the network, got {name!r}.{did_you_mean(name, modules)} "
                 f"Its recurrent modules: {', '.join(found) or 'none'}."
             )
-        return modules[name]
+        named: nn.Module = modules[name]
+        return named
     if len(found) != 1:
         raise ValueError(
             f"The network must have one recurrent module, got {', '.join(found) or 'none'} in a "
@@ -55,7 +56,7 @@ def recurrent_module(network: nn.Module, name: str | None = None) -> nn.Module:
             + (
                 "Name one of them: recurrent = ..."
                 if found
-                else "Give recurrent = a function of (network, batch) that returns the step of your cell and its inputs."
+                else "Give recurrent = a function of (network, batch) that returns your cell's step and its inputs."
             )
         )
     return next(iter(found.values()))

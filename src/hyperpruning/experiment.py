@@ -19,14 +19,16 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.search.dimensions import FloatRange
 from hyperpruning.search.plan import Plan, check_rounds
-from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.search.space import SearchSpace
 from hyperpruning.settings import check_value, did_you_mean, is_setting, type_hints
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import COMPONENTS, to_config
 from hyperpruning.tasks.language_modelling import LanguageModelling
-from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.config import RECIPE, TrainConfig
+from hyperpruning.training.optimizers import OPTIMIZERS
 
 EXPERIMENT = "experiment.toml"
 PRESETS = Path(__file__).parent / "presets"
@@ -34,7 +36,7 @@ SECTIONS = {  # sections of the file, in order, with their descriptions
     "data": "The text.",
     "model": "The network.",
     "dense": "The dense reference: it may need another dropout than the sparse candidates.",
-    "training": "How every network is trained (SGD with clipped gradients, then averages of the weights).",
+    "training": "How every network is trained; left out, the optimizer and its numbers are those that suit the task.",
     "pruning": "How much is pruned, and when.",
     "space": "The search space: the choices of each component of a method, or whole methods by name.",
     "search": "Candidates, rungs and selection criteria.",
@@ -149,7 +151,7 @@ class Experiment(_Sections):
 
     def __init__(self, /, **sections: Any) -> None:
         try:
-            super().__init__(**sections)
+            super().__init__(**sections | {"training": _with_recipe(sections.get("training", {}))})
         except ValidationError as error:
             raise ExperimentError("\n".join(_sentence(problem) for problem in error.errors())) from None
 
@@ -222,6 +224,14 @@ class Experiment(_Sections):
             document.add(tomlkit.comment(about))
             document.add(name, _table(getattr(self, name)))
         return tomlkit.dumps(document)
+
+
+def _with_recipe(training: Any) -> Any:
+    """The section with the real numbers that the task or the optimizer gives to settings that are left out."""
+    if not isinstance(training, Mapping) or training.get("optimizer") not in (None, *OPTIMIZERS):
+        return training  # refused by its validation
+    full = TrainConfig(optimizer=training.get("optimizer")).with_recipe(LanguageModelling.recipe)
+    return {name: getattr(full, name) for name in RECIPE} | dict(training)
 
 
 def _table(section: Section) -> Any:

@@ -10,11 +10,13 @@ import dataclasses
 import difflib
 import math
 import operator
+import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_PLAIN: tuple[Any, ...] = (int, float, bool, str)
 _COMPARISONS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "ge": (operator.ge, "at least"),
     "gt": (operator.gt, "above"),
@@ -96,8 +98,11 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Check plain types; other types are checked where they are used."""
-    rules = {
+    """Check plain types, also those that may be None; other types are checked where they are used."""
+    if value is None and types.NoneType in typing.get_args(hint):
+        return
+    hint = next((one for one in _PLAIN if hint == one | None), hint)
+    rules: dict[Any, tuple[str, bool]] = {
         int: ("a whole number", type(value) is int),
         float: ("a number", type(value) in (int, float) and math.isfinite(value)),
         bool: ("true or false", type(value) is bool),

@@ -110,6 +110,7 @@ def test_every_state_of_the_weights_shape_is_zero_off_the_mask_and_starts_anew_o
     state["count"] = torch.ones(10, 20, dtype=torch.int32)
     state["step"], state["other"] = torch.tensor(3.0), torch.ones(4, 4)
     before = sparsifier.masks["weight"].clone()
+    optimizer.step()
     sparsifier.step()
     after = sparsifier.masks["weight"]
     assert not state["count"][~(before & after)].any()

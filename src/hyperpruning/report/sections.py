@@ -16,9 +16,9 @@ from hyperpruning.report.run import Run, criterion_name, in_words
 from hyperpruning.report.series import curve
 from hyperpruning.report.status import Status
 from hyperpruning.report.tables import HEADINGS, Row, cells
+from hyperpruning.search.dimensions import Dimension, Range
 from hyperpruning.search.history import DENSE
 from hyperpruning.search.ledger import LEDGER
-from hyperpruning.search.space import FloatRange
 from hyperpruning.training.record import Metric
 
 WINNER = "winner.safetensors"
@@ -180,9 +180,10 @@ def setup(run: Run) -> dict[str, str]:
     }
 
 
-def _choices(choices: Sequence[str | float] | FloatRange) -> str:
-    if isinstance(choices, FloatRange):
-        return f"{choices.low:g} to {choices.high:g} in steps of {choices.step:g}"
+def _choices(choices: Dimension) -> str:
+    if isinstance(choices, Range):
+        steps = f" in steps of {choices.step:g}" if choices.step is not None else ""
+        return f"{choices.low:g} to {choices.high:g}{steps}{', logarithmic' if choices.log else ''}"
     return ", ".join(str(choice) for choice in choices)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,12 +24,13 @@ from hyperpruning.search.plan import Plan
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.checkpoint import best_weights, load, save
+from hyperpruning.training.checks import check_evaluated, recurrent_part, unchanged
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import matmul_precision, threads
 from hyperpruning.training.epochs import Training, epochs, train_batches
 from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.record import EpochRecord
-from hyperpruning.training.task import Task, loss_and_metric
+from hyperpruning.training.task import AnyTask, loss_and_metric, with_batches
 
 OUT_OF_MEMORY = "CUDA out of memory. Start a new run with fewer --workers or a smaller batch or bptt in [training]."
 
@@ -38,7 +40,7 @@ class Job:
     """Train `name` until an epoch, from its checkpoint in `folder` or from the beginning."""
 
     name: str
-    task: Task
+    task: AnyTask
     train: TrainConfig
     method: Method | None
     sparsity: float
@@ -164,17 +166,17 @@ def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
     with threads(job.train.threads), matmul_precision(job.train):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
         steps = job.task.steps(0, job.train.seed)
-        count = min(batches, steps)
+        task, count = with_batches(job.task), min(batches, steps)
         started = time.perf_counter()
-        train_batches(training, islice(job.task.batches(0, job.train.seed), count))
+        train_batches(training, islice(task.batches(0, job.train.seed), count))
         trained = time.perf_counter()
         _with_spectrum(training, training.record(), job.spectrum)
         return (trained - started) * steps / count + time.perf_counter() - trained
 
 
 def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConfig) -> EpochRecord:
-    with training.evaluated() as network:
-        recurrent, probe = training.task.recurrence(network)
+    with training.evaluated() as network, unchanged(network, "recurrence") if record.epoch == 0 else nullcontext():
+        recurrent, probe = recurrent_part(training.task, network)
         spectrum = lyapunov_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)
     exponents = tuple(float(value) if math.isfinite(value) else None for value in spectrum.exponents.tolist())
     return replace(record, spectrum=exponents)
@@ -184,7 +186,10 @@ def _final(job: Job, training: Training, records: list[EpochRecord]) -> FinalRes
     training.network.load_state_dict(training.best)
     training.network.eval()
     with float32_precision(), torch.no_grad():
-        test, test_metric = loss_and_metric(training.task.evaluate(training.network, "test"))
+        with unchanged(training.network, 'evaluate(network, "test")'):
+            evaluated = training.task.evaluate(training.network, "test")
+        check_evaluated(evaluated, "test", untrained=False)
+        test, test_metric = loss_and_metric(evaluated)
     best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
     return FinalResult(
         network=job.name,

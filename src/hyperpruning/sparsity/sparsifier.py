@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 from hyperpruning.sparsity import buffers, scores
 from hyperpruning.sparsity.costs import Cost, weights
 from hyperpruning.sparsity.gates import with_row_groups
+from hyperpruning.sparsity.loop import OptimizerSteps, Processes, unwrapped
 from hyperpruning.sparsity.mask_inits import Calibration
 from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import PrunableParameter, optimizer_state
 from hyperpruning.sparsity.selection import count_true
 from hyperpruning.sparsity.updates import Update, check_finite, drop_and_grow, initial_masks
-from hyperpruning.sparsity.weight_budget import WeightBudget
+from hyperpruning.sparsity.weight_budget import WeightBudget, warn_without_total_steps
 
 
 class Sparsifier:
@@ -30,12 +31,14 @@ class Sparsifier:
     that which whole blocks reach.
 
     Args:
-        model: already on its device; its prunable weights are masked at once. Tied parameters count once.
+        model: already on its device; its prunable weights are masked at once. Tied parameters count once. It may be
+            wrapped by torch.compile and DistributedDataParallel: names are those of the model inside, and all processes
+            have the same masks.
         optimizer: its state is masked with the weights; None if there is no optimizer.
         method: how to prune.
         sparsity: the fraction of zeros over all prunable weights, in [0, 1).
         total_steps: the optimizer steps of the whole training. Without it, the drop fraction does not decay, updates
-            never stop, and the density cannot fall.
+            never stop, and the density cannot fall; a warning says what this costs.
         interval: optimizer steps between updates; default `method.interval`.
         when: (step, from 1) -> whether this step may update the masks; default every `interval` steps.
         prunable: (name, parameter) -> whether it is pruned; default every parameter whose cost is not 0.
@@ -46,6 +49,8 @@ class Sparsifier:
             every other parameter has 1.
         calibration: a function that returns the scalar which the functions of `mask_inits.py` differentiate.
         seed: of random masks and random growth.
+        state: a `state_dict` to continue from, where model and optimizer already have their own states: masks are
+            taken from it, and no weight is lost. Default: new masks.
 
     Attributes:
         masks: bool tensors by parameter name, True where a weight is active; changed in place.
@@ -61,7 +66,7 @@ class Sparsifier:
     >>> from hyperpruning.sparsity.catalogue import METHODS
     >>> model = nn.Linear(20, 10)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> sparsifier = Sparsifier(model, optimizer, METHODS["rigl"], sparsity=0.9)
+    >>> sparsifier = Sparsifier(model, optimizer, METHODS["rigl"], sparsity=0.9, total_steps=1000)
     >>> _ = model(torch.ones(20)).sum().backward(), optimizer.step(), sparsifier.step()
     >>> int(model.weight.count_nonzero())
     20
@@ -82,11 +87,13 @@ class Sparsifier:
         row_groups: Mapping[str, int] | None = None,
         calibration: Calibration | None = None,
         seed: int = 0,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         if interval is not None and interval < 1:
             raise ValueError(
                 f"interval must be at least 1 optimizer step, got {interval}. Leave it out for the default."
             )
+        self._processes, model = Processes(model), unwrapped(model)
         named = {n: p for n, p in model.named_parameters() if cost(n, p) and (prunable is None or prunable(n, p))}
         in_optimizer = (
             {p for group in optimizer.param_groups for p in group["params"]} if optimizer is not None else set()
@@ -96,6 +103,8 @@ class Sparsifier:
                 "The optimizer must hold the model's prunable parameters, got an optimizer without any of them. "
                 "Create it from model.parameters()."
             )
+        if total_steps is None:
+            warn_without_total_steps(method)
         self.model, self.optimizer, self.method = model, optimizer, method
         groups = with_row_groups(model, row_groups)
         self.parameters, self.row_groups = named, {name: groups.get(name, 1) for name in named}
@@ -106,13 +115,19 @@ class Sparsifier:
         self.interval = method.interval if interval is None else interval
         self.when = when or (lambda step: step % self.interval == 0)
         self._step = 0
+        self._optimizer_steps = OptimizerSteps()
+        self._optimizer_steps.watch(optimizer)
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same masks on every device
+        self._processes.agree_on_seed(self._generator, next(iter(named.values())).device)
         self._buffers: dict[str, Tensor] = {}
         self._masking = Masking(model, named, method.soft_shrinkage)
         self.masks, self.ever_active_masks = self._masking.masks, self._masking.ever_active_masks
-        self._masking.set(
-            initial_masks(method, self._prunable_parameters(), self.weight_budget.scheduled_blocks(0), calibration)
-        )
+        if state is not None:
+            self.load_state_dict(state)
+            return
+        masks = initial_masks(method, self._prunable_parameters(), self.weight_budget.scheduled_blocks(0), calibration)
+        self._processes.agree(masks.values())
+        self._masking.set(masks)
         if method.rewind == 0:
             buffers.save_rewind_weights(self._buffers, self.model)
         self.apply()
@@ -147,8 +162,9 @@ class Sparsifier:
     def step(self) -> Update | None:
         """Set pruned weights to zero, and every `interval` steps update the masks.
 
-        Call it after optimizer.step() and before optimizer.zero_grad(). The last step of the training never updates the
-        masks, because nothing would train the new weights.
+        Call it after optimizer.step() and before optimizer.zero_grad(). Only steps of the optimizer count: a call
+        without one, between two steps of gradient accumulation or where a GradScaler skipped the step, changes no mask.
+        The last step of the training never updates the masks, because nothing would train the new weights.
 
         Returns:
             the result of the update; None in a step without an update.
@@ -158,6 +174,9 @@ class Sparsifier:
             RuntimeError: a parameter of the model was replaced.
             ValueError: an update needs gradients or momenta and there are none; the masks do not change.
         """
+        if not self._optimizer_steps.made(self.optimizer):
+            self.apply()
+            return None
         self._step += 1
         if self.method.grow is scores.gradient_average:
             buffers.update_gradient_average(self._buffers, self.parameters)
@@ -210,14 +229,7 @@ class Sparsifier:
             ValueError: the state is of another model or another sparsity.
         """
         masks = state["masks"]
-        ours, theirs = ({name: tuple(mask.shape) for name, mask in of.items()} for of in (self.masks, masks))
-        if ours != theirs:
-            name = min(name for name in ours | theirs if ours.get(name) != theirs.get(name))
-            raise ValueError(
-                f"The masks of the state must have the model's names and shapes: {name!r} must be "
-                f"{ours.get(name, 'absent')}, got {theirs.get(name, 'absent')}. Load it into the "
-                "model it was saved from."
-            )
+        self._masking.check_shapes(masks)
         if state["target"] != self.weight_budget.target_cost:
             raise ValueError(
                 f"The masks of the state must keep {self.weight_budget.target_cost} weights, got {state['target']}. "
@@ -248,6 +260,7 @@ class Sparsifier:
         kept, grown = rule(
             method, parameters, targets, self.weight_budget.drop_fraction(self._step), new_buffers, self._generator
         )
+        self._processes.agree([*kept.values(), *grown.values()])
         starts = {
             name: method.regrowth_init(parameter, kept[name], grown[name]) for name, parameter in parameters.items()
         }

@@ -1,11 +1,13 @@
 """The weight budget: how many blocks of each tensor are active at each optimizer step."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
+from hyperpruning.sparsity import schedules
 from hyperpruning.sparsity.allocations import uniform_except
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.scopes import gate
@@ -213,3 +215,15 @@ class WeightBudget:
             f"sparsity must leave every tensor at least one active weight, got {sparsity}, with none in {left}. "
             f"Use at most {most}, or leave {'it' if len(empty) == 1 else 'them'} dense."
         )
+
+
+def warn_without_total_steps(method: Method) -> None:
+    """Warn that a method is carried out without the end of the training, where that changes what it does."""
+    if method.drop is None or (method.decay is schedules.constant and method.stop == 1):
+        return
+    warnings.warn(
+        "total_steps must be given when the drop fraction of a method decays or its updates stop, got None: it does "
+        "not decay and they go on, which costs accuracy (rigl-erk at 90 % sparsity: .953 to .913, .936 to .900, "
+        ".929 to .858). Give the Sparsifier total_steps=, the optimizer steps of the whole training.",
+        stacklevel=3,
+    )

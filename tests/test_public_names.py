@@ -11,6 +11,8 @@ import hyperpruning as hp
 NAMES = [
     "METHODS",
     "SNTASGD",
+    "Direction",
+    "DrivenStep",
     "Experiment",
     "FloatRange",
     "IntRange",

@@ -13,7 +13,9 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.experiment import Experiment
     from hyperpruning.lyapunov.config import SpectrumConfig
     from hyperpruning.lyapunov.distances import spectrum_distance
+    from hyperpruning.lyapunov.modules import Direction
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
+    from hyperpruning.lyapunov.steps import DrivenStep
     from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
     from hyperpruning.search.plan import Plan
     from hyperpruning.search.space import SearchSpace
@@ -31,6 +33,8 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
 __all__ = [
     "METHODS",
     "SNTASGD",
+    "Direction",
+    "DrivenStep",
     "Experiment",
     "FloatRange",
     "IntRange",
@@ -56,6 +60,8 @@ __all__ = [
 _MODULES = {
     "METHODS": "sparsity.catalogue",
     "SNTASGD": "training.snt_asgd",
+    "Direction": "lyapunov.modules",
+    "DrivenStep": "lyapunov.steps",
     "Experiment": "experiment",
     "FloatRange": "search.dimensions",
     "IntRange": "search.dimensions",

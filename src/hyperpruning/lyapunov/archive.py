@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
+from numpy.lib import format as _format
+
+npy: Any = _format  # whose functions have no types in some versions of NumPy
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _FAULTS = (  # what zipfile and numpy raise for a damaged or a hostile file

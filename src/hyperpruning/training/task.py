@@ -39,6 +39,7 @@ class AnyTask(Protocol):
     def identity(self) -> dict[str, Any]:
         """All settings that results depend on, in JSON types, without paths; the ledger records it."""
 
+
 class Task(AnyTask, Protocol):
     """The interface of a task. All losses are means in nats.
 

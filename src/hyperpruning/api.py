@@ -27,6 +27,7 @@ from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import prunable_weights
 from hyperpruning.training.record import Metric
+from hyperpruning.training.task import description_of
 
 
 def hyperprune(
@@ -231,7 +232,7 @@ def _export(plan: Plan, history: History, folder: Path) -> None:
         weights = {
             key: value for key, value in verified_weights(job, final.sha256).items() if key in once
         }  # tied weights once
-        description = job.task.describe(network) | {
+        description = description_of(job.task, network) | {
             "network": name,
             "method": None if job.method is None else to_config(job.method),
             "sparsity": 1 - final.active / prunable_weights(job.task, network, plan.train),

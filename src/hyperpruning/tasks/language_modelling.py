@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,12 @@ from hyperpruning.data.corpus import (
 from hyperpruning.kernels import out_of_memory
 from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
-from hyperpruning.models.stack import LAYERS
+from hyperpruning.models.stack import LAYERS, MAX_LAYERS, MAX_WIDTH
 from hyperpruning.settings import check_settings, documented, setting
+from hyperpruning.tasks.narrower import narrower_task
 from hyperpruning.training.record import Metric
 from hyperpruning.training.task import Step
 
-MAX_WIDTH, MAX_LAYERS = 1_000_000, 1_000  # far above what is trained: a typing error is a sentence, not a full memory
 PERPLEXITY = Metric("perplexity", unit="", from_loss="exp")
 
 
@@ -143,6 +143,15 @@ class LanguageModelling:
         """A new language model for this text."""
         return self.model(len(self.corpus().vocabulary), seed)
 
+    def check_model(self) -> None:
+        """Build the network on the device "meta", without the text.
+
+        Raises:
+            ValueError: sizes or dropouts contradict each other.
+        """
+        with torch.device("meta"):
+            self.model(1)
+
     def model(self, vocabulary: int, seed: int = 0) -> LanguageModel:
         """A new language model for a vocabulary of this size.
 
@@ -153,6 +162,26 @@ class LanguageModelling:
             field.name: getattr(self, field.name) for field in fields(self) if field.metadata.get("section") == "model"
         }
         return LanguageModel(vocabulary, **sizes, seed=seed)
+
+    def narrower(self, weights: int) -> Self:
+        """The same task with the widest network that has at most so many weights in its matrices.
+
+        Embedding and layers become narrower in the same proportion.
+
+        Raises:
+            ValueError: even a network of width 1 has more weights.
+        """
+        vocabulary = len(self.corpus().vocabulary)
+        return narrower_task(self, weights, ("embedding", "hidden"), lambda task: task.model(vocabulary))
+
+    def baseline_loss(self, split: str) -> float:
+        """The loss on "valid" or "test" of predicting the frequencies of the training text, whatever came before.
+
+        Every count is raised by 1, since a token of the split may not occur in the training text.
+        """
+        counts = torch.bincount(self.corpus().train, minlength=len(self.corpus().vocabulary)).double() + 1
+        targets = self._columns(split, self.test_batch if split == "test" else self.eval_batch)[1:]
+        return float((counts.sum().log() - counts.log())[targets].mean())
 
     def steps(self, epoch: int, seed: int) -> int:
         """Number of windows of the training text.

@@ -19,7 +19,7 @@ from hyperpruning.testing.own_loop import check_own_loop
 from hyperpruning.training.checks import method_names
 from hyperpruning.training.own_loop import has_own_loop
 from hyperpruning.training.record import Metric
-from hyperpruning.training.task import AnyTask, Task, as_step, metric_of, with_batches
+from hyperpruning.training.task import AnyTask, Task, as_step, description_of, metric_of, row_groups_of, with_batches
 
 EPOCHS = 2  # whose batches are read
 SPLITS = ("valid", "test")
@@ -61,7 +61,7 @@ def check_task(task: AnyTask, *, seed: int = 0) -> None:
             _check_evaluate(task, network, split)
         _check_recurrence(task, network, seed)
     _check_row_groups(task, network)
-    _check_json("describe", task.describe(network))
+    _check_json("describe", description_of(task, network))
     if has_own_loop(task):
         check_own_loop(task, seed=seed)
 
@@ -278,7 +278,7 @@ def _check_recurrence(task: AnyTask, network: nn.Module, seed: int) -> None:
 
 
 def _check_row_groups(task: AnyTask, network: nn.Module) -> None:
-    groups, parameters = task.row_groups(network), dict(network.named_parameters())
+    groups, parameters = row_groups_of(task, network), dict(network.named_parameters())
     require(
         isinstance(groups, Mapping),
         f"row_groups must return a mapping from names to numbers, got a {type(groups).__name__}. {{}} will do.",

@@ -56,7 +56,8 @@ def calibration(task: AnyTask, network: nn.Module, method: Method, *, seed: int)
 
     def norm() -> Tensor:
         with torch.backends.cudnn.flags(enabled=False):
-            return stacked_norm(recurrent, probe[:STEPS].detach())
+            steps = probe.transpose(0, 1) if recurrent.batch_first else probe
+            return stacked_norm(recurrent, steps[:STEPS].detach())
 
     return norm
 
@@ -65,15 +66,16 @@ def stacked_norm(recurrent: nn.RNNBase, inputs: Tensor) -> Tensor:
     """The `jacobian_norm` of one of torch's recurrent layers; the state of an LSTM is (h, c).
 
     Args:
-        recurrent: time-first; the dropout between its layers is not applied.
-        inputs: (T, B, I).
+        recurrent: the dropout between its layers is not applied.
+        inputs: (T, B, I), also for a module with `batch_first`.
     """
     parts = 2 if isinstance(recurrent, nn.LSTM) else 1
     shape = parts, recurrent.num_layers, inputs.shape[1], recurrent.hidden_size
 
     def step(state: Tensor, one: Tensor) -> Tensor:
         stacked = state.view(shape[2], parts, shape[1], shape[3]).permute(1, 2, 0, 3).contiguous()
-        after = recurrent(one[None], (stacked[0], stacked[1]) if parts == 2 else stacked[0])[1]
+        steps = one[:, None] if recurrent.batch_first else one[None]
+        after = recurrent(steps, (stacked[0], stacked[1]) if parts == 2 else stacked[0])[1]
         together = torch.stack(after) if parts == 2 else after[None]  # (parts, layers, B, H)
         return together.permute(2, 0, 1, 3).reshape(shape[2], -1)  # (B, D)
 

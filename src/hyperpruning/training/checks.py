@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hyperpruning.training.device import seeded
 from hyperpruning.training.own_loop import has_own_loop
-from hyperpruning.training.task import AnyTask, Task, as_step, loss_and_carry, with_batches
+from hyperpruning.training.task import AnyTask, Task, as_step, loss_and_carry, row_groups_of, with_batches
 
-COMMON = ("network", "steps", "evaluate", "recurrence", "row_groups", "identity", "describe")
+COMMON = ("network", "steps", "evaluate", "recurrence", "identity")
 
 
 def method_names(task: AnyTask) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def _equal(one: nn.Module, two: nn.Module) -> bool:
 
 def _check_row_groups(task: AnyTask, network: nn.Module) -> None:
     parameters = dict(network.named_parameters())
-    for name, count in task.row_groups(network).items():
+    for name, count in row_groups_of(task, network).items():
         if name not in parameters:
             raise ValueError(
                 f"row_groups must name parameters of the network, got {name!r}. Use the names of named_parameters()."

@@ -34,7 +34,15 @@ from hyperpruning.training.own_loop import (
 )
 from hyperpruning.training.pruning import make_sparsifier, prunable_weights
 from hyperpruning.training.record import EpochRecord
-from hyperpruning.training.task import AnyTask, as_step, loss_and_carry, loss_and_metric, metric_of, with_batches
+from hyperpruning.training.task import (
+    AnyTask,
+    as_step,
+    loss_and_carry,
+    loss_and_metric,
+    metric_of,
+    row_groups_of,
+    with_batches,
+)
 
 CHECK_EVERY = 50  # steps between two checks that the loss is finite: each check synchronises the GPU
 
@@ -132,7 +140,7 @@ class Training:
         masks = self.sparsifier.masks if self.sparsifier is not None else {}
         active = sum(int(mask.sum()) for mask in masks.values())
         active = active or prunable_weights(self.task, self.network, self.config)
-        densities = density(masks, self.task.row_groups(self.network))
+        densities = density(masks, row_groups_of(self.task, self.network))
         ever_active = 1.0 if self.sparsifier is None else self.sparsifier.ever_active
         return EpochRecord(
             self.epoch, train_loss, valid, active, densities, dropped / active, ever_active, valid_metric=metric

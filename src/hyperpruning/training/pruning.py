@@ -16,7 +16,7 @@ from hyperpruning.sparsity.weight_budget import WeightBudget
 from hyperpruning.training.calibration import calibration
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.optimizers import OPTIMIZERS
-from hyperpruning.training.task import AnyTask
+from hyperpruning.training.task import AnyTask, row_groups_of
 
 # what sparsity counts: model -> cost of a weight
 COSTS: dict[str, Callable[[nn.Module], Cost]] = {"weights": lambda network: weights, "multiply_adds": multiply_adds}
@@ -29,7 +29,7 @@ SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
 
 def cost_of(task: AnyTask, network: nn.Module, config: TrainConfig) -> Cost:
     """The cost of a weight of each parameter; 0 if the parameter is not pruned."""
-    cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
+    cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], row_groups_of(task, network)
     return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
 
 
@@ -58,7 +58,7 @@ def make_sparsifier(
             sparsity=sparsity,
             total_steps=sum(steps),
             cost=cost_of(task, network, config),
-            row_groups=task.row_groups(network),
+            row_groups=row_groups_of(task, network),
             calibration=calibration(task, network, method, seed=config.seed),
             when=when.__contains__,
             seed=config.seed,
@@ -74,7 +74,7 @@ def method_checker(
 
     It raises the same errors as `make_sparsifier`, but takes less than a millisecond instead of seconds.
     """
-    steps, cost, groups = _steps(task, config), cost_of(task, network, config), task.row_groups(network)
+    steps, cost, groups = _steps(task, config), cost_of(task, network, config), row_groups_of(task, network)
     costs = {name: paid for name, weight in network.named_parameters() if (paid := cost(name, weight))}
     pruned = {name: weight for name, weight in network.named_parameters() if name in costs}
 

@@ -8,13 +8,14 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
+from hyperpruning.sparsity.gates import row_groups
 from hyperpruning.training.record import Metric
 
 
 class AnyTask(Protocol):
     """What every task has, with the training loop of the package (`Task`) or with its own (`OwnLoop`).
 
-    See `Task` for the attributes that it may have.
+    See `Task` for the attributes and further methods that it may have.
     """
 
     def network(self, seed: int) -> nn.Module:
@@ -35,14 +36,8 @@ class AnyTask(Protocol):
         The probe is the same text for all networks, embedded by the given network.
         """
 
-    def row_groups(self, network: nn.Module) -> Mapping[str, int]:
-        """Number of stacked gates of each recurrent parameter, by name."""
-
     def identity(self) -> dict[str, Any]:
         """All settings that results depend on, in JSON types, without paths; the ledger records it."""
-
-    def describe(self, network: nn.Module) -> dict[str, Any]:
-        """The description from which an exported model can be built again, in JSON types."""
 
 
 class Task(AnyTask, Protocol):
@@ -51,7 +46,16 @@ class Task(AnyTask, Protocol):
     A task may have an attribute ``metric``, a `Metric`, in which results are reported; by default the loss. It may have
     an attribute ``recipe``, the training settings that suit it where the user does not say: a mapping with some of
     "optimizer", "lr", "weight_decay", "max_grad_norm" and "average_from"; by default ``{"optimizer": "adamw"}``. Its
-    numbers are for its optimizer; without one they are the optimizer's defaults.
+    numbers are for its optimizer; without one they are the optimizer's defaults. It may have more methods:
+
+    - ``row_groups(network) -> Mapping[str, int]``: the number of stacked gates of each recurrent parameter, by name; by
+      default those of torch's recurrent layers and of layers with an attribute `row_groups`.
+    - ``describe(network) -> dict``: what is written into a model file, in JSON types; by default the identity.
+    - ``narrower(weights: int) -> Task``: the same task with a network so narrow that its matrices have at most so many
+      weights; a search trains it as the reference "dense, as many weights".
+    - ``baseline_loss(split: str) -> float``: the loss on "valid" or "test" of a prediction that ignores the input (the
+      mean, or the frequencies of the classes or tokens, of the training data). A network that is no better has learnt
+      nothing.
     """
 
     def batches(self, epoch: int, seed: int) -> Iterator[Any]:
@@ -87,6 +91,20 @@ def metric_of(task: AnyTask) -> Metric:
     """The metric of a task; by default its loss."""
     metric: Metric = getattr(task, "metric", Metric())
     return metric
+
+
+def row_groups_of(task: AnyTask, network: nn.Module) -> Mapping[str, int]:
+    """Number of stacked gates of each recurrent parameter: what the task says, else what the modules tell."""
+    own = getattr(task, "row_groups", None)
+    groups: Mapping[str, int] = row_groups(network) if own is None else own(network)
+    return groups
+
+
+def description_of(task: AnyTask, network: nn.Module) -> dict[str, Any]:
+    """What a model file says of a network: what the task says, else its identity."""
+    own = getattr(task, "describe", None)
+    description: dict[str, Any] = task.identity() if own is None else own(network)
+    return description
 
 
 def recipe_of(task: AnyTask) -> Mapping[str, Any]:

@@ -20,7 +20,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hyperpruning.files import checked_size
 from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.search.criteria import criterion_of
 from hyperpruning.search.dimensions import FloatRange
+from hyperpruning.search.dimensions import to_json as dimension_to_json
 from hyperpruning.search.plan import Plan, check_rounds
 from hyperpruning.search.space import SearchSpace
 from hyperpruning.settings import check_value, did_you_mean, is_setting, type_hints
@@ -166,7 +168,7 @@ class Experiment(_Sections):
     def _check_combinations(self) -> Self:
         """Check settings that depend on each other; the error has all faults."""
         faults: list[str] = []
-        for check in (self._check_model, lambda: self._create(TrainConfig), self._check_rounds):
+        for check in (self._check_model, lambda: self._create(TrainConfig), self._check_rounds, self._check_criteria):
             try:
                 check()
             except ValueError as error:
@@ -174,6 +176,10 @@ class Experiment(_Sections):
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def _check_criteria(self) -> None:
+        for criterion in self.search.criteria:
+            criterion_of(criterion)
 
     def _check_model(self) -> None:
         task = self._create(LanguageModelling)
@@ -256,7 +262,7 @@ def _item(value: Any) -> Any:
     """A value as a TOML item on one line."""
     if isinstance(value, FloatRange | Mapping):
         inline = tomlkit.inline_table()
-        inline.update(dataclasses.asdict(value) if isinstance(value, FloatRange) else dict(value))
+        inline.update(dimension_to_json(value) if isinstance(value, FloatRange) else dict(value))
         return inline
     return tomlkit.item([*value] if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value)
 

@@ -175,7 +175,7 @@ def test_recipes_that_cannot_be_carried_out_are_refused(text):
 @pytest.mark.parametrize(
     ("make", "settings", "sentence"),
     [
-        (TrainConfig, {"epochs": 0}, "epochs must be at least 1 and at most 100000, got 0."),
+        (TrainConfig, {"epochs": 0}, "epochs must be at least 1 and at most 10000, got 0."),
         (TrainConfig, {"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
         (TrainConfig, {"lr": "0.5"}, "lr must be a number, got '0.5'"),
         (TrainConfig, {"lr": float("nan")}, "lr must be a number, got nan"),

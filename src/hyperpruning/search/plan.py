@@ -9,7 +9,7 @@ from typing import Any
 
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.search.criteria import CRITERIA
+from hyperpruning.search.criteria import CRITERIA, criterion_of
 from hyperpruning.search.samplers import SAMPLERS
 from hyperpruning.search.space import SearchSpace, method_config, space_from_identity
 from hyperpruning.settings import check_settings, described, documented, setting
@@ -53,9 +53,9 @@ class Plan:
     keep: tuple[int, ...] = setting((5, 2), "candidates that each criterion keeps at each rung", section="search", ge=1)
     criteria: tuple[str, ...] = setting(
         ("ls", "loss", "rank_sum"),
-        f"selection criteria, of {', '.join(CRITERIA)}; the first guides the sampler and decides the result",
+        f'selection criteria, of {", ".join(CRITERIA)}, or joined: "ls + loss" (sum of ranks), "ls * loss" (product), '
+        '"ls then loss" (by rung); the first guides the sampler and decides the result',
         section="search",
-        choices=CRITERIA,
     )
     train_all: bool = setting(
         False, "train the eliminated candidates to the end too, to see what was missed", section="search"
@@ -69,6 +69,8 @@ class Plan:
             object.__setattr__(self, "train", complete_config(self.task, self.train))
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
+        for criterion in self.criteria:
+            criterion_of(criterion)
 
     @property
     def metric(self) -> Metric:

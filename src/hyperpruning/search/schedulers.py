@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.search.criteria import CRITERIA, Rung
+from hyperpruning.search.criteria import Rung, criterion_of
 from hyperpruning.search.history import DENSE, History, RoundDecision
 from hyperpruning.search.plan import Plan, batches
 
@@ -171,7 +171,7 @@ def split_by_score(scores: Mapping[str, float], keep: int) -> tuple[list[str], l
 
 def _scores(plan: Plan, history: History, criterion: str, names: Iterable[str], epoch: int) -> dict[str, float]:
     """Scores of the candidates that have reached an epoch."""
-    return CRITERIA[criterion](rung(plan, history, names, epoch))
+    return criterion_of(criterion)(rung(plan, history, names, epoch))
 
 
 def rung(plan: Plan, history: History, names: Iterable[str], epoch: int) -> Rung:

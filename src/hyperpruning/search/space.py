@@ -212,9 +212,10 @@ def is_valid(config: Config) -> bool:
 def canonical(config: Config) -> str:
     """A text that is equal for configs that train the same network.
 
-    Components that have no effect are left out: with a drop fraction of 0, how weights are dropped and grown.
+    Components that have no effect are left out: in a static mask, how weights are compared.
 
-    >>> canonical({"drop_fraction": 0, "drop_scope": "sign"}) == canonical({"drop_fraction": 0})
+    >>> static = {"drop": "none", "grow": "none", "drop_fraction": 0.0}
+    >>> canonical({**static, "drop_scope": "sign"}) == canonical(static)
     True
     """
     method = from_config(method_config(config))

@@ -110,6 +110,7 @@ class LanguageModelling:
     )
 
     metric: ClassVar[Metric] = PERPLEXITY
+    dense_dropout: ClassVar[float] = 0.1  # the default of [dense] dropout
     recipe: ClassVar[Mapping[str, Any]] = {"optimizer": "snt_asgd", "lr": 15.0}
 
     def __post_init__(self) -> None:

@@ -74,6 +74,17 @@ class SequenceTask(SupervisedTask):
             field.name: getattr(self, field.name) for field in fields(self) if field.metadata.get("section") == "model"
         }
 
+    def _description(self, kind: str, network: nn.Module) -> dict[str, Any]:
+        """What a model file says of a network."""
+        if not isinstance(network, SequenceModel):
+            return {"kind": kind, **self.identity()}
+        data = {
+            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
+            for field in fields(self)
+            if field.metadata.get("section") == "data" and field.name not in ("file", "eval_batch")
+        }
+        return {"kind": kind, "model": network.sizes, "data": data, "data_sha256": self.data_sha256}
+
     @abstractmethod
     def _network(self, inputs: int, outputs: int, seed: int) -> SequenceModel:
         """A network of the package."""

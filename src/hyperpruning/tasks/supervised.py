@@ -183,14 +183,12 @@ class SupervisedTask:
             for field in fields(self)
             if is_setting(field) and field.metadata["section"] and field.name not in ("file", "folder")
         }
-        structure = _ADDRESS.sub("", repr(self.network(0)))
-        return {
-            "task": type(self).__name__,
-            **settings,
-            **{name: _name(getattr(self, name)) for name in ("model", "loss_fn", "metric_fn", "recurrent", "sizes")},
-            "network_sha256": hashlib.sha256(structure.encode()).hexdigest(),
-            "data_sha256": self.data_sha256,
-        }
+        own = {name: _name(getattr(self, name)) for name in ("model", "loss_fn", "metric_fn", "recurrent", "sizes")}
+        if self.model is not None:
+            structure = _ADDRESS.sub("", repr(self.network(0)))
+            own["network_sha256"] = hashlib.sha256(structure.encode()).hexdigest()
+        given = {name: value for name, value in own.items() if value is not None}
+        return {"task": type(self).__name__, **settings, **given, "data_sha256": self.data_sha256}
 
     @property
     def data_sha256(self) -> str:

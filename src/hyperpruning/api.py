@@ -221,6 +221,8 @@ def _load_with_task(
         raise ValueError(
             f"A text must be given unless the model is from the built-in text, got none for {path}. Give --data."
         )
+    if "unit" not in description:
+        raise ValueError(f"A model file must say what a token is, got no unit in {path}. Export it again.")
     fraction = description.get("fraction", 1.0) if fraction is None else fraction
     text: dict[str, Any] = {"folder": folder, "unit": description["unit"], "known": known, "fraction": fraction}
     task = LanguageModelling(**text, **description["model"], **reading)

@@ -291,11 +291,12 @@ def _experiment(
 
 
 def _check_started(folder: Path) -> None:
-    """Check that a search that has begun has written its first line."""
+    """Check that a search that has begun has written its first line; warn of damaged ones."""
     if (folder / EXPERIMENT).is_file() and not (folder / LEDGER).exists():
         raise RunFolderError(
             f"Nothing has been recorded in {folder} yet. Continue with: hyperprune resume {shlex.quote(str(folder))}"
         )
+    read(folder, warn=True)
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:

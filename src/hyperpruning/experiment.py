@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import tomlkit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from hyperpruning.files import checked_size
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.search.dimensions import FloatRange
 from hyperpruning.search.plan import Plan, check_rounds
@@ -33,6 +34,8 @@ from hyperpruning.training.config import RECIPE, TrainConfig
 from hyperpruning.training.optimizers import OPTIMIZERS
 
 EXPERIMENT = "experiment.toml"
+MAX_SIZE = 2**16  # bytes of a TOML file
+MAX_DOTS = 200  # in a line of it: each part of a dotted key costs memory for all parts before it
 PRESETS = Path(__file__).parent / "presets"
 # the tasks of an experiment, by their kind
 KINDS: dict[str, type[Any]] = {
@@ -368,15 +371,17 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ExperimentError: the file does not exist or is no TOML, or values are invalid (the message has all of them).
     """
-    if path.exists() and not path.is_file():
-        raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is no file. Name another one.")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        checked_size(path, most=MAX_SIZE)
+        text = path.read_text(encoding="utf-8")
+        if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+            raise ValueError(f"a line has more than {MAX_DOTS} dots")
+        content = tomllib.loads(text)
     except FileNotFoundError:
         raise ExperimentError(
             f"An experiment must be a TOML file, got {path}, which does not exist. Write one with `hyperprune init`."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
     return with_absolute_paths(path.parent, Experiment(**content))
 

@@ -8,9 +8,11 @@ import optuna
 import pytest
 
 from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
+from hyperpruning.search.plan import validate
 from hyperpruning.search.samplers import SAMPLERS, sampler_of, suggest
 from hyperpruning.search.space import SearchSpace, space_from_identity
 from hyperpruning.sparsity.serialization import from_config
+from small import small
 
 SPACE = SearchSpace(
     {
@@ -175,3 +177,23 @@ def test_a_space_is_read_from_its_identity():
 def test_a_space_that_is_none_is_refused(values, says):
     with pytest.raises(ValueError, match=says):
         SearchSpace(**values)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "says"),
+    [
+        ({"method": ("set", "riggl", "rigl")}, "method must be one of .*, got 'riggl'. Did you mean 'rigl'"),
+        ({"drop": ("magnitude", "taylr")}, "drop must be one of .*, got 'taylr'. Did you mean 'taylor'"),
+    ],
+)
+def test_a_misspelt_name_is_refused_before_a_search_although_other_choices_are_valid(dimensions, says, text):
+    plan = replace(
+        small(text, search={"n_candidates": 2, "keep": (1,), "rungs": (1,)}).plan(), space=SearchSpace(dimensions)
+    )
+    with pytest.raises(ValueError, match=says):
+        validate(plan)
+
+
+def test_choices_that_are_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"The choices of method must be a tuple, .* got 'rigl'. Write \('rigl',\)"):
+        SearchSpace({"method": "rigl"})

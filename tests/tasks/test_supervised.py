@@ -196,7 +196,7 @@ def test_the_identity_knows_every_value(split):
     numbers = series()
     changed = numbers.copy()
     changed[{"train": 3, "valid": 150, "test": 199}[split], 1] += 1e-3
-    assert hp.Forecasting(data=changed).identity() != hp.Forecasting(data=numbers).identity()
+    assert hp.Forecasting(data=changed, window=9).identity() != hp.Forecasting(data=numbers, window=9).identity()
 
 
 def test_the_identity_knows_the_functions_and_the_structure_of_the_network():
@@ -236,17 +236,15 @@ def test_the_mean_over_a_split_counts_every_sample_once():
 
 def test_the_probe_is_what_the_recurrent_module_reads():
     for task, shape in (
-        (classification(probe_batch=4), (10, 4, 2)),
+        (classification(probe_batch=4), (7, 4, 2)),
         (forecasting(probe_batch=5), (12, 5, 2)),
         (own(probe_batch=3), (3, 7, 2)),  # its module is batch first
-        (classification(model=Packed, probe_batch=4), (4, 10, 2)),
+        (classification(model=Packed, probe_batch=4), (4, 7, 2)),
     ):
         network = task.network(0)
         module, probe = task.recurrence(network)
         assert module is network.rnn
-        assert probe.shape[0] >= 8 if task.__class__ is hp.SequenceClassification and False else True
-        assert tuple(probe.shape)[-1] == shape[-1]
-        assert sorted(probe.shape[:2])[0] == sorted(shape[:2])[0]
+        assert probe.shape == shape
         assert not probe.requires_grad
         assert network.training
         assert len(hp.lyapunov_spectrum(module, probe, warmup=2).exponents) == network.rnn.hidden_size
@@ -271,11 +269,13 @@ def test_several_recurrent_modules_or_none_are_named():
             return self.out(self.above(self.below(x)[0])[0][:, -1])
 
     task = replace(own(), model=Two)
-    with pytest.raises(ValueError, match="must have one recurrent module, got below, above in a Two. Name one of them"):
+    with pytest.raises(
+        ValueError, match=r"must have one recurrent module, got below, above in a Two. Name one of them"
+    ):
         task.recurrence(task.network(0))
     module, probe = replace(task, recurrent="above").recurrence(task.network(0))
     assert (module.hidden_size, probe.shape) == (3, (8, 7, 4))
-    with pytest.raises(ValueError, match="must name a module of the network, got 'abov'. Did you mean 'above'"):
+    with pytest.raises(ValueError, match=r"must name a module of the network, got 'abov'. Did you mean 'above'"):
         replace(task, recurrent="abov").recurrence(task.network(0))
     linear = replace(own(), model=nn.Linear, sizes={"in_features": 2, "out_features": 2})
     with pytest.raises(ValueError, match=r"got none in a Linear. Give recurrent = a function of"):
@@ -357,7 +357,7 @@ X, Y = np.zeros((20, 4, 2)), np.arange(20) % 2
         (lambda: replace(own(), data={"train": (X, Y)}), "must have the splits train, valid, test, got train"),
         (lambda: replace(own(), data=(X, ["a"] * 20)), "Array 1 of the samples must be an array of numbers"),
         (lambda: own(fractions=(0.5, 0.2, 0.2)), "fractions must be three numbers that add up to 1"),
-        (lambda: own(fractions=(0.98, 0.01, 0.01)), r"Every split must have at least one sample, got \[49, 0, 1\] of 50"),
+        (lambda: own(fractions=(0.98, 0.01, 0.01)), r"must have at least one sample, got \[49, 1, 0\] of 50"),
         (lambda: replace(classification(), data=(X * np.nan, Y)), "Sequences must be finite, got NaN"),
         (lambda: replace(classification(), data=(X, Y * 0)), r"at least two classes, got \[0\]"),
         (lambda: replace(classification(), data=(X, Y, Y)), "Lengths must be whole numbers from 1 to 4"),
@@ -366,10 +366,10 @@ X, Y = np.zeros((20, 4, 2)), np.arange(20) % 2
         (lambda: replace(classification(), data=None).steps(0, 0), "must have data, got none. Set file in .data."),
         (lambda: classification(file="x.npz"), "data must be left out with a file"),
         (lambda: replace(forecasting(), data=np.zeros((5, 2, 2))), "A series must have the shape"),
-        (lambda: forecasting(window=100), "The train series must have at least window . horizon = 103 time steps, got 140"),
+        (lambda: forecasting(window=100), "The valid series must have at least window . horizon = 103 time steps"),
         (lambda: classification(cell="grru"), "Did you mean 'gru'"),
         (lambda: classification(depth=2).check_model(), "depth must be 1 unless the cell is a recurrent highway layer"),
-        (lambda: forecasting(hidden=(4, 4), layers=3).check_model(), "layers must equal the number of widths in hidden"),
+        (lambda: forecasting(hidden=(4, 4), layers=3).check_model(), "layers must equal the number of widths"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learnt_is_a_sentence(make, says):

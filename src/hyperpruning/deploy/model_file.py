@@ -113,10 +113,13 @@ def _build(description: Mapping[str, Any], tensors: int) -> Model:
     if max(layers, depth, len(hidden) if isinstance(hidden, list) else 1) > tensors:
         raise ValueError
     if kind in SEQUENCE_MODELS:
+        if min(sizes["inputs"], sizes.get("classes", 1), sizes.get("horizon", 1)) < 1:  # torch warns of empty tensors
+            raise ValueError
         return SEQUENCE_MODELS[kind](**sizes)
-    if type(sizes["tied"]) is not bool:
+    vocabulary = description["vocabulary"]
+    if type(sizes["tied"]) is not bool or not (isinstance(vocabulary, list) and vocabulary and sizes["embedding"]):
         raise ValueError
-    return LanguageModel(len(description["vocabulary"]), **sizes)
+    return LanguageModel(len(vocabulary), **sizes)
 
 
 def _shapes(network: Model) -> dict[str, tuple[int, ...]]:

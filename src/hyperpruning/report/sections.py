@@ -18,7 +18,7 @@ from hyperpruning.report.status import Status
 from hyperpruning.report.tables import HEADINGS, Row, cells
 from hyperpruning.search.dimensions import Dimension, Range
 from hyperpruning.search.history import DENSE
-from hyperpruning.search.ledger import LEDGER
+from hyperpruning.search.ledger import sha256
 from hyperpruning.training.record import Metric
 
 WINNER = "winner.safetensors"
@@ -258,7 +258,7 @@ def reproducibility(run: Run) -> dict[str, str]:
         "seed": str(run.plan.train.seed),
         "versions": ", ".join(f"{name} {version}" for name, version in run.header.versions.items()),
         "settings, SHA-256": identity,
-        "ledger, SHA-256": hashlib.sha256((run.folder / LEDGER).read_bytes()).hexdigest(),
+        "ledger, SHA-256": sha256(run.folder),
     }
     if run.winner in run.history.finals:
         found["winner's weights, SHA-256"] = str(run.history.finals[str(run.winner)].sha256)

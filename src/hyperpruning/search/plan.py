@@ -127,10 +127,12 @@ def validate(plan: Plan) -> None:
     """Check a plan before anything is written or trained; all checks are here.
 
     Raises:
-        ValueError: the rounds are invalid, or the space has too few valid methods, or a method does not fit the task.
+        ValueError: the rounds are invalid, or the space has an unknown name or too few valid methods, or a method does
+            not fit the task.
     """
     if plan.task is None or plan.dense_task is None:
         raise ValueError("A plan must have a task and a dense_task, got None (as in a plan from a ledger). Give both.")
+    plan.space.check_names()
     check_rounds(n_candidates=plan.n_candidates, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
     device_of(plan.train.device)
     for task in (plan.task, plan.dense_task):

@@ -26,7 +26,7 @@ from hyperpruning.search.dimensions import (
 )
 from hyperpruning.settings import did_you_mean
 from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.serialization import from_config, to_config
+from hyperpruning.sparsity.serialization import check_choice, from_config, to_config
 
 Config = dict[str, str | float]
 OTHER = ("training", "task")  # what settings outside the method belong to
@@ -89,6 +89,17 @@ class SearchSpace:
         )
         if not inside:
             raise ValueError(f"A {kind} of {name} must lie in its dimension {dimension}, got {value!r}. Change it.")
+
+    def check_names(self) -> None:
+        """Check that every choice of a part of the method exists.
+
+        Raises:
+            ValueError: one does not; the message has the nearest name.
+        """
+        for name, dimension in self.dimensions.items():
+            if is_method_setting(name) and not isinstance(dimension, Range):
+                for value in dimension:
+                    check_choice(name, value)
 
     def size(self) -> float:
         """Number of configs, including invalid and inactive ones; infinite if a dimension is continuous."""

@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,14 +22,13 @@ from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.search.history import DENSE, Candidate, FinalResult
 from hyperpruning.search.plan import Plan
-from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.checks import check_evaluated, recurrent_part, unchanged
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import matmul_precision, threads
 from hyperpruning.training.epochs import Training, epochs, train_batches
-from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.record import EpochRecord
 from hyperpruning.training.task import AnyTask, loss_and_metric, with_batches
 
@@ -161,14 +161,28 @@ def verified_weights(job: Job, sha256: str) -> dict[str, Tensor]:
     return weights
 
 
-def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
-    """Estimate the time of an epoch from a few batches, one evaluation and one spectrum; writes nothing."""
+def seconds_per_epoch(job: Job, *, batches: int = 20, enough: float = 3.0) -> float:
+    """Estimate the time of an epoch from a few batches, one evaluation and one spectrum; writes nothing.
+
+    Args:
+        job: the training.
+        batches: number of batches, if they take less than `enough` seconds; at least one is trained.
+        enough: no batch begins after so many seconds.
+    """
     with threads(job.train.threads), matmul_precision(job.train):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
         steps = job.task.steps(0, job.train.seed)
-        task, count = with_batches(job.task), min(batches, steps)
-        started = time.perf_counter()
-        train_batches(training, islice(task.batches(0, job.train.seed), count))
+        task, count, started = with_batches(job.task), 0, time.perf_counter()
+
+        def several() -> Iterator[Any]:
+            nonlocal count
+            for batch in islice(task.batches(0, job.train.seed), batches):
+                if count and time.perf_counter() - started > enough:
+                    return
+                count += 1
+                yield batch
+
+        train_batches(training, several())
         trained = time.perf_counter()
         _with_spectrum(training, training.record(), job.spectrum)
         return (trained - started) * steps / count + time.perf_counter() - trained

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hyperpruning.sparsity import buffers, scores
+from hyperpruning.sparsity.catalogue import check_is_method
+from hyperpruning.sparsity.checks import check_finite
 from hyperpruning.sparsity.costs import Cost, weights
 from hyperpruning.sparsity.gates import with_row_groups
 from hyperpruning.sparsity.loop import OptimizerSteps, Processes, unwrapped
@@ -19,7 +21,7 @@ from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import PrunableParameter, optimizer_state
 from hyperpruning.sparsity.selection import count_true
-from hyperpruning.sparsity.updates import Update, check_finite, drop_and_grow, initial_masks
+from hyperpruning.sparsity.updates import Update, drop_and_grow, initial_masks
 from hyperpruning.sparsity.weight_budget import WeightBudget, warn_without_total_steps
 
 
@@ -60,8 +62,8 @@ class Sparsifier:
         optimizer: as given; assign the new optimizer after replacing it.
 
     Raises:
-        ValueError: the sparsity leaves a tensor without active weights, no parameter is prunable, or the method does
-            not fit the model.
+        ValueError: the sparsity, or a global ranking without `Method.floor`, leaves a tensor without active weights, no
+            parameter is prunable, or the method does not fit the model.
 
     >>> from hyperpruning.sparsity.catalogue import METHODS
     >>> model = nn.Linear(20, 10)
@@ -93,6 +95,7 @@ class Sparsifier:
             raise ValueError(
                 f"interval must be at least 1 optimizer step, got {interval}. Leave it out for the default."
             )
+        check_is_method(method)
         self._processes, model = Processes(model), unwrapped(model)
         named = {n: p for n, p in model.named_parameters() if cost(n, p) and (prunable is None or prunable(n, p))}
         in_optimizer = (
@@ -170,7 +173,8 @@ class Sparsifier:
             the result of the update; None in a step without an update.
 
         Raises:
-            FloatingPointError: a weight or gradient is not finite at an update; the masks do not change.
+            FloatingPointError: a weight or gradient is not finite, or a score is NaN; the masks do not change.
+            MethodError: the update would leave a tensor without active weights; the masks do not change.
             RuntimeError: a parameter of the model was replaced.
             ValueError: an update needs gradients or momenta and there are none; the masks do not change.
         """
@@ -180,11 +184,12 @@ class Sparsifier:
         self._step += 1
         if self.method.grow is scores.gradient_average:
             buffers.update_gradient_average(self._buffers, self.parameters)
+        due = self.method.drop is not None and self.weight_budget.is_update_step(self._step, self.when)
+        update = self._update() if due and self.soft_shrinking else None  # ISS-P: rank, then shrink by the new masks
         self._masking.apply(self.optimizer, soft_shrinking=self.soft_shrinking)
         if self._step == self.method.rewind:
             buffers.save_rewind_weights(self._buffers, self.model)
-        due = self.method.drop is not None and self.weight_budget.is_update_step(self._step, self.when)
-        return self._update() if due else None
+        return self._update() if due and not self.soft_shrinking else update
 
     def apply(self) -> None:
         """Set pruned weights and every optimizer state of their shape (momenta, averages, counts) to zero.
@@ -298,6 +303,7 @@ class Sparsifier:
                 optimizer_state(self.optimizer, parameter),
                 self._buffers.get(f"average {name}"),
                 self._generator,
+                self._step,
             )
             for name, parameter in self.parameters.items()
         }

@@ -78,8 +78,8 @@ class SequenceClassification(SequenceTask):
         found = split_samples(numbered if isinstance(data, Mapping) else numbered[""], self.fractions, self.split_seed)
         return replace(found, classes=tuple(map(str, labels.tolist())))
 
-    def _network(self, inputs: int, outputs: int, seed: int) -> SequenceClassifier:
-        return SequenceClassifier(inputs, outputs, **self.model_sizes, seed=seed)
+    def _network(self, inputs: int, outputs: int, *, seed: int, **sizes: Any) -> SequenceClassifier:
+        return SequenceClassifier(inputs, outputs, **self.model_sizes | sizes, seed=seed)
 
     @property
     def _shape(self) -> tuple[int, int]:

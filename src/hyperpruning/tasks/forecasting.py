@@ -94,8 +94,8 @@ class Forecasting(SequenceTask):
         """Mean and standard deviation of each feature in the training data; 0 and 1 without `standardize`."""
         return mean_and_scale(self.series.train[0], self.standardize)
 
-    def _network(self, inputs: int, outputs: int, seed: int) -> Forecaster:
-        return Forecaster(inputs, outputs, **self.model_sizes, seed=seed)
+    def _network(self, inputs: int, outputs: int, *, seed: int, **sizes: Any) -> Forecaster:
+        return Forecaster(inputs, outputs, **self.model_sizes | sizes, seed=seed)
 
     def _loss(self, network: nn.Module, batch: Samples) -> Tensor:
         if self.loss_fn is not None:

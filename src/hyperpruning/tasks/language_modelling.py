@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -173,7 +173,9 @@ class LanguageModelling:
             ValueError: even a network of width 1 has more weights.
         """
         vocabulary = len(self.corpus().vocabulary)
-        return narrower_task(self, weights, ("embedding", "hidden"), lambda task: task.model(vocabulary))
+        return narrower_task(
+            self, weights, ("embedding", "hidden"), lambda sizes: replace(self, **sizes).model(vocabulary)
+        )
 
     def baseline_loss(self, split: str) -> float:
         """The loss on "valid" or "test" of predicting the frequencies of the training text, whatever came before.
@@ -191,15 +193,16 @@ class LanguageModelling:
             ValueError: a split is too short for its streams, a window or the probe; batch is not a multiple of
                 gradient_accumulation.
         """
+        corpus = self.corpus()  # looked up once: finding its files takes a millisecond, and this is called every epoch
         for split, batch in (("train", self.batch), ("valid", self.eval_batch), ("test", self.test_batch)):
-            self._column_length(split, batch)
-        self._probe()
+            self._column_length(split, batch, corpus)
+        self._check_probe(corpus)
         if self.batch % self.gradient_accumulation:
             raise ValueError(
                 f"batch must be a multiple of gradient_accumulation in [training], got {self.batch} and "
                 f"{self.gradient_accumulation}. Change one of them."
             )
-        tokens = self._column_length("train", self.batch) - 1
+        tokens = self._column_length("train", self.batch, corpus) - 1
         if self.bptt > tokens:
             raise ValueError(
                 f"bptt must be at most the {tokens} tokens of each of the {self.batch} parallel streams, got "
@@ -213,8 +216,8 @@ class LanguageModelling:
         tokens, std = self._column_length("train", self.batch) - 1, self.bptt_deviation
         return random_bptt_lengths(tokens, self.bptt, generator=generator, std=std, max_length=self.bptt_longest)
 
-    def _column_length(self, split: str, batch: int) -> int:
-        tokens = len(getattr(self.corpus(), split))
+    def _column_length(self, split: str, batch: int, corpus: Corpus | None = None) -> int:
+        tokens = len(getattr(corpus or self.corpus(), split))
         try:
             return batched_length(tokens, batch)
         except ValueError as error:
@@ -225,15 +228,16 @@ class LanguageModelling:
         self._column_length(split, batch)
         return batchify(getattr(self.corpus(), split), batch)
 
-    def _probe(self) -> Tensor:
-        text = self._columns("valid", self.probe_batch)
-        if len(text) < self.probe_steps:
+    def _check_probe(self, corpus: Corpus) -> None:
+        if self._column_length("valid", self.probe_batch, corpus) < self.probe_steps:
             raise ValueError(
                 f"The validation text must have at least probe_steps x probe_batch = {self.probe_steps} x "
-                f"{self.probe_batch} tokens, got {len(self.corpus().valid)}. Lower them in [spectrum], or give more "
-                "text."
+                f"{self.probe_batch} tokens, got {len(corpus.valid)}. Lower them in [spectrum], or give more text."
             )
-        return text[: self.probe_steps]
+
+    def _probe(self) -> Tensor:
+        self._check_probe(self.corpus())
+        return self._columns("valid", self.probe_batch)[: self.probe_steps]
 
     def batches(self, epoch: int, seed: int) -> Iterator[Step]:
         """The training text in windows, in order."""

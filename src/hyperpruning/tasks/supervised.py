@@ -42,7 +42,8 @@ class SupervisedTask:
     )
     data: Any = described(
         "a tuple of arrays, samples first, e.g. (inputs, targets); a torch Dataset of such tuples; a mapping with one "
-        'of these for each of "train", "valid" and "test"; or a function without arguments that returns one of these'
+        'of these for each of "train", "valid" and "test"; or a function without arguments that returns one of these',
+        shown=False,
     )
     loss_fn: Any = described(
         "(network, batch) -> the mean loss of a batch, in nats or in the unit of the targets; a batch is a tuple of "
@@ -118,7 +119,7 @@ class SupervisedTask:
         """`Task.narrower`: all `sizes` become smaller in the same proportion; None without sizes."""
         if not self.sizes:
             return None
-        return lambda weights: narrower_task(self, weights, ("sizes",), lambda task: task.network(0))
+        return lambda weights: narrower_task(self, weights, ("sizes",), lambda values: self.model(**values["sizes"]))
 
     def steps(self, epoch: int, seed: int) -> int:
         """Number of batches of the training split."""

@@ -27,7 +27,7 @@ class TrainConfig:
         ValueError: a value is out of its range, or values contradict each other.
     """
 
-    epochs: int = setting(10, "length of a full training", section="training", ge=1, le=100_000)
+    epochs: int = setting(10, "length of a full training", section="training", ge=1, le=10_000)
     optimizer: str | None = setting(
         None, f"one of {', '.join(OPTIMIZERS)}; left out: the task's", section="training", choices=OPTIMIZERS
     )

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from hyperpruning.sparsity import mask_inits, redistributions, scopes, scores
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
-from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.sparsity.weight_budget import WeightBudget
@@ -25,10 +25,6 @@ SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
     "all": lambda name, recurrent: True,
     "recurrent": lambda name, recurrent: name in recurrent,
 }
-
-
-class MethodError(ValueError):
-    """A method that does not fit the network, the sparsity or the training."""
 
 
 def cost_of(task: AnyTask, network: nn.Module, config: TrainConfig) -> Cost:

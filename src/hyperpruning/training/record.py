@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hyperpruning.settings import check_types
+
 
 def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
@@ -107,7 +109,9 @@ def record_from_json(values: Mapping[str, Any]) -> EpochRecord:
     """The record that `EpochRecord.to_json` wrote.
 
     Raises:
-        TypeError: a field is missing or unknown.
+        TypeError: a field is missing, unknown or of another type.
     """
     spectra = {name: tuple(values.get(name, ())) for name in ("spectrum", "averaged_spectrum")}
-    return EpochRecord(**{**values, **spectra})
+    record = EpochRecord(**{**values, **spectra})
+    check_types(record)
+    return record

@@ -27,6 +27,7 @@ class SequenceTask(SupervisedTask):
 
     ARRAYS: ClassVar[Sequence[str]]
     defaults: ClassVar[Mapping[str, Any]]  # of settings in a TOML, where they differ
+    recipe: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "lr": 5e-3}
 
     model: Any = described("a class or function that builds a network of your own; None: one of the package", None)
     data: Any = described("the data; None: those of `file`", None, shown=False)

@@ -210,7 +210,7 @@ def test_a_tied_model_is_counted_and_stored_once(text, tmp_path):
     active, total = sum(int(weight.count_nonzero()) for weight in matrices), sum(weight.numel() for weight in matrices)
     assert active == round(0.4 * total)
     assert description["sparsity"] == 1 - active / total
-    assert weights_sha256(model.state_dict()) == history.finals[history.winners["ls"]].sha256
+    assert weights_sha256(model.state_dict()) == history.finals[description["network"]].sha256
 
 
 @pytest.mark.parametrize("content", [None, "[data", b"\xff\xfe"])

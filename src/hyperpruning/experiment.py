@@ -90,7 +90,11 @@ def _settings(section: str) -> dict[str, tuple[Any, Any]]:
 
 def _dense() -> dict[str, tuple[Any, Any]]:
     (field,) = (field for field in dataclasses.fields(LanguageModelling) if field.name == "dropout")
-    return {"dropout": _entry("dropout", type_hints(LanguageModelling)["dropout"], 0.1, field.metadata)}
+    about = "a trained dense network (a model file or a state_dict): the reference, and no other dense one is trained"
+    return {
+        "dropout": _entry("dropout", type_hints(LanguageModelling)["dropout"], 0.1, field.metadata),
+        "file": _entry("file", Path | None, None, {"doc": about, "choices": (), "bounds": {}}),
+    }
 
 
 def _space() -> dict[str, tuple[Any, Any]]:
@@ -198,6 +202,7 @@ class Experiment(_Sections):
             Plan,
             task=task,
             dense_task=dataclasses.replace(task, dropout=self.dense.dropout),
+            dense=self.dense.file,
             train=self._create(TrainConfig),
             space=self._search_space(),
             spectrum=self._create(SpectrumConfig),
@@ -294,22 +299,30 @@ def values_of(section: BaseModel) -> dict[str, Any]:
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read an experiment.toml; a relative data folder is relative to the file.
+    """Read an experiment.toml; relative paths in it are relative to the file.
 
     Raises:
         ExperimentError: the file does not exist or is no TOML, or values are invalid (the message has all of them).
     """
     if path.exists() and not path.is_file():
-        raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is no file. Name another one.")
+        raise ExperimentError(
+            f"An experiment must be a TOML file, got {path}, which is no file. Name another one, or give a folder "
+            "with a text as --data."
+        )
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExperimentError(
             f"An experiment must be a TOML file, got {path}, which does not exist. Write one with `hyperprune init`."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:
+        raise ExperimentError(
+            f"An experiment must be a TOML file, got {path}, which is no text. Write one with `hyperprune init`; a "
+            "trained dense network is its setting [dense] file."
+        ) from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
-    return with_absolute_folder(path.parent, Experiment(**content))
+    return with_absolute_paths(path.parent, Experiment(**content))
 
 
 def presets() -> list[str]:
@@ -345,13 +358,15 @@ def read_preset(name: str, data: Path | None) -> Experiment:
     return Experiment(**tomllib.loads(preset(name, data)))
 
 
-def with_absolute_folder(place: Path, experiment: Experiment) -> Experiment:
-    """The same experiment with an absolute data folder; a relative one is relative to `place`."""
-    folder = experiment.data.folder
-    if folder is None:
-        return experiment
-    data = experiment.data.model_copy(update={"folder": (place / folder).resolve()})
-    return experiment.model_copy(update={"data": data})
+def with_absolute_paths(place: Path, experiment: Experiment) -> Experiment:
+    """The same experiment with absolute paths to text and dense network; relative ones are relative to `place`."""
+    changed = {}
+    for section, name in (("data", "folder"), ("dense", "file")):
+        path = getattr(getattr(experiment, section), name)
+        if path is not None:
+            update = {name: (place / path).resolve()}
+            changed[section] = getattr(experiment, section).model_copy(update=update)
+    return experiment.model_copy(update=changed)
 
 
 def _sentence(problem: Any) -> str:

@@ -13,15 +13,19 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.experiment import Experiment
     from hyperpruning.lyapunov.config import SpectrumConfig
     from hyperpruning.lyapunov.distances import spectrum_distance
+    from hyperpruning.lyapunov.modules import Direction
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
+    from hyperpruning.lyapunov.steps import DrivenStep
+    from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
     from hyperpruning.search.plan import Plan
-    from hyperpruning.search.space import FloatRange, SearchSpace
+    from hyperpruning.search.space import SearchSpace
     from hyperpruning.sparsity.catalogue import METHODS
     from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
     from hyperpruning.tasks.language_modelling import LanguageModelling
     from hyperpruning.testing.driven_layer import check_driven_layer
     from hyperpruning.training.config import TrainConfig
+    from hyperpruning.training.own_loop import OwnLoop
     from hyperpruning.training.record import Metric
     from hyperpruning.training.snt_asgd import SNTASGD
     from hyperpruning.training.task import Task
@@ -29,12 +33,17 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
 __all__ = [
     "METHODS",
     "SNTASGD",
+    "Direction",
+    "DrivenStep",
     "Experiment",
     "FloatRange",
+    "IntRange",
     "LanguageModelling",
     "Method",
     "Metric",
+    "OwnLoop",
     "Plan",
+    "Prior",
     "SearchSpace",
     "Sparsifier",
     "Spectrum",
@@ -52,12 +61,17 @@ __all__ = [
 _MODULES = {
     "METHODS": "sparsity.catalogue",
     "SNTASGD": "training.snt_asgd",
+    "Direction": "lyapunov.modules",
+    "DrivenStep": "lyapunov.steps",
     "Experiment": "experiment",
-    "FloatRange": "search.space",
+    "FloatRange": "search.dimensions",
+    "IntRange": "search.dimensions",
     "LanguageModelling": "tasks.language_modelling",
     "Method": "sparsity.method",
     "Metric": "training.record",
+    "OwnLoop": "training.own_loop",
     "Plan": "search.plan",
+    "Prior": "search.dimensions",
     "SearchSpace": "search.space",
     "Sparsifier": "sparsity.sparsifier",
     "Spectrum": "lyapunov.spectrum",

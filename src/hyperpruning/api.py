@@ -35,6 +35,7 @@ from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import cost_of, prunable_weights
 from hyperpruning.training.record import Metric
+from hyperpruning.training.task import description_of
 
 
 def hyperprune(
@@ -91,7 +92,7 @@ def plan_of(experiment: Experiment | Plan) -> Plan:
             f"The weights of a model file must have the SHA-256 in its description, got other weights in {plan.dense}. "
             "Export it again."
         )
-    if description.get("vocabulary", wanted := plan.dense_task.describe(network).get("vocabulary")) != wanted:
+    if description.get("vocabulary", wanted := description_of(plan.dense_task, network).get("vocabulary")) != wanted:
         raise ValueError(
             f"The dense network must have the vocabulary of the text, got another one in {plan.dense}. Give the text "
             "that it was trained on, or leave [dense] file out."
@@ -289,6 +290,8 @@ def _load_with_task(
         raise ValueError(
             f"A text must be given unless the model is from the built-in text, got none for {path}. Give --data."
         )
+    if "unit" not in description:
+        raise ValueError(f"A model file must say what a token is, got no unit in {path}. Export it again.")
     fraction = description.get("fraction", 1.0) if fraction is None else fraction
     text: dict[str, Any] = {"folder": folder, "unit": description["unit"], "known": known, "fraction": fraction}
     task = LanguageModelling(**text, **description["model"], **reading)
@@ -341,7 +344,7 @@ def _model(plan: Plan, history: History, folder: Path, name: str) -> tuple[dict[
     network, weights = job.task.network(plan.train.seed), verified_weights(job, final.sha256)
     once = {key for key, _ in chain(network.named_parameters(), network.named_buffers())}
     _check_nonzeros(job, network, weights, final.active)
-    description = job.task.describe(network) | {
+    description = description_of(job.task, network) | {
         "network": name,
         "method": None if job.method is None else to_config(job.method),
         "sparsity": 1 - final.active / prunable_weights(job.task, network, plan.train),

@@ -299,11 +299,12 @@ def _experiment(path: Path | None, preset_name: str | None, data: Path | None, u
 
 
 def _check_started(folder: Path) -> None:
-    """Check that a search that has begun has written its first line."""
+    """Check that a search that has begun has written its first line; warn of damaged ones."""
     if (folder / EXPERIMENT).is_file() and not (folder / LEDGER).exists():
         raise RunFolderError(
             f"Nothing has been recorded in {folder} yet. Continue with: hyperprune resume {shlex.quote(str(folder))}"
         )
+    read(folder, warn=True)
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:

@@ -18,23 +18,28 @@ import tomlkit
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from hyperpruning.files import checked_size
 from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.search.dimensions import FloatRange
 from hyperpruning.search.plan import Plan, check_rounds
-from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.search.space import SearchSpace
 from hyperpruning.settings import check_value, did_you_mean, is_setting, type_hints
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import COMPONENTS, to_config
 from hyperpruning.tasks.language_modelling import LanguageModelling
-from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.config import RECIPE, TrainConfig
+from hyperpruning.training.optimizers import OPTIMIZERS
 
 EXPERIMENT = "experiment.toml"
+MAX_SIZE = 2**16  # bytes of a TOML file
+MAX_DOTS = 200  # in a line of it: each part of a dotted key costs memory for all parts before it
 PRESETS = Path(__file__).parent / "presets"
 SECTIONS = {  # sections of the file, in order, with their descriptions
     "data": "The text.",
     "model": "The network.",
     "dense": "The dense reference: it may need another dropout than the sparse candidates.",
-    "training": "How every network is trained (SGD with clipped gradients, then averages of the weights).",
+    "training": "How every network is trained; left out, the optimizer and its numbers are those that suit the task.",
     "pruning": "How much is pruned, and when.",
     "space": "The search space: the choices of each component of a method, or whole methods by name.",
     "search": "Candidates, rungs and selection criteria.",
@@ -153,7 +158,7 @@ class Experiment(_Sections):
 
     def __init__(self, /, **sections: Any) -> None:
         try:
-            super().__init__(**sections)
+            super().__init__(**sections | {"training": _with_recipe(sections.get("training", {}))})
         except ValidationError as error:
             raise ExperimentError("\n".join(_sentence(problem) for problem in error.errors())) from None
 
@@ -227,6 +232,14 @@ class Experiment(_Sections):
             document.add(tomlkit.comment(about))
             document.add(name, _table(getattr(self, name)))
         return tomlkit.dumps(document)
+
+
+def _with_recipe(training: Any) -> Any:
+    """The section with the real numbers that the task or the optimizer gives to settings that are left out."""
+    if not isinstance(training, Mapping) or training.get("optimizer") not in (None, *OPTIMIZERS):
+        return training  # refused by its validation
+    full = TrainConfig(optimizer=training.get("optimizer")).with_recipe(LanguageModelling.recipe)
+    return {name: getattr(full, name) for name in RECIPE} | dict(training)
 
 
 def _table(section: Section) -> Any:
@@ -304,13 +317,12 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ExperimentError: the file does not exist or is no TOML, or values are invalid (the message has all of them).
     """
-    if path.exists() and not path.is_file():
-        raise ExperimentError(
-            f"An experiment must be a TOML file, got {path}, which is no file. Name another one, or give a folder "
-            "with a text as --data."
-        )
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        checked_size(path, most=MAX_SIZE)
+        text = path.read_text(encoding="utf-8")
+        if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+            raise ValueError(f"a line has more than {MAX_DOTS} dots")
+        content = tomllib.loads(text)
     except FileNotFoundError:
         raise ExperimentError(
             f"An experiment must be a TOML file, got {path}, which does not exist. Write one with `hyperprune init`."
@@ -320,7 +332,7 @@ def read_experiment(path: Path) -> Experiment:
             f"An experiment must be a TOML file, got {path}, which is no text. Write one with `hyperprune init`; a "
             "trained dense network is its setting [dense] file."
         ) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
     return with_absolute_paths(path.parent, Experiment(**content))
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from highway import random_highway
-from hyperpruning.lyapunov.layers import StepLayer
 from hyperpruning.lyapunov.networks import driven_map
+from hyperpruning.lyapunov.steps import StepLayer
 from hyperpruning.models.rhn import RHNLayer
 from hyperpruning.testing import check_driven_layer
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.masking import Masking
-from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.parameter import GRANULARITIES, Granularity
 from hyperpruning.sparsity.serialization import COMPONENTS, from_config, to_config
 from hyperpruning.sparsity.updates import drop_and_grow
@@ -127,8 +127,12 @@ def check_composition(spelling, network, sparsity):
         assume(False)
     assert isinstance(method, Method)
     assert from_config(to_config(method)) == method
-    check_updates(run, 200)
-    check_repeatable(method, network=network, sparsity=sparsity)
+    try:
+        check_updates(run, 200)
+        check_repeatable(method, network=network, sparsity=sparsity)
+    except MethodError:  # an update would leave a tensor empty, which only a floor prevents
+        assert method.floor == 0
+        assume(False)
 
 
 def test_soft_shrinkage_leaves_every_group_its_share():

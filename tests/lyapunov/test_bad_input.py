@@ -31,7 +31,7 @@ X = torch.zeros(20, 2, 3)
         (nn.GRU(3, 4), X, {"state": "c"}, ValueError, "'h' or 'full', got 'c'"),
         (nn.GRU(3, 4), X, {"convention": "backward"}, ValueError, "'forward' or 'published'"),
         (nn.GRU(3, 4), X, {"dtype": torch.float16}, ValueError, "torch.float32 or torch.float64"),
-        (lambda s, x: s, X, {}, ValueError, r"start must be a tensor \(B, D\) with B = 2"),
+        (lambda s, x: s, X, {}, ValueError, r"start of a plain step .* B = 2, .* got None\. Pass"),
         (lambda s, x: s[:, :1], X, {"start": torch.zeros(2, 4)}, ValueError, r"\(2, 4\), got \(2, 1\)"),
         (lambda s, x: s * 1e30, X, {"start": torch.ones(2, 4)}, ValueError, "trajectory must stay finite"),
         ([], X, {}, ValueError, "at least one layer"),

@@ -142,9 +142,12 @@ def _build(description: Mapping[str, Any], tensors: int) -> LanguageModel:
     """The network of a description; it has no more layers and micro-steps than the file has tensors."""
     sizes = description["model"]
     hidden, layers, depth = sizes.get("hidden"), sizes.get("layers") or 1, sizes.get("depth", 1)
+    vocabulary = description["vocabulary"]
     if type(sizes["tied"]) is not bool or max(layers, depth, len(hidden) if isinstance(hidden, list) else 1) > tensors:
         raise ValueError
-    return LanguageModel(len(description["vocabulary"]), **sizes)
+    if not (isinstance(vocabulary, list) and vocabulary and sizes["embedding"]):  # torch warns of empty tensors
+        raise ValueError
+    return LanguageModel(len(vocabulary), **sizes)
 
 
 def _shapes(network: LanguageModel) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hyperpruning.lyapunov.growth import LUFrame, QRFrame, independent_columns, live_units
 from hyperpruning.lyapunov.layers import DrivenLayer, LayerWithJacobian, forward_mode_jacobian, unroll
-from hyperpruning.lyapunov.networks import DrivenMap, all_finite
+from hyperpruning.lyapunov.preparation import DrivenMap, all_finite
 
 CHUNK_STEPS = 64  # time steps per chunk of the trajectory
 JACOBIAN_BYTES = 2**21  # memory for Jacobians at a time, small enough for the cache

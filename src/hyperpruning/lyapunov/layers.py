@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -52,29 +51,6 @@ class LayerWithJacobian(DrivenLayer, Protocol):
 
         With random terms, it must be non-zero at every entry that can be non-zero and have the highest possible rank.
         """
-
-
-@dataclass(frozen=True)
-class StepLayer:
-    """A plain function `step(state, input) -> state` as a driven layer."""
-
-    function: Step
-    state_size: int
-
-    @property
-    def hidden_size(self) -> int:
-        """The whole state is the output."""
-        return self.state_size
-
-    def step(self, state: Tensor, input: Tensor) -> Tensor:
-        """Return the next state, of the same shape."""
-        following = self.function(state, input)
-        if following.shape != state.shape:
-            raise ValueError(
-                f"A step must keep the shape of its state {tuple(state.shape)}, got {tuple(following.shape)}. Return "
-                "only the next state, (B, D)."
-            )
-        return following
 
 
 def unroll(layer: DrivenLayer, state: Tensor, inputs: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from hyperpruning.report.run import WINNER, Run, criterion_name, in_words
 from hyperpruning.report.series import curve
 from hyperpruning.report.status import Status
 from hyperpruning.report.tables import HEADINGS, Row, cells
+from hyperpruning.search.dimensions import Dimension, Range
 from hyperpruning.search.history import DENSE, SMALL
-from hyperpruning.search.ledger import LEDGER
-from hyperpruning.search.space import FloatRange
+from hyperpruning.search.ledger import sha256
 from hyperpruning.training.record import Metric
 
 ACCENTS = ("ls", "loss")  # criteria that have a colour, and with it a class in report/style.css
@@ -185,9 +185,10 @@ def setup(run: Run) -> dict[str, str]:
     }
 
 
-def _choices(choices: Sequence[str | float] | FloatRange) -> str:
-    if isinstance(choices, FloatRange):
-        return f"{choices.low:g} to {choices.high:g} in steps of {choices.step:g}"
+def _choices(choices: Dimension) -> str:
+    if isinstance(choices, Range):
+        steps = f" in steps of {choices.step:g}" if choices.step is not None else ""
+        return f"{choices.low:g} to {choices.high:g}{steps}{', logarithmic' if choices.log else ''}"
     return ", ".join(str(choice) for choice in choices)
 
 
@@ -262,7 +263,7 @@ def reproducibility(run: Run) -> dict[str, str]:
         "seed": str(run.plan.train.seed),
         "versions": ", ".join(f"{name} {version}" for name, version in run.header.versions.items()),
         "settings, SHA-256": identity,
-        "ledger, SHA-256": hashlib.sha256((run.folder / LEDGER).read_bytes()).hexdigest(),
+        "ledger, SHA-256": sha256(run.folder),
     }
     if run.winner in run.history.finals:
         found["winner's weights, SHA-256"] = str(run.history.finals[str(run.winner)].sha256)

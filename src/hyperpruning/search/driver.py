@@ -11,7 +11,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,7 @@ from hyperpruning.search.history import (
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, locked, read
 from hyperpruning.search.plan import Plan, batches, validate
 from hyperpruning.search.references import baseline_loss
-from hyperpruning.search.samplers import SAMPLERS, suggest
+from hyperpruning.search.samplers import sampler_of, suggest
 from hyperpruning.search.schedulers import (
     Abort,
     Action,
@@ -51,6 +51,7 @@ from hyperpruning.search.schedulers import (
 from hyperpruning.search.space import Config
 from hyperpruning.search.worker import OUT_OF_MEMORY, Job, JobResult, job_for, run_job, small_job
 from hyperpruning.training.checkpoint import remove_tensors
+from hyperpruning.training.checks import check_travels
 from hyperpruning.training.device import device_of
 from hyperpruning.training.record import EpochRecord
 
@@ -85,6 +86,9 @@ def search(
         RunFolderError: the folder belongs to another search, or is in use.
     """
     validate(plan)
+    if isinstance(executor, ProcessPoolExecutor):  # others may have ways of their own to send what pickle cannot
+        for task in (plan.task, plan.dense_task):
+            check_travels(task)
     with locked(folder) if lock else nullcontext():
         run = _Run(plan, folder, executor, on_fact)
         run.open(files or {})
@@ -252,7 +256,7 @@ def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -
     return suggest(
         plan.space,
         observed,
-        sampler=SAMPLERS[plan.sampler],
+        sampler=sampler_of(plan.sampler),
         seed=(plan.train.seed * 1_000_003 + batch) % 2**32,  # the samplers' limit
         count=len(list(batches(plan))[batch]),
     )

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hyperpruning.search.space import Config
+from hyperpruning.settings import check_types
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.record import EpochRecord, Metric, record_from_json
 
 DENSE = "dense"
 SMALL = "small"  # the dense network with as many weights as the pruned ones
-NETWORK_NAME = re.compile(r"dense|small|c\d{2,}")
+NETWORK_NAME = re.compile(r"dense|small|c(0[1-9]|[1-9][0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -176,12 +177,14 @@ def from_json(values: Mapping[str, Any]) -> Fact:
     kind = rest.pop("kind", None)
     try:
         if kind == "epoch":
-            return Epoch(rest.pop("network"), record_from_json(rest))
+            rest = {"network": rest.pop("network"), "record": record_from_json(rest)}
         if kind == "search":
             rest["metric"] = Metric(**rest["metric"])
+            check_types(rest["metric"])
         if kind == "round":
             rest |= {"kept": tuple(rest["kept"]), "dropped": tuple(rest["dropped"])}
         fact: Fact = KINDS[str(kind)](**rest)
+        check_types(fact)
         _check_names(fact)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"A fact must have a kind and fields of this version, got {kind!r} ({error}).") from None
@@ -190,9 +193,12 @@ def from_json(values: Mapping[str, Any]) -> Fact:
 
 def _check_names(fact: Fact) -> None:
     """Check the form of a name, since it becomes part of a path."""
-    name = fact.name if isinstance(fact, Candidate) else getattr(fact, "network", DENSE)
-    if not (isinstance(name, str) and NETWORK_NAME.fullmatch(name)):
-        raise ValueError(f"The name of a network must be {DENSE!r}, {SMALL!r} or c01, c02, ..., got {name!r}.")
+    names = [fact.name if isinstance(fact, Candidate) else getattr(fact, "network", DENSE)]
+    if isinstance(fact, RoundDecision):
+        names = [*fact.kept, *fact.dropped, *fact.scores]
+    for name in names:
+        if not NETWORK_NAME.fullmatch(name):
+            raise ValueError(f"The name of a network must be {DENSE!r}, {SMALL!r} or c01, c02, ..., got {name!r}.")
 
 
 @dataclass

@@ -18,7 +18,7 @@ from hyperpruning.files import weights_sha256
 from hyperpruning.sparsity.costs import weights as weights_cost
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.pruning import prunable_weights
-from hyperpruning.training.task import Task
+from hyperpruning.training.task import AnyTask
 
 
 class NarrowerError(ValueError):
@@ -83,7 +83,7 @@ def frozen_dense(dense: object) -> object:
     return FrozenDense(weights_sha256(copied), copied)
 
 
-def narrower_task(task: Task, train: TrainConfig, active: int) -> Task:
+def narrower_task(task: AnyTask, train: TrainConfig, active: int) -> AnyTask:
     """The same task with a dense network that has at most as many weights as a pruned one.
 
     Weights are those of matrices and kernels. If only a part of the network is pruned (scope, counts), the weights of
@@ -106,7 +106,7 @@ def narrower_task(task: Task, train: TrainConfig, active: int) -> Task:
     network = task.network(train.seed)
     n_weights = active + _weights(network) - prunable_weights(task, network, train)
     try:
-        found: Task = narrower(n_weights)
+        found: AnyTask = narrower(n_weights)
     except ValueError as error:
         raise NarrowerError(str(error)) from error
     if (count := _weights(found.network(train.seed))) > n_weights:
@@ -121,7 +121,7 @@ def _weights(network: nn.Module) -> int:
     return sum(weight.numel() for name, weight in network.named_parameters() if weights_cost(name, weight))
 
 
-def baseline_loss(task: Task) -> float | None:
+def baseline_loss(task: AnyTask) -> float | None:
     """The validation loss of the best constant prediction, in nats; None if the task does not offer it.
 
     Raises:

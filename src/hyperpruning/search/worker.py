@@ -6,10 +6,12 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +23,15 @@ from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.search.history import DENSE, SMALL, Candidate, FinalResult
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense, NarrowerError, narrower_task
-from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.checkpoint import best_weights, load, save
+from hyperpruning.training.checks import check_evaluated, recurrent_part, unchanged
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import matmul_precision, threads
 from hyperpruning.training.epochs import Training, epochs, train_batches
-from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.record import EpochRecord
-from hyperpruning.training.task import Task, loss_and_metric
+from hyperpruning.training.task import AnyTask, loss_and_metric, with_batches
 
 OUT_OF_MEMORY = "CUDA out of memory. Start a new run with fewer --workers or a smaller batch or bptt in [training]."
 
@@ -43,7 +45,7 @@ class Job:
     """
 
     name: str
-    task: Task
+    task: AnyTask
     train: TrainConfig
     method: Method | None
     sparsity: float
@@ -226,22 +228,36 @@ def verified_weights(job: Job, sha256: str) -> dict[str, Tensor]:
     return weights
 
 
-def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
-    """Estimate the time of an epoch from a few batches, one evaluation and one spectrum; writes nothing."""
+def seconds_per_epoch(job: Job, *, batches: int = 20, enough: float = 3.0) -> float:
+    """Estimate the time of an epoch from a few batches, one evaluation and one spectrum; writes nothing.
+
+    Args:
+        job: the training.
+        batches: number of batches, if they take less than `enough` seconds; at least one is trained.
+        enough: no batch begins after so many seconds.
+    """
     with threads(job.train.threads), matmul_precision(job.train):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
         steps = job.task.steps(0, job.train.seed)
-        count = min(batches, steps)
-        started = time.perf_counter()
-        train_batches(training, islice(job.task.batches(0, job.train.seed), count))
+        task, count, started = with_batches(job.task), 0, time.perf_counter()
+
+        def several() -> Iterator[Any]:
+            nonlocal count
+            for batch in islice(task.batches(0, job.train.seed), batches):
+                if count and time.perf_counter() - started > enough:
+                    return
+                count += 1
+                yield batch
+
+        train_batches(training, several())
         trained = time.perf_counter()
         _with_spectrum(training, training.record(), job.spectrum)
         return (trained - started) * steps / count + time.perf_counter() - trained
 
 
 def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConfig) -> EpochRecord:
-    with training.evaluated() as network:
-        recurrent, probe = training.task.recurrence(network)
+    with training.evaluated() as network, unchanged(network, "recurrence") if record.epoch == 0 else nullcontext():
+        recurrent, probe = recurrent_part(training.task, network)
         spectrum = lyapunov_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)
     exponents = tuple(float(value) if math.isfinite(value) else None for value in spectrum.exponents.tolist())
     return replace(record, spectrum=exponents)
@@ -252,7 +268,10 @@ def _final(job: Job, training: Training, best: EpochRecord) -> FinalResult:
     training.network.load_state_dict(training.best)
     training.network.eval()
     with float32_precision(), torch.no_grad():
-        test, test_metric = loss_and_metric(training.task.evaluate(training.network, "test"))
+        with unchanged(training.network, 'evaluate(network, "test")'):
+            evaluated = training.task.evaluate(training.network, "test")
+        check_evaluated(evaluated, "test", untrained=False)
+        test, test_metric = loss_and_metric(evaluated)
     return FinalResult(
         network=job.name,
         best_epoch=best.epoch,

@@ -20,7 +20,7 @@ def check_driven_layer(layer: DrivenLayer, state: Tensor, input: Tensor) -> None
     state, input: (N, D) and (N, I) in float64, N >= 2.
     Raises: AssertionError with the rule that does not hold.
 
-    >>> from hyperpruning.lyapunov.layers import StepLayer
+    >>> from hyperpruning.lyapunov.steps import StepLayer
     >>> weights = torch.randn(3, 3, dtype=torch.float64)
     >>> layer = StepLayer(lambda state, input: torch.tanh(state @ weights + input), 3)
     >>> check_driven_layer(layer, torch.randn(4, 3).double(), torch.randn(4, 3).double())

@@ -32,6 +32,7 @@ NAMES = [
     "Task",
     "TrainConfig",
     "check_driven_layer",
+    "export",
     "hyperprune",
     "load_model",
     "lyapunov_spectrum",

@@ -8,7 +8,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
-    from hyperpruning.api import hyperprune
+    from hyperpruning.api import export, hyperprune
     from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
     from hyperpruning.lyapunov.config import SpectrumConfig
@@ -57,6 +57,7 @@ __all__ = [
     "Task",
     "TrainConfig",
     "check_driven_layer",
+    "export",
     "hyperprune",
     "load_model",
     "lyapunov_spectrum",
@@ -87,6 +88,7 @@ _MODULES = {
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
+    "export": "api",
     "hyperprune": "api",
     "load_model": "deploy.model_file",
     "lyapunov_spectrum": "lyapunov.spectrum",

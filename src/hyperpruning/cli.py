@@ -19,9 +19,11 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
+from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum, plan_of
+from hyperpruning.api import export as export_network
 from hyperpruning.cli_errors import explain, guarded, interrupt
 from hyperpruning.data import download
+from hyperpruning.deploy.model_file import describe_model
 from hyperpruning.experiment import (
     DEFAULT_KIND,
     EXPERIMENT,
@@ -43,9 +45,10 @@ from hyperpruning.report import status as progress
 from hyperpruning.report import tables
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
+from hyperpruning.report.run import read_run
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import process_pool, stop
-from hyperpruning.search.forecast import epochs_of_one_search, most_epochs
+from hyperpruning.search.forecast import dense_epochs, epochs_of_one_search, most_epochs
 from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import candidate_name, validate
@@ -115,6 +118,11 @@ def search(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
     """Find the best way to prune a language model of a text. Run it again to continue."""
+    if experiment is None and data is None and preset_name is None:
+        raise ExperimentError(
+            "A search must have an experiment.toml, --data DIR or --preset NAME, got none. Give one of them: "
+            "`hyperprune init` writes an experiment.toml, and `hyperprune demo` needs none of them."
+        )
     pruning = {} if sparsity is None else {"sparsity": sparsity}
     training = {} if seed is None else {"seed": seed}
     chosen = replaced(_experiment(experiment, preset_name, data, unit), pruning=pruning, training=training)
@@ -175,6 +183,22 @@ def report(folder: Run) -> None:
         raise
     _print_results(folder)
     out.print(f"Report: {page}", soft_wrap=True)
+
+
+@app.command(epilog="Example: hyperprune export runs/mine --criterion loss")
+@guarded
+def export(
+    folder: Run,
+    criterion: Annotated[str | None, typer.Option(help="Export the winner by this criterion.")] = None,
+    candidate: Annotated[str | None, typer.Option(help="Export this candidate, e.g. c07.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", parser=_named, metavar="PATH", help="The file; default: the run's winner.")
+    ] = None,
+) -> None:
+    """Choose which network is the winner of a search, or write a network as a model file."""
+    path = export_network(folder, criterion=criterion, candidate=candidate, out=output)
+    about = describe_model(path)
+    out.print(f"Wrote {path}: {about['network']}, {about['active']:,} active weights.", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune fetch ptb data/ptb")
@@ -338,12 +362,12 @@ def _print_results(folder: Path) -> None:
     rows = tables.results(folder)
     out.print(tables.results_table(rows))
     out.print(tables.correlations_table(tables.correlations(folder)))
-    out.print(tables.verdict(rows))
+    out.print(tables.verdict(rows, read_run(folder).notes))
 
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     """Print what a search would do: its first candidates, rounds, epochs and estimated time."""
-    plan = experiment.plan()
+    plan = plan_of(experiment)
     validate(plan)
     configs = ask(plan, 0)
     for index, config in enumerate(configs):
@@ -355,8 +379,8 @@ def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     one = epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates)
     everything = plan.n_candidates * plan.train.epochs
     out.print(f"A search by one criterion trains {one} epochs; all candidates to the end would be {everything} epochs.")
-    epochs = most_epochs(plan) + plan.train.epochs
-    out.print(f"All criteria and the dense network together train at most {epochs} epochs.")
+    epochs = most_epochs(plan) + dense_epochs(plan)
+    out.print(f"All criteria and the dense networks together train at most {epochs} epochs.")
     seconds = seconds_per_epoch(job_for(plan, folder, Candidate(candidate_name(0), 0, configs[0]), 1))
     hours = epochs * seconds / workers / 3600
     out.print(

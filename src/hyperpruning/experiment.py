@@ -119,7 +119,11 @@ def _dense(kind: str) -> dict[str, tuple[Any, Any]]:
     owner = KINDS[kind]
     (field,) = (field for field in dataclasses.fields(owner) if field.name == "dropout")
     default = getattr(owner, "dense_dropout", field.default)
-    return {"dropout": _entry("dropout", type_hints(owner)["dropout"], default, field.metadata)}
+    about = "a trained dense network (a model file or a state_dict): the reference, and no other dense one is trained"
+    return {
+        "dropout": _entry("dropout", type_hints(owner)["dropout"], default, field.metadata),
+        "file": _entry("file", Path | None, None, {"doc": about, "choices": (), "bounds": {}}),
+    }
 
 
 def _space(kind: str) -> dict[str, tuple[Any, Any]]:
@@ -226,6 +230,7 @@ class Experiment(Section):
             Plan,
             task=task,
             dense_task=dataclasses.replace(task, dropout=self.dense.dropout),
+            dense=self.dense.file,
             train=self._create(TrainConfig),
             space=self._search_space(),
             spectrum=self._create(SpectrumConfig),
@@ -366,7 +371,7 @@ def values_of(section: BaseModel) -> dict[str, Any]:
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read an experiment.toml; a relative path to its data is relative to the file.
+    """Read an experiment.toml; relative paths in it are relative to the file.
 
     Raises:
         ExperimentError: the file does not exist or is no TOML, or values are invalid (the message has all of them).
@@ -380,6 +385,11 @@ def read_experiment(path: Path) -> Experiment:
     except FileNotFoundError:
         raise ExperimentError(
             f"An experiment must be a TOML file, got {path}, which does not exist. Write one with `hyperprune init`."
+        ) from None
+    except UnicodeDecodeError:
+        raise ExperimentError(
+            f"An experiment must be a TOML file, got {path}, which is no text. Write one with `hyperprune init`; a "
+            "trained dense network is its setting [dense] file."
         ) from None
     except (ValueError, RecursionError) as error:
         raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
@@ -425,9 +435,9 @@ def data_setting(experiment: Experiment) -> str:
 
 
 def with_absolute_paths(place: Path, experiment: Experiment) -> Experiment:
-    """The same experiment with an absolute path to its data; a relative one is relative to `place`."""
+    """The same experiment with absolute paths to data and dense network; relative ones are relative to `place`."""
     changed = {}
-    for section, name in (("data", data_setting(experiment)),):
+    for section, name in (("data", data_setting(experiment)), ("dense", "file")):
         path = getattr(getattr(experiment, section), name)
         if path is not None:
             update = {name: (place / path).resolve()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -104,6 +105,47 @@ def load_model(path: Path | str) -> Model:
             "Resume the search, which writes the file again, or leave sha256 out when you save changed weights."
         )
     return network.eval()
+
+
+def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file by name, and its description ({} for a file of another origin).
+
+    Args:
+        path: a model file, any other ``*.safetensors``, or a state_dict that ``torch.save`` wrote; it is read
+            without running code.
+
+    Raises:
+        ModelFileError: it is none of these.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"A model file must exist, got {path}. Give a *.safetensors or a state_dict.")
+    with path.open("rb") as raw:
+        head = raw.read(4)
+    if head[:1] == b"\x80" or head == b"PK\x03\x04":
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+            weights = None
+        if not (isinstance(weights, Mapping) and all(isinstance(value, Tensor) for value in weights.values())):
+            raise ModelFileError(
+                f"A model file must be safetensors or a state_dict, got {path}, which is another pickle. Save "
+                "network.state_dict() by torch.save."
+            )
+        return dict(weights), {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            ours = FORMAT in (file.metadata() or {})
+            weights = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelFileError(f"A model file must be safetensors, got {path} ({error}). Export it again.") from None
+    if not ours:
+        return weights, {}
+    description = describe_model(path)
+    if isinstance(description.get("model"), dict):
+        return load_model(path).state_dict(), description
+    with _open(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
 
 
 def _build(description: Mapping[str, Any], tensors: int) -> Model:

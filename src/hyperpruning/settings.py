@@ -27,7 +27,15 @@ _COMPARISONS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
-def setting(default: Any, doc: str, *, section: str = "", choices: Collection[str] = (), **bounds: float) -> Any:
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    section: str = "",
+    choices: Collection[str] = (),
+    check: Callable[[Any], object] | None = None,
+    **bounds: float,
+) -> Any:
     """Declare a setting.
 
     Args:
@@ -35,16 +43,17 @@ def setting(default: Any, doc: str, *, section: str = "", choices: Collection[st
         doc: one sentence, without a full stop.
         section: section of the TOML file; a setting without a section is not in the file.
         choices: the allowed names, for one name or for each name in a list; a dict is kept, so that it can grow.
+        check: a function of one value or of each value in a list, which raises ValueError where it is invalid.
         bounds: "ge", "gt", "le", "lt": limits for one number or for each number in a list or table.
     """
-    return dataclasses.field(
-        default=default, metadata={"doc": doc, "section": section, "choices": choices, "bounds": bounds}
-    )
+    metadata = {"doc": doc, "section": section, "choices": choices, "check": check, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def described(doc: str, default: Any = dataclasses.MISSING) -> Any:
-    """Declare a documented field whose value is an object that checks itself."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "section": "", "choices": (), "bounds": {}})
+def described(doc: str, default: Any = dataclasses.MISSING, *, shown: bool = True) -> Any:
+    """Declare a documented field whose value is an object that checks itself; `shown`: also in its text."""
+    metadata = {"doc": doc, "section": "", "choices": (), "bounds": {}}
+    return dataclasses.field(default=default, repr=shown, metadata=metadata)
 
 
 def is_setting(field: dataclasses.Field[Any]) -> bool:
@@ -97,6 +106,8 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be {rule}, got {value!r}.")
         if choices and one not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {one!r}.{did_you_mean(one, choices)}")
+        if check := metadata.get("check"):
+            check(one)
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -385,12 +385,12 @@ def test_no_space_left_and_then_some(experiment, finished, tmp_path, monkeypatch
     assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
 
 
-def test_an_unexpected_error_is_a_sentence_with_a_file(monkeypatch, tmp_path):
+def test_an_unexpected_error_is_a_sentence_with_a_file(monkeypatch, finished):
     def broken(folder):
         raise KeyError("oops")
 
     monkeypatch.setattr("hyperpruning.cli.write_report", broken)
-    code, said = run("report", tmp_path)
+    code, said = run("report", finished)
     assert code == 1
     assert "This is a bug in hyperprune (KeyError" in said
 

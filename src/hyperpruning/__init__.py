@@ -8,9 +8,10 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
-    from hyperpruning.api import export, hyperprune
+    from hyperpruning.api import hyperprune
     from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
+    from hyperpruning.exports import export
     from hyperpruning.lyapunov.config import SpectrumConfig
     from hyperpruning.lyapunov.distances import spectrum_distance
     from hyperpruning.lyapunov.modules import Direction
@@ -22,7 +23,10 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.sparsity.catalogue import METHODS
     from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
+    from hyperpruning.tasks.classification import SequenceClassification
+    from hyperpruning.tasks.forecasting import Forecasting
     from hyperpruning.tasks.language_modelling import LanguageModelling
+    from hyperpruning.tasks.supervised import SupervisedTask
     from hyperpruning.testing.driven_layer import check_driven_layer
     from hyperpruning.training.config import TrainConfig
     from hyperpruning.training.own_loop import OwnLoop
@@ -37,6 +41,7 @@ __all__ = [
     "DrivenStep",
     "Experiment",
     "FloatRange",
+    "Forecasting",
     "IntRange",
     "LanguageModelling",
     "Method",
@@ -45,9 +50,11 @@ __all__ = [
     "Plan",
     "Prior",
     "SearchSpace",
+    "SequenceClassification",
     "Sparsifier",
     "Spectrum",
     "SpectrumConfig",
+    "SupervisedTask",
     "Task",
     "TrainConfig",
     "check_driven_layer",
@@ -65,6 +72,7 @@ _MODULES = {
     "DrivenStep": "lyapunov.steps",
     "Experiment": "experiment",
     "FloatRange": "search.dimensions",
+    "Forecasting": "tasks.forecasting",
     "IntRange": "search.dimensions",
     "LanguageModelling": "tasks.language_modelling",
     "Method": "sparsity.method",
@@ -73,13 +81,15 @@ _MODULES = {
     "Plan": "search.plan",
     "Prior": "search.dimensions",
     "SearchSpace": "search.space",
+    "SequenceClassification": "tasks.classification",
     "Sparsifier": "sparsity.sparsifier",
     "Spectrum": "lyapunov.spectrum",
     "SpectrumConfig": "lyapunov.config",
+    "SupervisedTask": "tasks.supervised",
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
-    "export": "api",
+    "export": "exports",
     "hyperprune": "api",
     "load_model": "deploy.model_file",
     "lyapunov_spectrum": "lyapunov.spectrum",

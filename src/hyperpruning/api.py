@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperpruning.data.corpus import builtin_text
-from hyperpruning.deploy.model_file import ModelFileError, describe_model, load_model, load_weights, save_model
-from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment, with_absolute_paths
-from hyperpruning.files import weights_sha256
+from hyperpruning.deploy.model_file import (
+    SEQUENCE_MODELS,
+    ModelFileError,
+    describe_model,
+    load_model,
+)
+from hyperpruning.experiment import EXPERIMENT, KINDS, Experiment, read_experiment, with_absolute_paths
+from hyperpruning.exports import plan_of, write_models
 from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.report.page import write_report
-from hyperpruning.report.run import WINNER, file_of
-from hyperpruning.search.driver import check_run_folder, job_of, search
-from hyperpruning.search.history import DENSE, SMALL, Choice, Fact, History
-from hyperpruning.search.ledger import Ledger, RunFolderError, locked, read
+from hyperpruning.report.run import WINNER
+from hyperpruning.search.driver import search
+from hyperpruning.search.history import Fact, History
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.references import FrozenDense
-from hyperpruning.search.schedulers import winner
-from hyperpruning.search.worker import Job, narrowed, verified_weights
-from hyperpruning.settings import did_you_mean
-from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.tasks.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluation, dynamic_loss, gradient_scale
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.device import device_of
-from hyperpruning.training.pruning import cost_of, prunable_weights
 from hyperpruning.training.record import Metric
-from hyperpruning.training.task import description_of
+from hyperpruning.training.task import loss_and_metric
 
 
 def hyperprune(
@@ -67,88 +64,9 @@ def hyperprune(
     if isinstance(experiment, Experiment):
         files[EXPERIMENT] = with_absolute_paths(Path.cwd(), experiment).to_toml().encode()
     history = search(plan, folder, executor=executor, on_fact=on_fact, files=files)
-    for name in (winner(plan, history), DENSE, SMALL):
-        if name is not None and name in history.finals:
-            save_model(folder / file_of(name), *_model(plan, history, folder, name))
+    write_models(plan, history, folder)
     write_report(folder)
     return history
-
-
-def plan_of(experiment: Experiment | Plan) -> Plan:
-    """The plan of an experiment; a dense network that it names by its file is read.
-
-    Raises:
-        ValueError: the file is no model file, or its network has another vocabulary than the text.
-    """
-    plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
-    if not isinstance(plan.dense, Path) or plan.dense_task is None:
-        return plan
-    weights, description = load_weights(plan.dense)
-    found, network = replace(plan, dense=weights), plan.dense_task.network(plan.train.seed)
-    assert isinstance(found.dense, FrozenDense)
-    found.dense.load_into(network)
-    if description.get("sha256", expected := weights_sha256(network.state_dict())) != expected:
-        raise ModelFileError(
-            f"The weights of a model file must have the SHA-256 in its description, got other weights in {plan.dense}. "
-            "Export it again."
-        )
-    if description.get("vocabulary", wanted := description_of(plan.dense_task, network).get("vocabulary")) != wanted:
-        raise ValueError(
-            f"The dense network must have the vocabulary of the text, got another one in {plan.dense}. Give the text "
-            "that it was trained on, or leave [dense] file out."
-        )
-    return found
-
-
-def export(
-    folder: Path | str,
-    experiment: Experiment | Plan | None = None,
-    *,
-    criterion: str | None = None,
-    candidate: str | None = None,
-    out: Path | str | None = None,
-) -> Path:
-    """Write a network of a search as a model file, from its checkpoint.
-
-    Without `out` it becomes ``winner.safetensors``: the ledger records the choice, and the report is written again.
-
-    Args:
-        folder: the run folder.
-        experiment: of the search; None reads the ``experiment.toml`` in the run folder.
-        criterion: export the winner by this criterion.
-        candidate: export this candidate, which must be trained to the end; with `out` also "dense" or "small". Without
-            criterion and candidate it is the winner of the search.
-        out: the file to write.
-
-    Returns:
-        the path of the model file.
-
-    Raises:
-        ValueError: there is no such network, or it is not trained to the end.
-        RunFolderError: the folder is in use, belongs to another search, or has no ``experiment.toml``.
-    """
-    folder = Path(folder)
-    if experiment is None:
-        if not (folder / EXPERIMENT).is_file():
-            read(folder)
-            raise RunFolderError(
-                f"A run folder must have an {EXPERIMENT} to export from it, got {folder} without one. Call hp.export "
-                "with the plan of the search."
-            )
-        experiment = read_experiment(folder / EXPERIMENT)
-    plan, history = plan_of(experiment), read(folder)
-    check_run_folder(plan, folder)
-    name = _chosen(plan, history, criterion, candidate, dense=out is not None)
-    with locked(folder):
-        model = _model(plan, history, folder, name)
-        if out is not None:
-            save_model(Path(out), *model)
-            return Path(out)
-        if name != winner(plan, history):
-            Ledger(folder).append(Choice(name, criterion))
-        save_model(folder / WINNER, *model)
-    write_report(folder)
-    return folder / WINNER
 
 
 def model_spectrum(
@@ -157,22 +75,23 @@ def model_spectrum(
     data: Path | None = None,
     fraction: float | None = None,
     state: Literal["h", "full"] = "h",
-    steps: int = 60,
-    warmup: int = 20,
+    steps: int | None = None,
+    warmup: int | None = None,
     sequences: int = 4,
     device: str = "auto",
 ) -> Spectrum:
-    """The Lyapunov spectrum of a model file, driven by text.
+    """The Lyapunov spectrum of a model file, driven by validation data.
 
     Args:
         model: a ``*.safetensors``, or a run folder for its winner.
-        data: a folder with the validation text; None uses the text of the search in the run folder, or the built-in
-            text for a model that was trained on it.
-        fraction: fraction of each split, from its start; None uses the fraction that the model was trained on.
+        data: a folder with the text, or the file with the arrays, of another task; None uses the data of the search in
+            the run folder, or the built-in text for a model that was trained on it.
+        fraction: of a text: fraction of each split, from its start; None uses the fraction that the model was trained
+            on.
         state: "h", or "full" for an LSTM's (h, c).
-        steps: number of measured tokens.
-        warmup: number of tokens before the measurement.
-        sequences: number of windows of the text, over which the spectrum is averaged.
+        steps: number of measured tokens, or steps of the sequences; default 60 tokens, or all steps.
+        warmup: number of tokens or steps before the measurement; default 20 tokens, or as in a search.
+        sequences: number of windows of the text, or of sequences, over which the spectrum is averaged.
         device: "cpu", "cuda", "cuda:1"; "auto" is "cuda" if available, else "cpu".
 
     Returns:
@@ -182,32 +101,42 @@ def model_spectrum(
         ValueError: the text is unknown, has changed since the training or has another vocabulary, or the device does
             not exist.
     """
-    network, task = _load_with_task(model, data, fraction, device, probe_steps=warmup + steps, probe_batch=sequences)
-    recurrent, probe = task.recurrence(network)
+    if describe_model(_model_file(model)).get("kind") in SEQUENCE_MODELS:
+        recurrent, probe, warmup = _sequence_probe(model, data, fraction, device, steps, warmup, sequences)
+    else:
+        steps, warmup = 60 if steps is None else steps, 20 if warmup is None else warmup
+        network, task = _load_with_task(
+            model, data, fraction, device, probe_steps=warmup + steps, probe_batch=sequences
+        )
+        recurrent, probe = task.recurrence(network)
     spectrum = lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
     return replace(spectrum, growth=spectrum.growth.cpu())
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of evaluating a model on a text.
+    """The result of evaluating a model.
 
     Attributes:
-        loss: mean cross-entropy in nats per token.
-        tokens: number of predicted tokens.
+        loss: mean loss: of a language model, the cross-entropy in nats per token.
+        count: number of predictions: tokens, sequences or windows.
+        of: what is counted: "token", "sequence" or "window".
         protocol: how the loss was measured, in a sentence.
         metric: in which the task tells its results.
+        computed: the metric, if it does not follow from the loss.
     """
 
     loss: float
-    tokens: int
+    count: int
+    of: str
     protocol: str
     metric: Metric
+    computed: float | None = None
 
     @property
     def value(self) -> float:
-        """The metric of the loss."""
-        return self.metric.value(self.loss)
+        """The metric."""
+        return self.metric.value(self.loss, self.computed)
 
 
 def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvaluation:
@@ -232,13 +161,13 @@ def evaluate_model(
     dynamic: DynamicEvaluation | None = None,
     device: str = "auto",
 ) -> Evaluation:
-    """The perplexity of a model file on a text.
+    """The perplexity of a model file on a text, or the metric of another task on its data.
 
     Args:
         model, data, fraction, device: as in `model_spectrum`.
         split: "valid" or "test".
-        batch: number of parallel streams; 1 reads the text in one piece.
-        dynamic: settings of dynamic evaluation, in which the model learns from the text; None: no learning.
+        batch: of a text: number of parallel streams; 1 reads it in one piece.
+        dynamic: of a text: settings of dynamic evaluation, in which the model learns from the text; None: no learning.
 
     Raises:
         ValueError: the text is unknown, has changed since the training or has another vocabulary, or split, batch or
@@ -248,6 +177,10 @@ def evaluate_model(
         raise ValueError(f"split must be valid or test, got {split!r}.")
     if dynamic is not None and batch != 1:
         raise ValueError(f"batch must be 1 with dynamic evaluation, got {batch}.")
+    if describe_model(_model_file(model)).get("kind") in SEQUENCE_MODELS:
+        if batch != 1 or dynamic is not None:
+            raise ValueError(f"batch and dynamic must be left out unless the model reads a text, got one for {model}.")
+        return _evaluate_sequences(model, data, fraction, device, split)
     network, task = _load_with_task(model, data, fraction, device, eval_batch=batch, test_batch=batch)
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
@@ -259,7 +192,7 @@ def evaluate_model(
         protocol = f"{protocol} {dynamic.sentence()}"
     if not math.isfinite(loss):
         raise ValueError(f"The loss of a model must be finite, got {loss} for {model}. Give one that has not diverged.")
-    return Evaluation(loss, tokens, protocol, task.metric)
+    return Evaluation(loss, tokens, "token", protocol, task.metric)
 
 
 def _protocol(batch: int, fraction: float) -> str:
@@ -282,6 +215,7 @@ def _load_with_task(
     """Load a model file, or the winner in a run folder, onto a device, and the task with its text."""
     place, path, folder = device_of(device), _model_file(model), data
     network, description = load_model(path), describe_model(path)
+    assert isinstance(network, LanguageModel)
     known = None
     if data is None and (path.parent / EXPERIMENT).is_file():
         settings = read_experiment(path.parent / EXPERIMENT).data
@@ -309,57 +243,73 @@ def _load_with_task(
     return network.to(place), task
 
 
-def _chosen(plan: Plan, history: History, criterion: str | None, candidate: str | None, *, dense: bool) -> str:
-    """The network to export."""
-    if criterion is not None and candidate is not None:
+def _load_with_sequences(
+    model: Path, data: Path | None, fraction: float | None, device: str, **reading: Any
+) -> tuple[Any, Any]:
+    """Load a classifier or forecaster, or the winner in a run folder, onto a device, and the task with its data."""
+    if fraction is not None:
+        raise ValueError(f"fraction must be left out unless the model reads a text, got {fraction}.")
+    place, path, file = device_of(device), _model_file(model), data
+    network, description = load_model(path), describe_model(path)
+    if file is None and (path.parent / EXPERIMENT).is_file():
+        file = getattr(read_experiment(path.parent / EXPERIMENT).data, "file", None)
+    if file is None:
         raise ValueError(
-            f"criterion must be left out with a candidate, got {criterion} and {candidate}. Give one of them."
+            f"The data must be given, got none for {path}, whose run folder has no {EXPERIMENT} with a file. Give "
+            "--data FILE; for data of Python, call task.evaluate(hp.load_model(...), split)."
         )
-    if criterion is not None and criterion not in plan.criteria:
+    owner, sizes = KINDS[description["kind"]], {**description["model"]}
+    try:
+        settings = {field.name: sizes[field.name] for field in fields(owner) if field.name in sizes}
+        listed = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in (settings | description["data"] | reading).items()
+        }
+        task = owner(file=file, **listed)
+    except (KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"A model file must say how its data are read, got {path} ({error}). Export it again."
+        ) from None
+    if task.network(0).sizes != network.sizes or description.get("classes") != task.describe(network).get("classes"):
         raise ValueError(
-            f"criterion must be one of {', '.join(plan.criteria)}, got {criterion!r}."
-            f"{did_you_mean(criterion, plan.criteria)}"
+            f"The data must have the features and classes of the model, got others in {file} than in {path}."
         )
-    known = [*history.candidates, *((DENSE, SMALL) if dense else ())]
-    if candidate is not None and candidate not in known:
+    if data is None and description.get("data_sha256") != task.data_sha256:
         raise ValueError(
-            f"candidate must be one of {', '.join(known)}, got {candidate!r}.{did_you_mean(candidate, known)}"
+            f"Without --data the data must be those of the training, got changed ones in {file} for {path}. Restore "
+            "them, or give the file to read as --data."
         )
-    name = candidate or (winner(plan, history) if criterion is None else history.winners.get(criterion))
-    if name is None:
-        raise ValueError("A search must be finished to export its winner, got one that is not. Resume it.")
-    if name not in history.finals:
-        ended = ", ".join(one for one in history.candidates if one in history.finals) or "none yet"
-        raise ValueError(
-            f"A network must be trained to the end to be exported, got {name}, which was trained to epoch "
-            f"{max(0, history.trained(name))} of {plan.train.epochs}. Choose one of those that were ({ended}), "
-            "or search with train_all = true."
-        )
-    return name
+    return network.to(place), task
 
 
-def _model(plan: Plan, history: History, folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a network, tied ones once, and the description of its model file."""
-    job, final = narrowed(job_of(plan, folder, history, name, plan.train.epochs)), history.finals[name]
-    network, weights = job.task.network(plan.train.seed), verified_weights(job, final.sha256)
-    once = {key for key, _ in chain(network.named_parameters(), network.named_buffers())}
-    _check_nonzeros(job, network, weights, final.active)
-    description = description_of(job.task, network) | {
-        "network": name,
-        "method": None if job.method is None else to_config(job.method),
-        "sparsity": 1 - final.active / prunable_weights(job.task, network, plan.train),
-        **{key: getattr(final, key) for key in ("active", "best_epoch", "valid_loss", "test_loss", "sha256")},
-    }
-    return {key: value for key, value in weights.items() if key in once}, description
+@float32_precision()
+def _evaluate_sequences(model: Path, data: Path | None, fraction: float | None, device: str, split: str) -> Evaluation:
+    network, task = _load_with_sequences(model, data, fraction, device)
+    loss, computed = loss_and_metric(task.evaluate(network, split))
+    if not math.isfinite(loss):
+        raise ValueError(f"The loss of a model must be finite, got {loss} for {model}. Give one that has not diverged.")
+    count, of = len(task.splits[split][0]), "window" if hasattr(task, "window") else "sequence"
+    protocol = f"The mean over all {of}s of the {split} split."
+    return Evaluation(loss, count, of, protocol, task.metric, computed)
 
 
-def _check_nonzeros(job: Job, network: nn.Module, weights: Mapping[str, Tensor], active: int) -> None:
-    """Check that no more weights differ from zero than the ledger calls active; an active weight may be zero."""
-    cost = cost_of(job.task, network, job.train)
-    prunable = [name for name, weight in network.named_parameters() if cost(name, weight)]
-    nonzeros = sum(int(weights[name].count_nonzero()) for name in prunable)
-    if nonzeros > active:
+def _sequence_probe(
+    model: Path,
+    data: Path | None,
+    fraction: float | None,
+    device: str,
+    steps: int | None,
+    warmup: int | None,
+    sequences: int,
+) -> tuple[Any, Tensor, int]:
+    """The recurrent part of a classifier or forecaster, validation sequences, and the warm-up."""
+    network, task = _load_with_sequences(model, data, fraction, device, probe_batch=sequences)
+    recurrent, probe = task.recurrence(network)
+    warmup = task.defaults["warmup"] if warmup is None else warmup
+    steps = len(probe) - warmup if steps is None else steps
+    if not 0 < steps <= len(probe) - warmup:
         raise ValueError(
-            f"The weights of {job.name} must have at most the {active:,} nonzeros that are active in the ledger, got "
-            f"{nonzeros:,}. See that evaluate and recurrence of the task leave the weights as they are (check_task)."
+            f"steps and warmup must be at most the {len(probe)} steps of the sequences together, got {steps} and "
+            f"{warmup}. Lower them."
         )
+    return recurrent, probe[: warmup + steps], warmup

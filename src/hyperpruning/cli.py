@@ -19,15 +19,17 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum, plan_of
-from hyperpruning.api import export as export_network
+from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
 from hyperpruning.cli_errors import explain, guarded, interrupt
 from hyperpruning.data import download
 from hyperpruning.deploy.model_file import describe_model
 from hyperpruning.experiment import (
+    DEFAULT_KIND,
     EXPERIMENT,
+    KINDS,
     Experiment,
     ExperimentError,
+    data_setting,
     demo_experiment,
     preset,
     presets,
@@ -36,6 +38,8 @@ from hyperpruning.experiment import (
     replaced,
     word_experiment,
 )
+from hyperpruning.exports import export as export_network
+from hyperpruning.exports import plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
@@ -69,7 +73,9 @@ STEM_HELP = "Stem of the files: STEM.npz and STEM.svg."
 Stem = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help=STEM_HELP)]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
 Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
-Text = Annotated[Path | None, typer.Option(help="Folder of the text; default: the text that it was trained on.")]
+Text = Annotated[
+    Path | None, typer.Option(help="Folder of the text, or file of the arrays; default: what it was trained on.")
+]
 Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1"; "auto": cuda if available.')]
 PRESET = typer.Option("--preset", help=f"A documented experiment on --data: {', '.join(presets())}.")
 Fraction = Annotated[float | None, typer.Option(help="Fraction of the text to read; default: as in training.")]
@@ -134,11 +140,12 @@ def init(
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
     unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
     preset_name: Annotated[str | None, PRESET] = None,
+    task: Annotated[str, typer.Option(help=f"What is learnt: {', '.join(KINDS)}.")] = DEFAULT_KIND,
 ) -> None:
     """Write a commented experiment.toml: all settings, or a preset with the sources of its numbers."""
     if path.exists():
         raise FileExistsError(f"The file to write must not exist, got {path}. Name another one.")
-    experiment = _experiment(None, preset_name, data, unit)
+    experiment = _experiment(None, preset_name, data, unit, task)
     text = experiment.to_toml() if preset_name is None else preset(preset_name, experiment.data.folder)
     write_atomic(path, text.encode())
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
@@ -226,7 +233,7 @@ def evaluate(
     statistics: Annotated[float, typer.Option(help="For --dynamic: fraction of the training text read first.")] = 1.0,
     device: Device = "auto",
 ) -> None:
-    """The perplexity of a trained model, and how it was measured."""
+    """The perplexity of a trained model, or the metric of another task, and how it was measured."""
     if statistics != 1 and not dynamic:
         raise ValueError(f"--statistics must be left out without --dynamic, got {statistics}. Add --dynamic.")
     settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
@@ -234,8 +241,9 @@ def evaluate(
         model, data=data, fraction=fraction, split=split, batch=batch, dynamic=settings, device=device
     )
     out.print(
-        f"{model}: {split} {found.metric.name} {found.value:.3f}, {found.loss:.5f} nats per token, "
-        f"{found.tokens:,} tokens predicted.",
+        f"{model}: {split} {found.metric.name} {found.value:.3f}{found.metric.unit and ' ' + found.metric.unit}, "
+        f"{found.loss:.5f} {'nats per token' if found.of == 'token' else 'loss'}, {found.count:,} {found.of}s "
+        "predicted.",
         soft_wrap=True,
     )
     out.print(found.protocol, soft_wrap=True)
@@ -249,17 +257,18 @@ def spectrum(
     fraction: Fraction = None,
     against: Annotated[Path | None, typer.Option(help="A second model to compare with.")] = None,
     state: Annotated[str, typer.Option(help='"h", or "full" for an LSTM\'s (h, c).')] = "h",
-    steps: Annotated[int, typer.Option(min=2, help="Tokens measured.")] = 60,
-    warmup: Annotated[int, typer.Option(min=0, help="Tokens before the measurement.")] = 20,
-    sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=2, help="Tokens measured (60), or steps (all).")] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Tokens (20) or steps before the measurement.")] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text, or sequences.")] = 4,
     output: Stem = Path("spectrum"),
     device: Device = "auto",
 ) -> None:
-    """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
+    """The Lyapunov spectrum of a trained model, in nats per step: a summary, a file and a figure."""
     models = [model] if against is None else [model, against]
     probe: dict[str, Any] = {"state": state, "steps": steps, "warmup": warmup, "sequences": sequences, "device": device}
     spectra = [(str(path), model_spectrum(path, data=data, fraction=fraction, **probe)) for path in models]
-    out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
+    one = spectra[0][1]
+    out.print(f"{one.steps} steps x {one.growth.shape[1]} sequences after {one.warmup} of warm-up, in nats per step:")
     for path, found in spectra:
         order = [value for value in found.sorted().tolist() if math.isfinite(value)] or [-math.inf]
         out.print(
@@ -279,8 +288,15 @@ def spectrum(
     out.print(f"Wrote {table} and {picture}.", soft_wrap=True)
 
 
-def _experiment(path: Path | None, preset_name: str | None, data: Path | None, unit: str | None) -> Experiment:
+def _experiment(
+    path: Path | None, preset_name: str | None, data: Path | None, unit: str | None, task: str = DEFAULT_KIND
+) -> Experiment:
     """The experiment that a file, a preset or the options describe."""
+    if task != DEFAULT_KIND:
+        if preset_name is not None or unit is not None:
+            raise ExperimentError(f"--task must be left out with --preset or --unit, got {task}.")
+        empty = Experiment(task={"kind": task})
+        return empty if data is None else replaced(empty, data={data_setting(empty): data.resolve()})
     where: dict[str, Any] = {} if data is None else {"folder": data.resolve()}
     what: dict[str, Any] = {} if unit is None else {"unit": unit}
     if path is not None and preset_name is not None:
@@ -292,7 +308,8 @@ def _experiment(path: Path | None, preset_name: str | None, data: Path | None, u
     if preset_name is not None:
         return read_preset(preset_name, data)
     if path is not None:
-        return replaced(read_experiment(path), data=where | what)
+        read = read_experiment(path)
+        return replaced(read, data={data_setting(read): folder for folder in where.values()} | what)
     if data is not None and unit in (None, "word"):
         return word_experiment(data.resolve())
     return Experiment(data=where | what)

@@ -42,9 +42,10 @@ def setting(default: Any, doc: str, *, section: str = "", choices: Collection[st
     )
 
 
-def described(doc: str, default: Any = dataclasses.MISSING) -> Any:
-    """Declare a documented field whose value is an object that checks itself."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "section": "", "choices": (), "bounds": {}})
+def described(doc: str, default: Any = dataclasses.MISSING, *, shown: bool = True) -> Any:
+    """Declare a documented field whose value is an object that checks itself; `shown`: also in its text."""
+    metadata = {"doc": doc, "section": "", "choices": (), "bounds": {}}
+    return dataclasses.field(default=default, repr=shown, metadata=metadata)
 
 
 def is_setting(field: dataclasses.Field[Any]) -> bool:

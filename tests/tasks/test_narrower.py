@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hyperpruning.tasks.language_modelling import LanguageModelling
-from hyperpruning.tasks.narrower import narrower_task, weight_count
+from hyperpruning.tasks.narrower import weight_count
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.pruning import prunable_weights
 
@@ -35,8 +35,7 @@ def test_one_unit_more_would_be_too_many(text, sizes):
         assert weight_count(narrow.network(0)) <= round(fraction * whole)
         assert (narrow == task) == (fraction == 1)
     widest = max(sizes["hidden"]) if isinstance(sizes["hidden"], tuple) else sizes["hidden"]
-    counts = [weight_count(narrower_task(task, count, ("embedding", "hidden"), lambda one: one.model(8)).model(8))
-              for count in range(300, 1500, 40)]  # fmt: skip
+    counts = [weight_count(task.narrower(count).network(0)) for count in range(300, 1500, 40)]
     assert counts == sorted(counts)
     assert len(set(counts)) <= widest
 

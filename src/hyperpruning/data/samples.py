@@ -249,8 +249,11 @@ def read_arrays(path: Path, known: Sequence[str]) -> dict[str, np.ndarray[Any, A
 def _read(path: Path, stamp: int, known: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]]:
     """Read a file; the cache holds until its time stamp changes."""
     try:
-        content = np.load(path, allow_pickle=False)
-        arrays = {known[0]: content} if isinstance(content, np.ndarray) else {name: content[name] for name in content}
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            arrays = (
+                {known[0]: content} if isinstance(content, np.ndarray) else {name: content[name] for name in content}
+            )
     except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise DataError(
             f"The data must be a file of arrays as numpy.savez writes it without objects, got {path} ({error}). "

@@ -78,8 +78,8 @@ class SequenceClassification(SequenceTask):
         found = split_samples(numbered if isinstance(data, Mapping) else numbered[""], self.fractions, self.split_seed)
         return replace(found, classes=tuple(map(str, labels.tolist())))
 
-    def _network(self, inputs: int, outputs: int, seed: int) -> SequenceClassifier:
-        return SequenceClassifier(inputs, outputs, **self.model_sizes, seed=seed)
+    def _network(self, inputs: int, outputs: int, *, seed: int, **sizes: Any) -> SequenceClassifier:
+        return SequenceClassifier(inputs, outputs, **self.model_sizes | sizes, seed=seed)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -135,14 +135,8 @@ class SequenceClassification(SequenceTask):
         return float((counts.sum().log() - counts.log())[self.splits[split][1]].mean())
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
-        """The sizes of a network of the package, the classes, and the hash of the data."""
-        model = {"model": network.sizes} if isinstance(network, SequenceClassifier) else self.identity()
-        return {
-            "kind": "classification",
-            **model,
-            "classes": list(self.splits.classes),
-            "data_sha256": self.data_sha256,
-        }
+        """The sizes of a network of the package, how the data are read, their hash, and the classes."""
+        return {**self._description("classification", network), "classes": list(self.splits.classes)}
 
 
 def _arrays(data: Any) -> tuple[Tensor, np.ndarray[Any, Any], *tuple[Tensor, ...]]:

@@ -94,8 +94,8 @@ class Forecasting(SequenceTask):
         """Mean and standard deviation of each feature in the training data; 0 and 1 without `standardize`."""
         return mean_and_scale(self.series.train[0], self.standardize)
 
-    def _network(self, inputs: int, outputs: int, seed: int) -> Forecaster:
-        return Forecaster(inputs, outputs, **self.model_sizes, seed=seed)
+    def _network(self, inputs: int, outputs: int, *, seed: int, **sizes: Any) -> Forecaster:
+        return Forecaster(inputs, outputs, **self.model_sizes | sizes, seed=seed)
 
     def _loss(self, network: nn.Module, batch: Samples) -> Tensor:
         if self.loss_fn is not None:
@@ -107,7 +107,7 @@ class Forecasting(SequenceTask):
         if not isinstance(predicted, Tensor) or predicted.shape != targets.shape:
             shape = tuple(predicted.shape) if isinstance(predicted, Tensor) else type(predicted).__name__
             raise ValueError(f"The model must return the shape {tuple(targets.shape)}, got {shape}. Reshape it.")
-        scale = self.standardization[1].to(targets.device)
+        scale = network.scale if isinstance(network, Forecaster) else self.standardization[1].to(targets.device)
         return ERRORS[self.error][0](predicted / scale, targets / scale)
 
     def _probe(self) -> Samples:
@@ -124,6 +124,5 @@ class Forecasting(SequenceTask):
         return float(ERRORS[self.error][0]((mean / scale).expand(targets.shape).double(), (targets / scale).double()))
 
     def describe(self, network: nn.Module) -> dict[str, Any]:
-        """The sizes of a network of the package, the window, and the hash of the data."""
-        model = {"model": network.sizes} if isinstance(network, Forecaster) else self.identity()
-        return {"kind": "forecasting", **model, "window": self.window, "data_sha256": self.data_sha256}
+        """The sizes of a network of the package, how the data are read, and their hash."""
+        return self._description("forecasting", network)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -110,6 +110,7 @@ class LanguageModelling:
     )
 
     metric: ClassVar[Metric] = PERPLEXITY
+    dense_dropout: ClassVar[float] = 0.1  # the default of [dense] dropout
     recipe: ClassVar[Mapping[str, Any]] = {"optimizer": "snt_asgd", "lr": 15.0}
 
     def __post_init__(self) -> None:
@@ -172,7 +173,9 @@ class LanguageModelling:
             ValueError: even a network of width 1 has more weights.
         """
         vocabulary = len(self.corpus().vocabulary)
-        return narrower_task(self, weights, ("embedding", "hidden"), lambda task: task.model(vocabulary))
+        return narrower_task(
+            self, weights, ("embedding", "hidden"), lambda sizes: replace(self, **sizes).model(vocabulary)
+        )
 
     def baseline_loss(self, split: str) -> float:
         """The loss on "valid" or "test" of predicting the frequencies of the training text, whatever came before.

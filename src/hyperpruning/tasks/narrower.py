@@ -12,7 +12,7 @@ from torch import nn
 T = TypeVar("T")
 
 
-def narrower_task(task: T, weights: int, widths: Sequence[str], network: Callable[[T], nn.Module]) -> T:
+def narrower_task(task: T, weights: int, widths: Sequence[str], network: Callable[[Mapping[str, Any]], nn.Module]) -> T:
     """Return the task with the widest network that has at most so many weights, all widths in proportion.
 
     Args:
@@ -20,16 +20,16 @@ def narrower_task(task: T, weights: int, widths: Sequence[str], network: Callabl
         weights: the largest number of weights in matrices (biases and other vectors are not counted; tied weights
             count once).
         widths: the names of the fields that are widths, each an int, a tuple of ints or a mapping with such values.
-        network: builds the network of a task; it is called on the device "meta", where it takes no memory.
+        network: builds the network with other values of these fields; it is called on the device "meta", where it takes
+            no memory.
 
     Raises:
         ValueError: even a network of width 1 has more weights.
     """
     widest = max(max(_as_tuple(getattr(task, name))) for name in widths)
 
-    def scaled(width: int) -> T:
-        values = {name: _scaled(getattr(task, name), width / widest) for name in widths}
-        return replace(task, **values)  # type: ignore[type-var]
+    def scaled(width: int) -> dict[str, Any]:
+        return {name: _scaled(getattr(task, name), width / widest) for name in widths}
 
     def fits(width: int) -> bool:
         with torch.device("meta"):
@@ -46,7 +46,7 @@ def narrower_task(task: T, weights: int, widths: Sequence[str], network: Callabl
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return scaled(low)
+    return replace(task, **scaled(low))  # type: ignore[type-var]
 
 
 def weight_count(network: nn.Module) -> int:

@@ -29,7 +29,7 @@ class SequenceTask(SupervisedTask):
     defaults: ClassVar[Mapping[str, Any]]  # of settings in a TOML, where they differ
 
     model: Any = described("a class or function that builds a network of your own; None: one of the package", None)
-    data: Any = described("the data; None: those of `file`", None)
+    data: Any = described("the data; None: those of `file`", None, shown=False)
     loss_fn: Any = described("(network, batch) -> the mean loss of a batch; None: the task's own", None)
     file: Path | None = setting(None, "file with the data, .npz as numpy.savez writes it", section="data")
     standardize: bool = setting(
@@ -65,7 +65,7 @@ class SequenceTask(SupervisedTask):
             ValueError: sizes contradict each other.
         """
         with torch.device("meta"):
-            self._network(1, 2, 0)
+            self._network(1, 2, seed=0)
 
     @property
     def model_sizes(self) -> dict[str, Any]:
@@ -74,9 +74,20 @@ class SequenceTask(SupervisedTask):
             field.name: getattr(self, field.name) for field in fields(self) if field.metadata.get("section") == "model"
         }
 
+    def _description(self, kind: str, network: nn.Module) -> dict[str, Any]:
+        """What a model file says of a network."""
+        if not isinstance(network, SequenceModel):
+            return {"kind": kind, **self.identity()}
+        data = {
+            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
+            for field in fields(self)
+            if field.metadata.get("section") == "data" and field.name not in ("file", "eval_batch")
+        }
+        return {"kind": kind, "model": network.sizes, "data": data, "data_sha256": self.data_sha256}
+
     @abstractmethod
-    def _network(self, inputs: int, outputs: int, seed: int) -> SequenceModel:
-        """A network of the package."""
+    def _network(self, inputs: int, outputs: int, *, seed: int, **sizes: Any) -> SequenceModel:
+        """A network of the package; `sizes` replace the settings."""
 
     @property
     @abstractmethod
@@ -92,7 +103,7 @@ class SequenceTask(SupervisedTask):
         """A new network; the package's own standardises its inputs."""
         if self.model is not None:
             return super().network(seed)
-        network = self._network(*self._shape, seed)
+        network = self._network(*self._shape, seed=seed)
         mean, scale = self.standardization
         network.mean.copy_(mean)
         network.scale.copy_(scale)
@@ -104,7 +115,9 @@ class SequenceTask(SupervisedTask):
         if self.model is not None:
             return super().narrower
         shape = self._shape
-        return lambda weights: narrower_task(self, weights, ("hidden",), lambda task: task._network(*shape, 0))
+        return lambda weights: narrower_task(
+            self, weights, ("hidden",), lambda sizes: self._network(*shape, seed=0, **sizes)
+        )
 
     def _source(self) -> Any:
         """The data that were given, or those of the file by the names of its arrays."""

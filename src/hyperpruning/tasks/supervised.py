@@ -42,7 +42,8 @@ class SupervisedTask:
     )
     data: Any = described(
         "a tuple of arrays, samples first, e.g. (inputs, targets); a torch Dataset of such tuples; a mapping with one "
-        'of these for each of "train", "valid" and "test"; or a function without arguments that returns one of these'
+        'of these for each of "train", "valid" and "test"; or a function without arguments that returns one of these',
+        shown=False,
     )
     loss_fn: Any = described(
         "(network, batch) -> the mean loss of a batch, in nats or in the unit of the targets; a batch is a tuple of "
@@ -118,7 +119,7 @@ class SupervisedTask:
         """`Task.narrower`: all `sizes` become smaller in the same proportion; None without sizes."""
         if not self.sizes:
             return None
-        return lambda weights: narrower_task(self, weights, ("sizes",), lambda task: task.network(0))
+        return lambda weights: narrower_task(self, weights, ("sizes",), lambda values: self.model(**values["sizes"]))
 
     def steps(self, epoch: int, seed: int) -> int:
         """Number of batches of the training split."""
@@ -183,14 +184,12 @@ class SupervisedTask:
             for field in fields(self)
             if is_setting(field) and field.metadata["section"] and field.name not in ("file", "folder")
         }
-        structure = _ADDRESS.sub("", repr(self.network(0)))
-        return {
-            "task": type(self).__name__,
-            **settings,
-            **{name: _name(getattr(self, name)) for name in ("model", "loss_fn", "metric_fn", "recurrent", "sizes")},
-            "network_sha256": hashlib.sha256(structure.encode()).hexdigest(),
-            "data_sha256": self.data_sha256,
-        }
+        own = {name: _name(getattr(self, name)) for name in ("model", "loss_fn", "metric_fn", "recurrent", "sizes")}
+        if self.model is not None:
+            structure = _ADDRESS.sub("", repr(self.network(0)))
+            own["network_sha256"] = hashlib.sha256(structure.encode()).hexdigest()
+        given = {name: value for name, value in own.items() if value is not None}
+        return {"task": type(self).__name__, **settings, **given, "data_sha256": self.data_sha256}
 
     @property
     def data_sha256(self) -> str:

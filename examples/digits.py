@@ -1,4 +1,4 @@
-"""A classifier of scikit-learn's digits, read row by row, is pruned by a search: 25 lines. Then a plain loop, to compare."""
+"""Prune a classifier of scikit-learn's digits, read row by row, in a search of 25 lines; a plain loop to compare."""
 
 import sys
 import tempfile
@@ -16,12 +16,14 @@ plan = hp.Plan(
     train=hp.TrainConfig(epochs=epochs, lr=0.01, schedule="cosine"),
     sparsity=0.9,
     space=hp.SearchSpace({"method": ("rigl", "set", "rigl-erk", "mest", "snfs", "selfish-rnn-gates")}),
-    **{"n_candidates": 6, "rungs": (1, 2), "keep": (3, 2), "spectrum": hp.SpectrumConfig(warmup=2)},
+    n_candidates=6,
+    rungs=(1, 2),
+    keep=(3, 2),
+    spectrum=hp.SpectrumConfig(warmup=2),
 )
 history = hp.hyperprune(plan, tempfile.mkdtemp())
 for name in ("dense", "small", *dict.fromkeys(history.winners.values())):  # small: dense, with as many weights
-    final, config = history.finals[name], history.candidates[name].config if name in history.candidates else {}
-    print(f"{name:<6}{final.active:>7,} weights, test accuracy {final.test_metric:.1f} %", config.get("method", ""))
+    print(f"{name:<6}{history.finals[name].active:>7,} weights, test accuracy {history.finals[name].test_metric:.1f} %")
 
 # For comparison: the dense network trained by a plain PyTorch loop, with the same optimizer and schedule.
 import torch  # noqa: E402

@@ -8,9 +8,10 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
-    from hyperpruning.api import export, hyperprune
+    from hyperpruning.api import hyperprune
     from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
+    from hyperpruning.exports import export
     from hyperpruning.lyapunov.config import SpectrumConfig
     from hyperpruning.lyapunov.distances import spectrum_distance
     from hyperpruning.lyapunov.modules import Direction
@@ -88,7 +89,7 @@ _MODULES = {
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
-    "export": "api",
+    "export": "exports",
     "hyperprune": "api",
     "load_model": "deploy.model_file",
     "lyapunov_spectrum": "lyapunov.spectrum",

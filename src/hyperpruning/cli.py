@@ -19,8 +19,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum, plan_of
-from hyperpruning.api import export as export_network
+from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
 from hyperpruning.cli_errors import explain, guarded, interrupt
 from hyperpruning.data import download
 from hyperpruning.deploy.model_file import describe_model
@@ -39,6 +38,8 @@ from hyperpruning.experiment import (
     replaced,
     word_experiment,
 )
+from hyperpruning.exports import export as export_network
+from hyperpruning.exports import plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress

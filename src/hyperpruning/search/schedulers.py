@@ -11,16 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hyperpruning.lyapunov.distances import spectrum_distance
-<<<<<<< HEAD
 from hyperpruning.search.criteria import Rung, criterion_of
-from hyperpruning.search.history import DENSE, History, RoundDecision
-from hyperpruning.search.plan import Plan, batches
-=======
-from hyperpruning.search.criteria import CRITERIA, Rung
 from hyperpruning.search.history import DENSE, SMALL, History, RoundDecision
 from hyperpruning.search.plan import BEST, Plan, batches
 from hyperpruning.training.record import EpochRecord
->>>>>>> wt2-tasks
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,11 @@ KINDS = {  # what is drawn otherwise than from all choices
     "exchanging": {},
     "freely": {"granularity": st.just("weight"), "density": st.just("constant")},
     "shrinking": SHRINKING | {"rewind": st.sampled_from([None, 0, 3])},
-    "shrinking_and_growing": {"density": SHRINKING["density"], "density_start": st.floats(0.3, 0.9)},
+    "shrinking_and_growing": {
+        "density": SHRINKING["density"],
+        "density_start": st.floats(0.3, 0.9),
+        "replace_scope": st.sampled_from(list(COMPONENTS["replace_scope"])),
+    },
     "soft_shrinkage": SHRINKING
     | {
         "density": st.just("constant"),
@@ -96,7 +100,7 @@ def compositions(draw):
     parts = {
         part: st.sampled_from([name for name in choices if name != "none" or part == "redistribute"])
         for part, choices in COMPONENTS.items()
-    } | {"update": st.just("exact")}
+    } | {"update": st.just("exact"), "replace_scope": st.just("same")}
     return {part: draw(chosen) for part, chosen in (parts | NUMBERS | special).items()}
 
 

@@ -23,7 +23,7 @@ from hyperpruning.experiment import (
 )
 from hyperpruning.files import weights_sha256
 from hyperpruning.search.ledger import RunFolderError
-from hyperpruning.search.plan import validate
+from hyperpruning.search.validation import validate
 from hyperpruning.sparsity.serialization import COMPONENTS
 from small import small
 

@@ -52,7 +52,8 @@ from hyperpruning.search.executors import process_pool, stop
 from hyperpruning.search.forecast import dense_epochs, epochs_of_one_search, most_epochs
 from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
-from hyperpruning.search.plan import candidate_name, validate
+from hyperpruning.search.plan import candidate_name
+from hyperpruning.search.validation import validate
 from hyperpruning.search.worker import job_for, seconds_per_epoch
 from hyperpruning.training.record import Metric
 

@@ -20,10 +20,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hyperpruning.files import checked_size
 from hyperpruning.lyapunov.config import SpectrumConfig
-from hyperpruning.search.dimensions import FloatRange
-from hyperpruning.search.dimensions import to_json as dimension_to_json
-from hyperpruning.search.plan import Plan, check_rounds
-from hyperpruning.search.space import SearchSpace
+from hyperpruning.search.dimensions import Dimension, FloatRange, from_json, to_json
+from hyperpruning.search.plan import Plan
+from hyperpruning.search.space import MORE, SearchSpace, space_from_identity
+from hyperpruning.search.validation import check_rounds
 from hyperpruning.settings import check_value, did_you_mean, is_setting, type_hints
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method
@@ -139,10 +139,26 @@ def _space(kind: str) -> dict[str, tuple[Any, Any]]:
         for part, choices in COMPONENTS.items()
     }
     fraction = {"doc": "fraction of the active weights that an update replaces", "choices": (), "bounds": {}}
+    more: dict[str, tuple[str, Any]] = {
+        "sparsity": ("sparsities, which share the dense network, e.g. [0.67, 0.8, 0.9]; none: that of [pruning]", ()),
+        "training": ("settings of [training], e.g. { lr = { low = 0.1, high = 10.0, log = true } }", {}),
+        "task": ("settings of [model] and [data], e.g. { dropout = [0.0, 0.2] }", {}),
+        "conditions": (
+            'when a setting is searched, e.g. { "training.momentum" = { "training.optimizer" = ["sgd"] } }',
+            {},
+        ),
+        "priors": ('what is believed, e.g. { "training.lr" = { centre = 1.0, confidence = 0.5 } }', {}),
+        "fixed": ("configs that are candidates before any is suggested", ()),
+    }
+    hints: dict[str, Any] = {"sparsity": Any, "fixed": tuple[Mapping[str, Any], ...]}
     named = {"doc": "if any, candidates are these named methods (docs/methods.md) and the components above are unused"}
     return found | {
         "drop_fraction": _entry("drop_fraction", FloatRange, FloatRange(0.3, 0.8, 0.1), fraction),
         "method": _entry("method", tuple[str, ...], (), {**named, "choices": tuple(METHODS), "bounds": {}}),
+        **{
+            name: _entry(name, hints.get(name, Mapping[str, Any]), default, {"doc": doc, "choices": (), "bounds": {}})
+            for name, (doc, default) in more.items()
+        },
     }
 
 
@@ -195,7 +211,8 @@ class Experiment(Section):
     def _check_combinations(self) -> Self:
         """Check settings that depend on each other; the error has all faults."""
         faults: list[str] = []
-        for check in (self._check_model, lambda: self._create(TrainConfig), self._check_rounds):
+        parts = (self._check_model, lambda: self._create(TrainConfig), self._check_rounds, self._search_space)
+        for check in parts:
             try:
                 check()
             except ValueError as error:
@@ -240,12 +257,19 @@ class Experiment(Section):
 
     def _search_space(self) -> SearchSpace:
         """The search space; a component whose only choice is the default is not a dimension."""
-        if self.space.method:
-            return SearchSpace({"method": self.space.method})
-        default = to_config(Method())
-        chosen = {part: getattr(self.space, part) for part in COMPONENTS}
-        searched = {part: choices for part, choices in chosen.items() if choices != (default[part],)}
-        return SearchSpace(searched | {"drop_fraction": self.space.drop_fraction})
+        space, default = self.space, to_config(Method())
+        chosen = {part: getattr(space, part) for part in COMPONENTS}
+        searched: dict[str, Any] = {part: choices for part, choices in chosen.items() if choices != (default[part],)}
+        searched["drop_fraction"] = space.drop_fraction
+        if space.method:
+            searched = {"method": space.method}
+        of_task = {field.name for field in dataclasses.fields(KINDS[self.task.kind])}
+        for name, one in {**space.training, **space.task}.items():  # batch is in [training], and a setting of the task
+            searched[f"{'task' if name in of_task else 'training'}.{name}"] = _dimension(name, one)
+        if space.sparsity != ():
+            searched["sparsity"] = _dimension("sparsity", space.sparsity)
+        more = {name: one for name in MORE if (one := getattr(space, name, None))}
+        return space_from_identity({name: to_json(one) for name, one in searched.items()} | more)
 
     def to_toml(self) -> str:
         """The experiment as a commented TOML file."""
@@ -287,6 +311,19 @@ def _with_recipe(training: Any, recipe: Mapping[str, Any]) -> Any:
     return {name: getattr(full, name) for name in RECIPE} | dict(training)
 
 
+def _dimension(name: str, choices: Any) -> Dimension:
+    """A dimension as a TOML file has it: a list, or a table with low, high and, if you like, step, log and integer."""
+    if not isinstance(choices, list | tuple | Mapping):
+        raise ValueError(f"The choices of {name} must be a list or a range, got {choices!r}. Write [{choices!r}].")
+    try:
+        return from_json(choices)
+    except TypeError as error:
+        raise ValueError(
+            f"The range of {name} must have low and high, and may have step, log and integer, got {dict(choices)}. "
+            f"Correct it ({error})."
+        ) from None
+
+
 def _table(section: Section) -> Any:
     table = tomlkit.table()
     for key, field in type(section).model_fields.items():
@@ -306,7 +343,7 @@ def _item(value: Any) -> Any:
     """A value as a TOML item on one line."""
     if isinstance(value, FloatRange | Mapping):
         inline = tomlkit.inline_table()
-        inline.update(dimension_to_json(value) if isinstance(value, FloatRange) else dict(value))
+        inline.update(to_json(value) if isinstance(value, FloatRange) else dict(value))
         return inline
     return tomlkit.item([*value] if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value)
 

@@ -12,7 +12,8 @@ from hyperpruning.search.driver import search
 from hyperpruning.search.executors import process_pool
 from hyperpruning.search.history import DENSE, SMALL, Candidate, Epoch, FinalResult
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
-from hyperpruning.search.plan import Plan, validate
+from hyperpruning.search.plan import Plan
+from hyperpruning.search.validation import validate
 from hyperpruning.search.worker import JobResult, job_for, run_job
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.tasks.language_modelling import LanguageModelling

@@ -16,7 +16,7 @@ from hyperpruning.search.history import (
     SpaceExhausted,
     Winner,
 )
-from hyperpruning.search.plan import Plan, batches, check_rounds
+from hyperpruning.search.plan import Plan, batches
 from hyperpruning.search.schedulers import (
     Abort,
     Eliminate,
@@ -29,6 +29,7 @@ from hyperpruning.search.schedulers import (
     survivors,
 )
 from hyperpruning.search.space import SearchSpace
+from hyperpruning.search.validation import check_rounds
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.record import EpochRecord
 

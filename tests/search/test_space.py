@@ -8,9 +8,9 @@ import optuna
 import pytest
 
 from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
-from hyperpruning.search.plan import validate
 from hyperpruning.search.samplers import SAMPLERS, sampler_of, suggest
 from hyperpruning.search.space import SearchSpace, space_from_identity
+from hyperpruning.search.validation import validate
 from hyperpruning.sparsity.serialization import from_config
 from small import small
 

@@ -21,6 +21,9 @@ class SpectrumConfig:
         "h", 'what is measured: "h", or "full" for the (h, c) of an LSTM', section="spectrum", choices=("h", "full")
     )
     warmup: int = setting(20, "first steps of the probe, which are not measured", section="spectrum", ge=0)
+    averaged: bool = setting(
+        False, "also take the spectrum of the exponential average of the weights (half_life)", section="spectrum"
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -18,6 +18,7 @@ from hyperpruning.settings import did_you_mean
 from hyperpruning.training.record import EpochRecord
 
 Distance = Callable[[Sequence[float], Sequence[float]], float]
+MIN_FOLLOWED = 4  # candidates from which `calibrated` learns
 BLEND_UNTIL = 0.2  # fraction of the training after which `blend` is the averaged loss alone
 
 
@@ -198,10 +199,12 @@ def calibrated(rung: Rung) -> dict[str, float]:
     the correlation is negative. Without at least four such candidates, or if nothing foretold anything, it is `blend`.
     """
     late = _late_losses(rung)
+    if len(late) < MIN_FOLLOWED:
+        return blend(rung)
     early = replace(rung, records={name: rung.followed[name] for name in late})
     weights = []
     for criterion in (averaged_loss, conditional_ls, loss):
-        rho = spearman(list(criterion(early).values()), list(late.values())) if late else None
+        rho = spearman(list(criterion(early).values()), list(late.values()))
         weights.append((criterion, max(0.0, rho or 0.0) ** 2))
     return _weighted_ranks(rung, weights) if any(weight for _, weight in weights) else blend(rung)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpruning.files import write_atomic
+from hyperpruning.search.configured import constrained
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -33,7 +34,7 @@ from hyperpruning.search.history import (
     Winner,
 )
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, locked, read
-from hyperpruning.search.plan import Plan, batches, validate
+from hyperpruning.search.plan import Plan, batches
 from hyperpruning.search.references import baseline_loss
 from hyperpruning.search.samplers import sampler_of, suggest
 from hyperpruning.search.schedulers import (
@@ -49,6 +50,7 @@ from hyperpruning.search.schedulers import (
     survivors,
 )
 from hyperpruning.search.space import Config
+from hyperpruning.search.validation import validate
 from hyperpruning.search.worker import OUT_OF_MEMORY, Job, JobResult, job_for, run_job, small_job
 from hyperpruning.training.checkpoint import remove_tensors
 from hyperpruning.training.checks import check_travels
@@ -254,7 +256,7 @@ def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -
         observed: see `observations`.
     """
     return suggest(
-        plan.space,
+        constrained(plan),
         observed,
         sampler=sampler_of(plan.sampler),
         seed=(plan.train.seed * 1_000_003 + batch) % 2**32,  # the samplers' limit

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from hyperpruning.search.space import Config
+from hyperpruning.search.space import Config, method_config
 from hyperpruning.settings import check_types
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
@@ -52,7 +52,7 @@ class Candidate:
     @property
     def method(self) -> Method:
         """The pruning method that the config describes."""
-        return from_config(self.config)
+        return from_config(method_config(self.config))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,21 @@ from torch import Tensor, nn
 
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.search.criteria import CRITERIA, criterion_of
+from hyperpruning.search.criteria import CRITERIA, MIN_FOLLOWED, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
-from hyperpruning.search.samplers import SAMPLERS
-from hyperpruning.search.space import SearchSpace, method_config, space_from_identity
+from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
+from hyperpruning.search.space import (
+    SearchSpace,
+    space_from_identity,
+)
 from hyperpruning.settings import check_settings, described, did_you_mean, documented, setting
-from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.serialization import from_config
-from hyperpruning.training.checks import check_promises
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.device import device_of
 from hyperpruning.training.own_loop import complete_config
-from hyperpruning.training.pruning import method_checker
 from hyperpruning.training.record import Metric
 from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
-MAX_CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
+AVERAGING = {"averaged_loss", "averaged_ls", "blend", "calibrated"}  # criteria that need the averages of the weights
 
 
 @documented
@@ -56,7 +53,12 @@ class Plan:
     space: SearchSpace = described("what a candidate's config may be")
     n_candidates: int = setting(12, "candidates", section="search", ge=2, le=100_000)
     ask_batch: int = setting(6, "candidates asked of the sampler at a time", section="search", ge=1)
-    sampler: str = setting("tpe", f"one of {', '.join(SAMPLERS)}", section="search", choices=SAMPLERS)
+    sampler: Any = setting(
+        "tpe",
+        f"one of {', '.join(SAMPLERS)}; in Python also a sampler of Optuna",
+        section="search",
+        check=check_sampler_name,
+    )
     rungs: tuple[int, ...] = setting(
         (2, 3), "epochs after which candidates are compared and eliminated", section="search", ge=0
     )
@@ -67,6 +69,13 @@ class Plan:
         '"ls then loss" (by rung); the first guides the sampler',
         section="search",
         check=criterion_of,
+    )
+    n_followed: int = setting(
+        0,
+        "first candidates that are trained to the last rung before any decision; they tell the criterion calibrated "
+        "which early criterion foretold their losses (8 are enough)",
+        section="search",
+        ge=0,
     )
     winner: str = setting(
         BEST,
@@ -88,12 +97,33 @@ class Plan:
             object.__setattr__(self, "train", complete_config(self.task, self.train))
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
+        self._check_records()
         if self.winner not in (BEST, *self.criteria):
             raise ValueError(
                 f"winner must be {BEST} or one of the criteria {', '.join(self.criteria)}, got {self.winner!r}."
                 f"{did_you_mean(self.winner, (BEST, *self.criteria))}"
             )
         object.__setattr__(self, "dense", frozen_dense(self.dense))
+
+    def _check_records(self) -> None:
+        """Check that the records will have what the criteria need."""
+        for criterion in self.criteria:
+            words = set(criterion.replace("+", " ").replace("*", " ").split())
+            needs: dict[str, tuple[set[str], bool]] = {
+                "half_life above 0": (
+                    {"averaged_loss", "averaged_ls", "blend", "calibrated"},
+                    self.train.half_life > 0,
+                ),
+                "averaged = true in [spectrum]": ({"averaged_ls"}, self.spectrum.averaged),
+                f"n_followed at least {MIN_FOLLOWED}": ({"calibrated"}, self.n_followed >= MIN_FOLLOWED),
+            }
+            for need, (names, given) in needs.items():
+                if words & names and not given:
+                    raise ValueError(f"The criterion {criterion} must have {need}, got less. Set it, or leave it out.")
+        if self.n_followed > self.n_candidates:
+            raise ValueError(
+                f"n_followed must be at most n_candidates = {self.n_candidates}, got {self.n_followed}. Lower it."
+            )
 
     @property
     def metric(self) -> Metric:
@@ -107,7 +137,7 @@ class Plan:
         values = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
-            if name not in ("task", "dense_task", "dense", "train", "space", "spectrum")
+            if name not in ("task", "dense_task", "dense", "train", "space", "spectrum", "sampler")
         }
         return values | {
             "task": self.task.identity(),
@@ -116,6 +146,7 @@ class Plan:
             "train": asdict(self.train),
             "space": self.space.identity(),
             "spectrum": asdict(self.spectrum),
+            "sampler": name_of_sampler(self.sampler),
         }
 
 
@@ -133,6 +164,7 @@ def recorded_plan(identity: Mapping[str, Any]) -> Plan:
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         plain |= {"task": None, "dense_task": None, "train": train, "spectrum": spectrum}
+        plain["sampler"] = plain["sampler"] if plain["sampler"] in SAMPLERS else NamedSampler(str(plain["sampler"]))
         plain["dense"] = None if plain["dense"] is None else FrozenDense(plain["dense"])
         return Plan(**plain, space=space)
     except (KeyError, TypeError, AttributeError) as error:
@@ -148,83 +180,3 @@ def batches(plan: Plan) -> Iterator[list[str]]:
     """The names of the candidates, batch by batch."""
     for start in range(0, plan.n_candidates, plan.ask_batch):
         yield [candidate_name(index) for index in range(start, min(start + plan.ask_batch, plan.n_candidates))]
-
-
-def validate(plan: Plan) -> None:
-    """Check a plan before anything is written or trained; all checks are here.
-
-    Raises:
-        ValueError: the rounds are invalid, or the space has an unknown name or too few valid methods, or a method does
-            not fit the task.
-    """
-    if plan.task is None or plan.dense_task is None:
-        raise ValueError("A plan must have a task and a dense_task, got None (as in a plan from a ledger). Give both.")
-    plan.space.check_names()
-    check_rounds(n_candidates=plan.n_candidates, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
-    device_of(plan.train.device)
-    for task in (plan.task, plan.dense_task):
-        task.steps(0, plan.train.seed)
-    if isinstance(plan.dense, Path):
-        raise ValueError(f"dense must be weights here, got the file {plan.dense}. Call hp.hyperprune, which reads it.")
-    if isinstance(plan.dense, FrozenDense):
-        plan.dense.load_into(plan.dense_task.network(plan.train.seed))
-    network = check_promises(plan.task, plan.train.seed)
-    check = method_checker(plan.task, network, plan.train, sparsity=plan.sparsity)
-    for method in _valid_methods(plan):
-        check(method)
-        until = plan.train.epochs_in(method.final_density_at)
-        if until > plan.rungs[0]:
-            raise ValueError(
-                "Every density schedule must end before the first rung, since candidates are compared at equal "
-                f"density, got one that ends after epoch {until} with rungs = {list(plan.rungs)}. Raise rungs, or "
-                "leave out methods with a density schedule."
-            )
-
-
-def _valid_methods(plan: Plan) -> list[Method]:
-    """The valid methods of the space; of a large space, those of a random sample."""
-    found, invalid = [], ""
-    for config in plan.space.configs(MAX_CHECKED):
-        try:
-            found.append(from_config(method_config(config)))
-        except ValueError as error:
-            invalid = invalid or f" (first invalid one: {error})"
-    if len(found) < (plan.n_candidates if plan.space.size() <= MAX_CHECKED else 1):
-        raise ValueError(
-            f"The search space must have at least n_candidates = {plan.n_candidates} valid methods, got {len(found)}"
-            f"{invalid}. Lower n_candidates or widen [space]."
-        )
-    return found
-
-
-def check_rounds(*, n_candidates: int, rungs: Sequence[int], keep: Sequence[int], epochs: int) -> None:
-    """Check the rounds of a search.
-
-    Args:
-        n_candidates: number of candidates before the first round.
-        rungs: epochs after which candidates are compared.
-        keep: number of candidates that each criterion keeps at each rung.
-        epochs: length of a full training.
-
-    Raises:
-        ValueError: a round eliminates all candidates or none, or a rung is not before the last epoch.
-    """
-    if n_candidates < 2:
-        raise ValueError(f"n_candidates must be at least 2, got {n_candidates}. Raise it.")
-    if not rungs or len(rungs) != len(keep):
-        raise ValueError(
-            f"rungs and keep must have one entry for each round, got {len(rungs)} and {len(keep)} entries. "
-            "Make them equally long."
-        )
-    if list(rungs) != sorted(set(rungs)) or rungs[0] < 0 or rungs[-1] >= epochs:
-        raise ValueError(
-            f"rungs must increase and lie between 0 and epochs - 1 = {epochs - 1}, got {list(rungs)}. "
-            "Change rungs or epochs."
-        )
-    if keep[-1] < 1:
-        raise ValueError(f"keep must end with at least 1 finalist, got {list(keep)}. Raise its last entry.")
-    if any(after >= before for before, after in pairwise([n_candidates, *keep])):
-        raise ValueError(
-            f"keep must decrease from below n_candidates = {n_candidates}, got {list(keep)}. "
-            "Let every round eliminate at least one candidate."
-        )

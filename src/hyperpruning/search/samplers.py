@@ -10,6 +10,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -19,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 
 from hyperpruning.search.dimensions import Dimension, FloatRange, IntRange, Range, values_of
 from hyperpruning.search.space import Config, SearchSpace, canonical
+from hyperpruning.settings import did_you_mean
 
 ASKS_PER_CONFIG = 50  # suggestions for one new config before the space counts as exhausted
 MAX_GRID = 10_000  # configs that the grid sampler lists
@@ -71,6 +73,34 @@ SAMPLERS: dict[str, Sampler] = {
     "grid": _grid,
     "nsga2": _nsga2,
 }
+
+
+@dataclass(frozen=True)
+class NamedSampler:
+    """A sampler object of which only the name is known: in a plan that was read from a ledger."""
+
+    name: str
+
+
+def check_sampler_name(sampler: object) -> None:
+    """Check the name of a sampler; objects are not checked.
+
+    Raises:
+        ValueError: it is no key of `SAMPLERS`.
+    """
+    known = callable(sampler) or isinstance(sampler, BaseSampler | NamedSampler)
+    if not known and sampler not in SAMPLERS:
+        raise ValueError(
+            f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}.{did_you_mean(str(sampler), SAMPLERS)}"
+        )
+
+
+def name_of_sampler(sampler: object) -> str:
+    """The name under which a ledger knows a sampler: two objects of one class are not told apart."""
+    if isinstance(sampler, str | NamedSampler):
+        return sampler if isinstance(sampler, str) else sampler.name
+    named = sampler if hasattr(sampler, "__qualname__") else type(sampler)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def sampler_of(sampler: str | BaseSampler | Sampler) -> Sampler:

@@ -77,6 +77,8 @@ def decide(plan: Plan, history: History) -> list[Action]:
         return [Abort(f"The dense reference must train without failure, got: {history.failures[DENSE]}")]
     if actions := _sampling(plan, history):
         return actions
+    if actions := _training(plan, history, followed(plan, history), plan.rungs[-1]):
+        return actions
     actions, surviving = _elimination(plan, history)
     return actions or _finalists(plan, history, surviving) or _eliminated(plan, history)
 
@@ -186,14 +188,22 @@ def _scores(plan: Plan, history: History, criterion: str, names: Iterable[str], 
 def rung(plan: Plan, history: History, names: Iterable[str], epoch: int) -> Rung:
     """The input of a criterion: some candidates at a rung, without those that have not reached it."""
     known, wanted = history.at(epoch), set(names)
+    following = [name for name in followed(plan, history) if name not in history.failures]
     return Rung(
         epoch=epoch,
         epochs=plan.train.epochs,
         records={name: history.epochs[name] for name in known if name in wanted},
         dense=reference(plan, history),
-        configs={name: history.candidates[name].config for name in known if name in wanted},
+        configs={name: history.candidates[name].config for name in known if name in wanted or name in following},
         distance=lambda a, b: float(spectrum_distance(a, b, kind=plan.distance)),
+        number=plan.rungs.index(epoch) if epoch in plan.rungs else len(plan.rungs),
+        followed={name: history.epochs[name] for name in following if epoch in history.epochs.get(name, {})},
     )
+
+
+def followed(plan: Plan, history: History) -> list[str]:
+    """The candidates that are trained to the last rung before any decision, to calibrate criteria."""
+    return list(history.candidates)[: plan.n_followed]
 
 
 def reference(plan: Plan, history: History) -> Mapping[int, EpochRecord]:

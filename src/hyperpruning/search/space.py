@@ -1,7 +1,7 @@
 """The search space: the configs that a candidate can have.
 
 A config has a value for each setting that is searched: the fields of a pruning method by their names
-("drop_fraction"), settings of the training as "training.lr", settings of the task as "task.dropout".
+("drop_fraction"), "sparsity", settings of the training as "training.lr", settings of the task as "task.dropout".
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from hyperpruning.sparsity.serialization import check_choice, from_config, to_co
 
 Config = dict[str, str | float]
 OTHER = ("training", "task")  # what settings outside the method belong to
+SPARSITY = "sparsity"
 MORE = ("conditions", "priors", "fixed", "constraints")  # what a space has beside its dimensions
 
 
@@ -39,7 +40,7 @@ class SearchSpace:
 
     Attributes:
         dimensions: setting -> its choices as a tuple, a `FloatRange` or an `IntRange`. A setting is a field of `Method`
-            ("drop_fraction"), of the training ("training.lr") or of the task ("task.dropout").
+            ("drop_fraction"), "sparsity", of the training ("training.lr") or of the task ("task.dropout").
         conditions: setting -> {another setting: the values with which the first one is searched at all}; otherwise it
             has the plan's value.
         priors: setting -> what is believed about it.
@@ -168,10 +169,10 @@ def space_from_identity(values: Mapping[str, Any]) -> SearchSpace:
 def _check_name(name: str) -> None:
     """Check that a setting is of a method, the training or the task; the last two are checked with their owners."""
     owner, dot, _ = name.partition(".")
-    known = [*(one.name for one in fields(Method)), "method", *(f"{owner}.NAME" for owner in OTHER)]
+    known = [*(one.name for one in fields(Method)), "method", SPARSITY, *(f"{owner}.NAME" for owner in OTHER)]
     if owner not in OTHER if dot else name not in known:
         raise ValueError(
-            f"A dimension must be a setting of a method, training.NAME or task.NAME, got {name!r}."
+            f"A dimension must be a setting of a method, sparsity, training.NAME or task.NAME, got {name!r}."
             f"{did_you_mean(name, known)}"
         )
 
@@ -182,7 +183,7 @@ def is_method_setting(name: str) -> bool:
     >>> is_method_setting("drop_fraction"), is_method_setting("training.lr")
     (True, False)
     """
-    return "." not in name
+    return "." not in name and name != SPARSITY
 
 
 def method_config(config: Mapping[str, str | float]) -> Config:

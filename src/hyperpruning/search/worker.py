@@ -20,6 +20,7 @@ from hyperpruning.files import weights_sha256
 from hyperpruning.kernels import float32_precision, out_of_memory
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
+from hyperpruning.search.configured import configured
 from hyperpruning.search.history import DENSE, SMALL, Candidate, FinalResult
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense, NarrowerError, narrower_task
@@ -77,19 +78,29 @@ def job_for(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -
         candidate: to be trained.
         until: the epoch.
     """
-    name = DENSE if candidate is None else candidate.name
-    task = plan.dense_task if candidate is None else plan.task
-    assert task is not None
+    if candidate is not None:
+        one = configured(plan, candidate.config)
+        return Job(
+            name=candidate.name,
+            task=one.task,
+            train=one.train,
+            method=one.method,
+            sparsity=one.sparsity,
+            spectrum=plan.spectrum,
+            folder=folder / "networks" / candidate.name,
+            until=until,
+        )
+    assert plan.dense_task is not None
     return Job(
-        name=name,
-        task=task,
+        name=DENSE,
+        task=plan.dense_task,
         train=plan.train,
-        method=None if candidate is None else candidate.method,
-        sparsity=0.0 if candidate is None else plan.sparsity,
+        method=None,
+        sparsity=0.0,
         spectrum=plan.spectrum,
-        folder=folder / "networks" / name,
+        folder=folder / "networks" / DENSE,
         until=until,
-        frozen=plan.dense if candidate is None and isinstance(plan.dense, FrozenDense) else None,
+        frozen=plan.dense if isinstance(plan.dense, FrozenDense) else None,
     )
 
 
@@ -256,11 +267,20 @@ def seconds_per_epoch(job: Job, *, batches: int = 20, enough: float = 3.0) -> fl
 
 
 def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConfig) -> EpochRecord:
-    with training.evaluated() as network, unchanged(network, "recurrence") if record.epoch == 0 else nullcontext():
+    spectrum = _spectrum(training, config, untrained=record.epoch == 0)
+    moving: tuple[float | None, ...] = ()
+    if config.averaged and training.config.half_life:
+        moving = spectrum if record.epoch == 0 else _spectrum(training, config, moving=True)
+    return replace(record, spectrum=spectrum, averaged_spectrum=moving)
+
+
+def _spectrum(
+    training: Training, config: SpectrumConfig, *, moving: bool = False, untrained: bool = False
+) -> tuple[float | None, ...]:
+    with training.evaluated(moving=moving) as network, unchanged(network, "recurrence") if untrained else nullcontext():
         recurrent, probe = recurrent_part(training.task, network)
         spectrum = lyapunov_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)
-    exponents = tuple(float(value) if math.isfinite(value) else None for value in spectrum.exponents.tolist())
-    return replace(record, spectrum=exponents)
+    return tuple(float(value) if math.isfinite(value) else None for value in spectrum.exponents.tolist())
 
 
 def _final(job: Job, training: Training, best: EpochRecord) -> FinalResult:

@@ -68,6 +68,13 @@ class TrainConfig:
         section="training",
         ge=0,
     )
+    half_life: float = setting(
+        0.5,
+        "of an exponential average of the weights, in epochs; its loss is recorded beside the loss; 0: none",
+        section="training",
+        ge=0,
+        le=1000,
+    )
     finetune_from: float = setting(
         1.0,
         "fraction of the epochs after which training goes on from the best weights with fixed masks; 1: never",

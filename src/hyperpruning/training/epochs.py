@@ -17,7 +17,14 @@ from hyperpruning.kernels import float32_precision
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.training.averaging import averaged, is_averaging, non_monotone, start_averaging
+from hyperpruning.training.averaging import (
+    averaged,
+    is_averaging,
+    keep_moving_average,
+    moving_averaged,
+    non_monotone,
+    start_averaging,
+)
 from hyperpruning.training.checks import check_evaluated, counted, unchanged
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of, forward_precision, matmul_precision, seeded
@@ -70,6 +77,8 @@ class Training:
         if has_own_loop(task):
             self.objects = started(task, self.network, config.seed, self.device)
         self.optimizer: Optimizer = self.objects["optimizer"] if self.objects else self._optimizer()
+        if self.config.half_life:
+            keep_moving_average(self.optimizer, self.config.half_life * task.steps(0, config.seed))
         self.sparsifier: Sparsifier | None = None
         if method is not None:
             self.sparsifier = make_sparsifier(
@@ -105,10 +114,15 @@ class Training:
         return is_averaging(self.optimizer)
 
     @contextmanager
-    def evaluated(self) -> Iterator[nn.Module]:
-        """The network as it would be exported: averaged and masked weights, evaluation mode, float32."""
+    def evaluated(self, *, moving: bool = False) -> Iterator[nn.Module]:
+        """The network as it would be exported: averaged and masked weights, evaluation mode, float32.
+
+        Args:
+            moving: with the moving average of the weights instead of those that would be exported.
+        """
         pruned = nullcontext() if self.sparsifier is None else self.sparsifier.masked()
-        with averaged(self.optimizer), pruned, float32_precision(), torch.no_grad():
+        weights = moving_averaged(self.optimizer) if moving else averaged(self.optimizer)
+        with weights, pruned, float32_precision(), torch.no_grad():
             self.network.eval()
             try:
                 yield self.network
@@ -137,14 +151,32 @@ class Training:
                 self.best = {name: copies[value] for name, value in state.items()}
                 if self.config.finetune_after is not None and self.sparsifier is not None:
                     self.best_masks = {name: mask.to("cpu", copy=True) for name, mask in self.sparsifier.masks.items()}
+        averaged_loss = self._moving_loss(valid) if self.config.half_life else None
         masks = self.sparsifier.masks if self.sparsifier is not None else {}
         active = sum(int(mask.sum()) for mask in masks.values())
         active = active or prunable_weights(self.task, self.network, self.config)
         densities = density(masks, row_groups_of(self.task, self.network))
         ever_active = 1.0 if self.sparsifier is None else self.sparsifier.ever_active
         return EpochRecord(
-            self.epoch, train_loss, valid, active, densities, dropped / active, ever_active, valid_metric=metric
+            self.epoch,
+            train_loss,
+            valid,
+            active,
+            densities,
+            dropped / active,
+            ever_active,
+            valid_metric=metric,
+            averaged_loss=averaged_loss,
         )
+
+    def _moving_loss(self, valid: float) -> float:
+        """The validation loss of the moving average; before training it is that of the weights."""
+        if self.epoch == 0:
+            return valid
+        with self.evaluated(moving=True) as network:
+            loss, _ = loss_and_metric(self.task.evaluate(network, "valid"))
+        self._check_valid(loss)
+        return loss
 
     def _check_valid(self, loss: float) -> None:
         """Check that the validation loss is finite, and the metric that follows from it: exp(710) is infinite."""

@@ -1,0 +1,89 @@
+"""How each candidate is trained: the plan with the settings of its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
+
+from hyperpruning.search.plan import Plan
+from hyperpruning.search.space import (
+    SPARSITY,
+    Config,
+    SearchSpace,
+    method_config,
+    settings_of,
+)
+from hyperpruning.settings import did_you_mean
+from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.serialization import from_config
+from hyperpruning.training.config import RECIPE, TrainConfig
+from hyperpruning.training.own_loop import complete_config
+from hyperpruning.training.task import AnyTask
+
+FIXED = ("epochs", "seed", "device", "threads", "half_life")  # of the training: equal for all networks of a search
+
+
+@dataclass(frozen=True)
+class Configured:
+    """How one candidate is trained: the plan with the settings of its config."""
+
+    task: AnyTask
+    train: TrainConfig
+    method: Method
+    sparsity: float
+
+
+def configured(plan: Plan, config: Config) -> Configured:
+    """How a candidate with this config is trained.
+
+    If the config chooses the optimizer, the settings that depend on it (`RECIPE`) and are not in the config have the
+    values that suit it.
+
+    Raises:
+        ValueError: the training or the task has no such setting, or a value is out of its range.
+    """
+    assert plan.task is not None
+    task, train = plan.task, plan.train
+    if chosen := settings_of(config, "task"):
+        check_known(chosen, task, "task")
+        task = replace(cast(Any, task), **chosen)
+    if chosen := settings_of(config, "training"):
+        check_known(chosen, train, "training")
+        others: dict[str, Any] = {name: None for name in RECIPE if "optimizer" in chosen}
+        train = complete_config(task, replace(train, **(others | chosen)))
+    return Configured(
+        task=task,
+        train=train,
+        method=from_config(method_config(config)),
+        sparsity=float(config.get(SPARSITY, plan.sparsity)),
+    )
+
+
+def check_known(names: Iterable[str], owner: object, section: str) -> None:
+    """Check that settings of a config exist and may differ between the candidates of a search.
+
+    Raises:
+        ValueError: one does not.
+    """
+    found = [one.name for one in fields(owner)] if is_dataclass(owner) else []
+    known = [name for name in found if name not in FIXED]
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"A dimension {section}.NAME must be a setting of the {section} other than {', '.join(FIXED)}, got "
+                f"{section}.{name}.{did_you_mean(name, known)}"
+            )
+
+
+def constrained(plan: Plan) -> SearchSpace:
+    """The space with the constraint that a config can be trained."""
+
+    def can_be_trained(config: Config) -> bool:
+        try:
+            configured(plan, config)
+        except ValueError:
+            return False
+        return True
+
+    return replace(plan.space, constraints={**plan.space.constraints, "can be trained": can_be_trained})

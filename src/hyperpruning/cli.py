@@ -49,7 +49,7 @@ from hyperpruning.report.page import write_report
 from hyperpruning.report.run import read_run
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import process_pool, stop
-from hyperpruning.search.forecast import dense_epochs, epochs_of_one_search, most_epochs
+from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import candidate_name
@@ -381,7 +381,7 @@ def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     one = epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates)
     everything = plan.n_candidates * plan.train.epochs
     out.print(f"A search by one criterion trains {one} epochs; all candidates to the end would be {everything} epochs.")
-    epochs = most_epochs(plan) + dense_epochs(plan)
+    epochs = plan.most_epochs()
     out.print(f"All criteria and the dense networks together train at most {epochs} epochs.")
     seconds = seconds_per_epoch(job_for(plan, folder, Candidate(candidate_name(0), 0, configs[0]), 1))
     hours = epochs * seconds / workers / 3600

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from hyperpruning.search.forecast import dense_epochs, epochs_of_one_search, forecast, most_epochs
+from hyperpruning.search.forecast import epochs_of_one_search, forecast
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -193,8 +193,9 @@ def test_continued_epochs_are_counted_once():
     paper = plan(n_candidates=26, rungs=rungs, keep=keep, epochs=100)
     assert epochs_of_one_search(paper, "ls", 26) == 26 * 3 + 3 * (14 + 8 + 5 + 3) + 170
     demo = plan(n_candidates=12, rungs=(2, 3), keep=(5, 2), epochs=10)
-    assert most_epochs(demo) == 12 * 3 + 6 * 7
-    assert most_epochs(plan(n_candidates=12, rungs=(2, 3), keep=(5, 2), epochs=10, train_all=True)) == 120
+    assert demo.most_epochs() - demo.dense_epochs == 12 * 3 + 6 * 7
+    whole = plan(n_candidates=12, rungs=(2, 3), keep=(5, 2), epochs=10, train_all=True)
+    assert whole.most_epochs() - whole.dense_epochs == 120
 
 
 def test_a_forecast_ends_as_the_search_does():
@@ -204,10 +205,10 @@ def test_a_forecast_ends_as_the_search_does():
     begun = forecast(asked, History())
     assert decide(asked, begun) == []
     one = epochs_of_one_search(asked, "ls", 5)
-    assert one <= begun.trained_epochs(dense=False) <= most_epochs(asked)
+    assert one <= begun.trained_epochs(dense=False) <= asked.most_epochs()
     every = plan(train_all=True)
     assert forecast(every, History()).trained_epochs() == 7 * 6  # with both dense networks
-    assert dense_epochs(every) == 2 * 6
+    assert every.dense_epochs == 2 * 6
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from hyperpruning.search.history import (
     History,
     SpaceExhausted,
     Winner,
+    candidate_and_seed,
 )
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, locked, read
 from hyperpruning.search.plan import Plan, batches
@@ -58,6 +59,7 @@ from hyperpruning.training.device import device_of
 from hyperpruning.training.record import EpochRecord
 
 logger = logging.getLogger(__name__)
+SEEDS_APART = 7919  # between the seeds of a finalist's trainings: searches with the seeds 0, 1, 2, ... share none
 
 
 def search(
@@ -244,7 +246,12 @@ def job_of(plan: Plan, folder: Path, history: History, network: str, until: int)
     """
     if network == SMALL:
         return small_job(plan, folder, pruned_weights(plan, history))
-    return job_for(plan, folder, history.candidates.get(network), until)
+    name, seed = candidate_and_seed(network)
+    job = job_for(plan, folder, history.candidates.get(name), until)
+    if seed == 1:
+        return job
+    train = replace(job.train, seed=(job.train.seed + SEEDS_APART * (seed - 1)) % 2**32)
+    return replace(job, name=network, train=train, folder=job.folder.parent / network)
 
 
 def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -> list[Config]:

@@ -35,21 +35,16 @@ def forecast(plan: Plan, history: History) -> History:
 
 def epochs_of_one_search(plan: Plan, criterion: str, n_candidates: int) -> int:
     """Epochs that a search by one criterion alone trains, if no candidate fails; without the dense reference's."""
-    alone = replace(plan, criteria=(criterion,), n_candidates=n_candidates, train_all=False, winner=BEST)
+    alone = replace(
+        plan,
+        criteria=(criterion,),
+        n_candidates=n_candidates,
+        train_all=False,
+        winner=BEST,
+        n_followed=0,
+        max_epochs=None,
+    )
     return forecast(alone, History()).trained_epochs(dense=False)
-
-
-def most_epochs(plan: Plan) -> int:
-    """The most epochs that all criteria train together, if they never agree; without the dense reference's."""
-    keep = tuple(min(plan.n_candidates, len(plan.criteria) * count) for count in plan.keep)
-    if plan.train_all:
-        return plan.n_candidates * plan.train.epochs
-    return epochs_of_one_search(replace(plan, keep=keep), plan.criteria[0], plan.n_candidates)
-
-
-def dense_epochs(plan: Plan) -> int:
-    """Epochs of the dense networks: the reference, unless it is frozen, and the one with as many weights."""
-    return plan.train.epochs * ((plan.dense is None) + plan.as_many_weights)
 
 
 def _simulated_facts(plan: Plan, history: History, action: Suggest | Train | Eliminate | Finish) -> Iterator[Fact]:

@@ -15,7 +15,7 @@ from hyperpruning.training.record import EpochRecord, Metric, record_from_json
 
 DENSE = "dense"
 SMALL = "small"  # the dense network with as many weights as the pruned ones
-NETWORK_NAME = re.compile(r"dense|small|c(0[1-9]|[1-9][0-9]+)")
+NETWORK_NAME = re.compile(r"dense|small|c(0[1-9]|[1-9][0-9]+)(s[2-9]|s[1-9][0-9]+)?")  # s2: its second seed
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,16 @@ class Candidate:
     def method(self) -> Method:
         """The pruning method that the config describes."""
         return from_config(method_config(self.config))
+
+
+def candidate_and_seed(network: str) -> tuple[str, int]:
+    """The candidate of a network's name, and the number of its seed, from 1.
+
+    >>> candidate_and_seed("c05"), candidate_and_seed("c05s2")
+    (('c05', 1), ('c05', 2))
+    """
+    name, _, seed = network.partition("s") if network[0] == "c" else (network, "", "")
+    return name, int(seed or 1)
 
 
 @dataclass(frozen=True)
@@ -198,7 +208,7 @@ def _check_names(fact: Fact) -> None:
         names = [*fact.kept, *fact.dropped, *fact.scores]
     for name in names:
         if not NETWORK_NAME.fullmatch(name):
-            raise ValueError(f"The name of a network must be {DENSE!r}, {SMALL!r} or c01, c02, ..., got {name!r}.")
+            raise ValueError(f"The name of a network must be {DENSE!r}, {SMALL!r} or c01, c01s2, ..., got {name!r}.")
 
 
 @dataclass

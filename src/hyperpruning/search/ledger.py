@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hyperpruning.search.history import Fact, History, from_json, to_json
+from hyperpruning.search.history import DENSE, SMALL, Fact, History, candidate_and_seed, from_json, to_json
 
 logger = logging.getLogger(__name__)
 LEDGER = "ledger.jsonl"
@@ -87,7 +87,7 @@ def _remove_orphans(history: History) -> None:
     """Remove what depends on a damaged line, a candidate's or that of a best epoch; it is recorded again with it."""
 
     def known(*names: str) -> bool:
-        return all(name in history.candidates or not name[1:].isdigit() for name in names)
+        return all(candidate_and_seed(name)[0] in (DENSE, SMALL, *history.candidates) for name in names)
 
     for by_network in (history.epochs, history.finals, history.failures):
         for name in [name for name in by_network if not known(name)]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.search.brackets import SCHEDULERS, Bracket, brackets_of, most_epochs, rungs_of
 from hyperpruning.search.criteria import CRITERIA, MIN_FOLLOWED, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
@@ -59,10 +60,39 @@ class Plan:
         section="search",
         check=check_sampler_name,
     )
-    rungs: tuple[int, ...] = setting(
-        (2, 3), "epochs after which candidates are compared and eliminated", section="search", ge=0
+    scheduler: str = setting(
+        "rounds",
+        '"rounds" compares candidates at rungs and keeps keep; "halving" and "hyperband" follow from min_epochs and '
+        "reduction_factor",
+        section="search",
+        choices=SCHEDULERS,
     )
-    keep: tuple[int, ...] = setting((5, 2), "candidates that each criterion keeps at each rung", section="search", ge=1)
+    rungs: tuple[int, ...] = setting(
+        (2, 3), "epochs after which candidates are compared and eliminated (rounds)", section="search", ge=0
+    )
+    keep: tuple[int, ...] = setting(
+        (5, 2), "candidates that each criterion keeps at each rung (rounds)", section="search", ge=1
+    )
+    min_epochs: int = setting(1, "epochs before the first rung (halving, hyperband)", section="search", ge=1)
+    reduction_factor: int = setting(
+        3,
+        "the best 1/reduction_factor are kept, and train so many times longer (halving, hyperband)",
+        section="search",
+        ge=2,
+    )
+    max_epochs: int | None = setting(
+        None,
+        "budget: n_candidates is lowered until all networks together train at most so many epochs; left out: none",
+        section="search",
+        ge=1,
+    )
+    finalist_seeds: int = setting(
+        1,
+        "trainings of each finalist, with different seeds; the winner has the best mean",
+        section="search",
+        ge=1,
+        le=100,
+    )
     criteria: tuple[str, ...] = setting(
         ("ls", "loss", "rank_sum"),
         f'selection criteria, of {", ".join(CRITERIA)}, or joined: "ls + loss" (sum of ranks), "ls * loss" (product), '
@@ -95,6 +125,7 @@ class Plan:
         check_settings(self)
         if self.task is not None:
             object.__setattr__(self, "train", complete_config(self.task, self.train))
+        self._set_rounds()
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
         self._check_records()
@@ -104,6 +135,51 @@ class Plan:
                 f"{did_you_mean(self.winner, (BEST, *self.criteria))}"
             )
         object.__setattr__(self, "dense", frozen_dense(self.dense))
+
+    def brackets(self, n_candidates: int | None = None) -> tuple[Bracket, ...]:
+        """How candidates are compared; with another number of candidates if given."""
+        return brackets_of(
+            self.scheduler,
+            self.n_candidates if n_candidates is None else n_candidates,
+            self.rungs,
+            self.keep,
+            first=self.min_epochs,
+            factor=self.reduction_factor,
+            epochs=self.train.epochs,
+        )
+
+    @property
+    def dense_epochs(self) -> int:
+        """Epochs of the dense networks: the reference, unless it is frozen, and the one with as many weights."""
+        return self.train.epochs * ((self.dense is None) + self.as_many_weights)
+
+    def most_epochs(self, n_candidates: int | None = None) -> int:
+        """The most epochs that all networks train together: if criteria never agree, and no candidate fails."""
+        count = self.n_candidates if n_candidates is None else n_candidates
+        if self.train_all:
+            return self.dense_epochs + count * self.train.epochs
+        brackets = self.brackets(count)
+        finalists = sum(
+            min(one.count, len(self.criteria) * one.keep[-1]) if one.keep else one.count for one in brackets
+        )
+        again = finalists * (self.finalist_seeds - 1) * self.train.epochs
+        return self.dense_epochs + again + most_epochs(brackets, self.train.epochs, len(self.criteria), self.n_followed)
+
+    def _set_rounds(self) -> None:
+        """Lower the number of candidates to the budget, and set the rungs that a scheduler computes."""
+        if self.max_epochs is not None:
+            least = 1 + self.keep[0] if self.scheduler == "rounds" and self.keep else 2
+            fitting = [n for n in range(least, self.n_candidates + 1) if self.most_epochs(n) <= self.max_epochs]
+            if not fitting:
+                raise ValueError(
+                    f"max_epochs must be at least {self.most_epochs(least)} for one search of {least} candidates, got "
+                    f"{self.max_epochs}. Raise it, or keep fewer candidates."
+                )
+            object.__setattr__(self, "n_candidates", fitting[-1])
+        if self.scheduler != "rounds":
+            rungs, keep = rungs_of(self.brackets())
+            object.__setattr__(self, "rungs", rungs)
+            object.__setattr__(self, "keep", keep)
 
     def _check_records(self) -> None:
         """Check that the records will have what the criteria need."""
@@ -176,7 +252,19 @@ def candidate_name(index: int) -> str:
     return f"c{index + 1:02d}"
 
 
+def seed_names(plan: Plan, name: str) -> list[str]:
+    """The names of the trainings of a finalist, one for each seed: c05, c05s2, c05s3."""
+    return [name, *(f"{name}s{number}" for number in range(2, plan.finalist_seeds + 1))]
+
+
 def batches(plan: Plan) -> Iterator[list[str]]:
-    """The names of the candidates, batch by batch."""
-    for start in range(0, plan.n_candidates, plan.ask_batch):
-        yield [candidate_name(index) for index in range(start, min(start + plan.ask_batch, plan.n_candidates))]
+    """The names of the candidates, batch by batch; a batch lies in one bracket."""
+    for one in plan.brackets():
+        for start in range(one.first, one.first + one.count, plan.ask_batch):
+            end = min(start + plan.ask_batch, one.first + one.count)
+            yield [candidate_name(index) for index in range(start, end)]
+
+
+def names_of(bracket: Bracket) -> list[str]:
+    """The names of the candidates of a bracket."""
+    return [candidate_name(index) for index in range(bracket.first, bracket.first + bracket.count)]

@@ -7,13 +7,16 @@ driver may train several networks at the same time, and calls `decide` again whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.search.brackets import Bracket
 from hyperpruning.search.criteria import Rung, criterion_of
 from hyperpruning.search.history import DENSE, SMALL, History, RoundDecision
-from hyperpruning.search.plan import BEST, Plan, batches
+from hyperpruning.search.plan import BEST, Plan, batches, names_of, seed_names
 from hyperpruning.training.record import EpochRecord
 
 
@@ -84,54 +87,87 @@ def decide(plan: Plan, history: History) -> list[Action]:
 
 
 def _sampling(plan: Plan, history: History) -> list[Action]:
-    """Suggest candidates batch by batch, and train each batch to the first rung."""
+    """Suggest candidates batch by batch, and train each batch to the first rung of its bracket."""
+    first = _first_rungs(plan)
     for batch, names in enumerate(batches(plan)):
         missing = tuple(name for name in names if name not in history.candidates)
         if missing and not history.space_exhausted:
             return [Suggest(batch, missing)]
         known = [name for name in names if name in history.candidates]
-        if actions := _training(plan, history, known, plan.rungs[0], dense=_dense_until(plan, batch)):
+        if actions := _training(plan, history, known, first[names[0]], dense=_dense_until(plan, batch)):
             return actions
     return []
 
 
+def _first_rungs(plan: Plan) -> dict[str, int]:
+    """The first rung of each candidate; where a bracket has none, the first of all."""
+    return {
+        name: one.rungs[0] if one.rungs else plan.rungs[0] if plan.rungs else plan.train.epochs
+        for one in plan.brackets()
+        for name in names_of(one)
+    }
+
+
 def _elimination(plan: Plan, history: History) -> tuple[list[Action], dict[str, list[str]]]:
     """The rounds of all criteria: the missing actions, and the candidates that each criterion has kept."""
-    surviving = {criterion: list(history.candidates) for criterion in plan.criteria}
-    for number, (epoch, keep) in enumerate(zip(plan.rungs, plan.keep, strict=True)):
+    kept: dict[str, list[str]] = {criterion: [] for criterion in plan.criteria}
+    for bracket in plan.brackets():
+        surviving = {c: [name for name in names_of(bracket) if name in history.candidates] for c in plan.criteria}
+        if actions := _rounds(plan, history, bracket, surviving):
+            return actions, kept
+        for criterion, names in surviving.items():
+            kept[criterion] += names
+    return [], kept
+
+
+def _rounds(plan: Plan, history: History, bracket: Bracket, surviving: dict[str, list[str]]) -> list[Action]:
+    """The missing actions of a bracket; `surviving` loses the candidates that its rounds drop."""
+    for number, (epoch, keep) in enumerate(zip(bracket.rungs, bracket.keep, strict=True), bracket.first_round):
         if actions := _training(plan, history, _union(surviving), epoch, dense=_dense_until(plan, number + 1)):
-            return actions, surviving
+            return actions
         decisions: list[Action] = []
         for criterion, names in surviving.items():
             decision = history.rounds.get((criterion, number))
-            if decision is None:
+            if decision is None and names:
                 scores = _scores(plan, history, criterion, names, epoch)
-                if not scores:
-                    return [*decisions, _abort_without_candidate(history, criterion)], surviving
+                if not scores and plan.scheduler != "hyperband":
+                    return [*decisions, _abort_without_candidate(history, criterion)]
                 kept, dropped = split_by_score(scores, keep)
                 decision = RoundDecision(criterion, number, epoch, scores, tuple(kept), tuple(dropped))
                 decisions.append(Eliminate(decision))
-            surviving[criterion] = list(decision.kept)
+            surviving[criterion] = [] if decision is None else list(decision.kept)
         if decisions:
-            return decisions, surviving
-    return [], surviving
+            return decisions
+    return []
 
 
 def _finalists(plan: Plan, history: History, surviving: Mapping[str, Sequence[str]]) -> list[Action]:
     """Train the finalists to the end; each criterion's best finalist by validation loss is its winner.
 
-    The dense network with as many weights is trained with them.
+    The dense network with as many weights is trained with them. With several seeds, losses are means over the seeds.
     """
     end, small = plan.train.epochs, [SMALL] if plan.as_many_weights else []
     if actions := _training(plan, history, [*_union(surviving), *small], end, dense=_dense_until(plan, None)):
         return actions
+    ended = [name for name in _union(surviving) if name in history.finals]
+    again = [name for one in ended for name in seed_names(plan, one)[1:]]
+    if actions := _training(plan, history, again, end):
+        return actions
     winners = {}
     for criterion, names in surviving.items():
-        ended = {name: history.finals[name].valid_loss for name in names if name in history.finals}
-        if not ended:
+        losses = {name: mean_loss(plan, history, name) for name in names if name in history.finals}
+        if not losses:
             return [_abort_without_candidate(history, criterion)]
-        winners[criterion] = split_by_score(ended, 1)[0][0]
+        winners[criterion] = split_by_score(losses, 1)[0][0]
     return [] if winners.keys() <= history.winners.keys() else [Finish(winners)]
+
+
+def mean_loss(plan: Plan, history: History, name: str) -> float:
+    """The mean validation loss of a finalist over its seeds; a seed that failed makes it infinite."""
+    names = seed_names(plan, name)
+    if any(one in history.failures for one in names):
+        return math.inf
+    return sum(history.finals[one].valid_loss for one in names) / len(names)
 
 
 def _eliminated(plan: Plan, history: History) -> list[Action]:
@@ -159,11 +195,13 @@ def _is_trained(plan: Plan, history: History, name: str, until: int) -> bool:
 def _dense_until(plan: Plan, step: int | None) -> int:
     """The dense reference trains one rung ahead, so that the candidates do not wait for it; at last (None) to the end.
 
-    A frozen one has one record, at epoch 0.
+    A frozen one has one record, at epoch 0. With several brackets it trains to the last rung at once.
     """
     if plan.dense is not None:
         return 0
-    return plan.train.epochs if step is None else plan.rungs[min(step, len(plan.rungs) - 1)]
+    if step is None or not plan.rungs:
+        return plan.train.epochs
+    return plan.rungs[-1 if plan.scheduler == "hyperband" else min(step, len(plan.rungs) - 1)]
 
 
 def _abort_without_candidate(history: History, criterion: str) -> Abort:
@@ -224,13 +262,14 @@ def winner(plan: Plan, history: History) -> str | None:
         return history.winners.get(plan.winner)
     if not all(criterion in history.winners for criterion in plan.criteria):
         return None
-    losses = {name: history.finals[name].valid_loss for name in history.winners.values() if name in history.finals}
+    losses = {name: mean_loss(plan, history, name) for name in history.winners.values() if name in history.finals}
     return split_by_score(losses, 1)[0][0] if losses else None
 
 
 def pruned_weights(plan: Plan, history: History) -> int:
-    """The active weights of the finalists (the fewest, if they differ), from the last rung."""
-    return min(history.epochs[name][plan.rungs[-1]].active for name in _union(survivors(plan, history)))
+    """The active weights of the finalists (the fewest, if they differ)."""
+    finalists = _union(survivors(plan, history))
+    return min(history.epochs[name][history.trained(name)].active for name in finalists)
 
 
 def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[str, str | float], float]]:
@@ -238,7 +277,7 @@ def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[st
 
     Returns:
         (config, score by the first criterion at the first rung) of each candidate, in the order of their names; the
-        score of one that failed is infinite.
+        score of one that failed is infinite. Candidates of several brackets are compared at the first rung of all.
     """
     names = [name for names in list(batches(plan))[:batch] for name in names if name in history.candidates]
     scores = _scores(plan, history, plan.criteria[0], names, plan.rungs[0]) if names else {}
@@ -247,14 +286,12 @@ def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[st
 
 def survivors(plan: Plan, history: History) -> dict[str, list[str]]:
     """The candidates that each criterion has not eliminated yet."""
-    surviving = {}
-    for criterion in plan.criteria:
-        rounds = [
-            history.rounds[criterion, number]
-            for number in range(len(plan.rungs))
-            if (criterion, number) in history.rounds
-        ]
-        surviving[criterion] = list(rounds[-1].kept) if rounds else list(history.candidates)
+    surviving: dict[str, list[str]] = {criterion: [] for criterion in plan.criteria}
+    for bracket, criterion in product(plan.brackets(), plan.criteria):
+        numbers = range(bracket.first_round, bracket.first_round + len(bracket.rungs))
+        rounds = [history.rounds[criterion, number] for number in numbers if (criterion, number) in history.rounds]
+        begun = [name for name in names_of(bracket) if name in history.candidates]
+        surviving[criterion] += rounds[-1].kept if rounds else begun
     return surviving
 
 

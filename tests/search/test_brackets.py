@@ -44,7 +44,7 @@ def test_whole_searches(text, tmp_path, scheduler):
     assert decide(read_again, history) == []
     assert (read_again.rungs, read_again.keep) == (plan.rungs, plan.keep)
     assert history.trained_epochs() <= plan.most_epochs()
-    assert (plan.rungs, plan.keep) == {"halving": ((1, 2), (3, 1)), "hyperband": ((1, 2), (4, 2))}[scheduler]
+    assert (plan.rungs, plan.keep) == {"halving": ((1, 2), (3, 1)), "hyperband": ((1, 2), (5, 4))}[scheduler]
 
 
 @pytest.mark.parametrize("scheduler", ["rounds", "halving", "hyperband"])

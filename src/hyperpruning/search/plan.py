@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.search.brackets import SCHEDULERS, Bracket, brackets_of, most_epochs, rungs_of
-from hyperpruning.search.criteria import CRITERIA, MIN_FOLLOWED, criterion_of
+from hyperpruning.search.criteria import AVERAGED, CRITERIA, FOLLOWING, MIN_FOLLOWED, SPECTRAL, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
 from hyperpruning.search.space import (
@@ -26,7 +26,13 @@ from hyperpruning.training.record import Metric
 from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
-AVERAGING = {"averaged_loss", "averaged_ls", "blend", "calibrated"}  # criteria that need the averages of the weights
+    "averaged_loss",
+    "averaged_ls",
+    "blend",
+    "calibrated",
+    "surrogate",
+    "config_surrogate",
+}  # criteria that need the averages of the weights
 
 
 @documented
@@ -191,11 +197,20 @@ class Plan:
                     self.train.half_life > 0,
                 ),
                 "averaged = true in [spectrum]": ({"averaged_ls"}, self.spectrum.averaged),
-                f"n_followed at least {MIN_FOLLOWED}": ({"calibrated"}, self.n_followed >= MIN_FOLLOWED),
+                f"n_followed at least {MIN_FOLLOWED}": (
+                    {"calibrated", "surrogate", "config_surrogate"},
+                    self.n_followed >= MIN_FOLLOWED,
+                ),
             }
             for need, (names, given) in needs.items():
                 if words & names and not given:
                     raise ValueError(f"The criterion {criterion} must have {need}, got less. Set it, or leave it out.")
+            at = self.rungs if words & SPECTRAL else ()
+            if self.spectrum.epochs and (missing := sorted(set(at) - set(self.spectrum.epochs))):
+                raise ValueError(
+                    f"The criterion {criterion} must have spectra at the rungs {list(at)}, got none at {missing}. Add "
+                    "them to epochs in [spectrum]."
+                )
         if self.n_followed > self.n_candidates:
             raise ValueError(
                 f"n_followed must be at most n_candidates = {self.n_candidates}, got {self.n_followed}. Lower it."

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.search.brackets import SCHEDULERS, Bracket, brackets_of, most_epochs, rungs_of
-from hyperpruning.search.criteria import AVERAGED, CRITERIA, FOLLOWING, MIN_FOLLOWED, SPECTRAL, criterion_of
+from hyperpruning.search.criteria import CRITERIA, MIN_FOLLOWED, SPECTRAL, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
 from hyperpruning.search.space import (
@@ -26,13 +26,6 @@ from hyperpruning.training.record import Metric
 from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
-    "averaged_loss",
-    "averaged_ls",
-    "blend",
-    "calibrated",
-    "surrogate",
-    "config_surrogate",
-}  # criteria that need the averages of the weights
 
 
 @documented

@@ -324,6 +324,40 @@ def test_experiments_that_cannot_be_run(tmp_path, toml, says):
     assert not (tmp_path / "run" / LEDGER).exists()
 
 
+def test_a_search_of_nothing_says_what_it_wants(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = run("search")
+    assert code == 2
+    assert said == (
+        "A search must have an experiment.toml, --data DIR or --preset NAME, got none. Give one of them: `hyperprune "
+        "init` writes an experiment.toml, and `hyperprune demo` needs none of them."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.pt", b"PK\x03\x04\x00\x00\xff\x80", ", which is no text. Write one with `hyperprune init`; a trained"),
+        (
+            "model.safetensors",
+            (64).to_bytes(8, "little") + b"{}",
+            ", which is no text. Write one with `hyperprune init`",
+        ),
+        ("empty.toml", b"# nothing", "An experiment must have at least one setting, got"),
+    ],
+)
+def test_a_search_of_a_file_that_is_no_experiment_says_what_it_wants(tmp_path, monkeypatch, name, content, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    code, said = run("search", name)
+    assert code == 2
+    assert says in said
+    assert name in said
+    assert "`hyperprune init`" in said
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_run_folder_of_another_experiment_shows_the_difference(finished, experiment):
     before = (finished / LEDGER).read_bytes()
     code, said = run("search", experiment, "--out", finished, "--workers", 1, "--sparsity", 0.7)

@@ -91,9 +91,9 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
         "search.sampler must be one of tpe, random, gp, qmc, grid, nsga2, got 'tpee'. Did you mean 'tpe'?",
         "got 'rank_sums'. Did you mean 'rank_sum'?",
         "got 'magnitud'. Did you mean 'magnitude'?",
-        "space.drop_fraction.low cannot be 'two': input should be a valid number",
+        "space.drop_fraction.low must be a valid number, got 'two'.",
         "pruning.sparsity must be at least 0 and below 1, got 1.0.",
-        "training.epochs cannot be 2.5: input should be a valid integer",
+        "training.epochs must be a whole number, got 2.5.",
         "got 'l3'. Did you mean 'l2'?",
     ):
         assert part in lines or any(part in line for line in lines), part

@@ -278,9 +278,9 @@ def test_a_sparsity_that_empties_a_tensor_is_refused_with_the_most_that_fits():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="At least one parameter must be prunable"):
         Sparsifier(two_layers(), None, RIGL, sparsity=0.5, prunable=lambda name, parameter: False)
-    with pytest.raises(ValueError, match="interval must be at least 1 optimizer step, got 0"):
+    with pytest.raises(ValueError, match="interval must be a whole number of at least 1 optimizer step, got 0"):
         Sparsifier(two_layers(), None, RIGL, sparsity=0.5, interval=0)
-    with pytest.raises(ValueError, match="total_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="total_steps must be a whole number of at least 1 optimizer step, got 0"):
         Sparsifier(two_layers(), None, RIGL, sparsity=0.5, total_steps=0)
 
 

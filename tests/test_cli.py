@@ -157,6 +157,23 @@ def test_a_text_that_changed_since_the_training_is_read_only_as_data(experiment,
     assert run("evaluate", finished, "--fraction", 0.5)[0] == 0
 
 
+def test_a_search_is_not_resumed_on_a_text_whose_splits_end_elsewhere(experiment, finished, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(experiment.parent, folder, ignore=shutil.ignore_patterns("run"))
+    settings = finished / "experiment.toml"
+    settings.write_text(settings.read_text().replace(str(experiment.parent), str(folder)))
+    lines = (finished / LEDGER).read_bytes().splitlines(keepends=True)
+    (finished / LEDGER).write_bytes(b"".join(lines[:20]))
+    train, valid = ((folder / f"{split}.txt").read_text() for split in ("train", "valid"))
+    (folder / "train.txt").write_text(train[:-800])
+    (folder / "valid.txt").write_text(train[-800:] + valid)
+    code, said = run("resume", finished, "--workers", 1)
+    assert code == 2
+    assert "A run folder must belong to one search" in said
+    assert "task.text_sha256 is " in said
+    assert (finished / LEDGER).read_bytes() == b"".join(lines[:20])
+
+
 def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, monkeypatch):
     seen = []
 
@@ -233,6 +250,22 @@ def test_a_report_that_cannot_be_written_still_prints_its_tables(finished):
     assert code == 2
     assert "by LS distance" in said
     assert f"{finished / 'report.html'} cannot be read or written" in said
+
+
+def test_a_file_that_may_not_be_read_or_written_is_named(finished, tmp_path, monkeypatch):
+    def denied(self, *words, **options):
+        if self.name in ("winner.safetensors", f".report.html.{os.getpid()}"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *words, **options)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", denied)
+    for words in (["evaluate", finished], ["spectrum", finished], ["report", finished]):
+        file = finished / ("report.html" if words[0] == "report" else "winner.safetensors")
+        code, said = run(*words)
+        assert code == 2
+        assert f"{file} cannot be read or written (Permission denied). Give another path." in said
+        assert ("by LS distance" in said) == (words[0] == "report")
 
 
 def test_paths_that_are_no_folders_are_a_sentence(experiment, tmp_path):

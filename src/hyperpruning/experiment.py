@@ -46,6 +46,7 @@ from hyperpruning.training.optimizers import OPTIMIZERS
 EXPERIMENT = "experiment.toml"
 MAX_SIZE = 2**16  # bytes of a TOML file
 MAX_DOTS = 200  # in a line of it: each part of a dotted key costs memory for all parts before it
+MAX_ERRORS = 20  # that are said at once
 PRESETS = Path(__file__).parent / "presets"
 # the tasks of an experiment, by their kind
 KINDS: dict[str, type[Any]] = {
@@ -175,7 +176,7 @@ class Experiment(Section):
             ``task={"kind": "classification"}``, decides which settings there are.
 
     Raises:
-        ExperimentError: values are invalid; the message has a line for each.
+        ExperimentError: values are invalid; the message has a line for each of the first 20.
     """
 
     if TYPE_CHECKING:
@@ -199,7 +200,10 @@ class Experiment(Section):
         try:
             super().__init__(**sections | {"training": _with_recipe(sections.get("training", {}), recipe)})
         except ValidationError as error:
-            raise ExperimentError("\n".join(_sentence(problem, type(self)) for problem in error.errors())) from None
+            found = error.errors(include_url=False)
+            lines = [_sentence(problem, type(self)) for problem in found[:MAX_ERRORS]]
+            more = [f"There are {len(found) - MAX_ERRORS} more errors."] if len(found) > MAX_ERRORS else []
+            raise ExperimentError("\n".join(lines + more)) from None
 
     def __reduce__(self) -> Any:
         """Pickle the values: the sections' classes are generated, and pickle finds no generated class."""

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import hyperpruning as hp
+from hyperpruning.report import tables
+from hyperpruning.report.run import read_run
 from hyperpruning.search.driver import search
 from hyperpruning.search.ledger import read
 from hyperpruning.testing import check_task
@@ -128,6 +130,43 @@ def test_what_training_shows_is_said(tmp_path, fault):
         search(plan(faulty(**changes)), tmp_path / "run", lock=False)
     with pytest.raises(AssertionError):
         check_task(faulty(**changes))
+
+
+def writes_in_later_epochs(self, network, split):
+    loss = TinyTask.evaluate(self, network, split)
+    network.evaluations = getattr(network, "evaluations", 0) + 1
+    if network.evaluations > 1 and split == "valid":
+        with torch.no_grad():
+            network.rnn.weight_hh_l0.fill_(0.01)
+    return loss
+
+
+def test_the_nonzeros_of_the_winner_are_counted_at_export(tmp_path):
+    """An evaluate that writes after the first epoch, as a task with caches may, fills pruned places."""
+    with pytest.raises(
+        ValueError,
+        match=r"The weights of c0\d must have at most the 27 nonzeros that are active in the ledger, got \d\d",
+    ):
+        hp.hyperprune(plan(faulty(evaluate=writes_in_later_epochs)), tmp_path / "run")
+    assert not (tmp_path / "run" / "winner.safetensors").exists()
+
+
+def test_a_dense_network_that_learnt_nothing_is_said_in_verdict_and_report(tmp_path):
+    """The mean of the targets is 0 and their variance is 0.5: the loss of the best constant prediction."""
+    task = faulty(baseline_loss=lambda self, split: 0.5)
+    hp.hyperprune(plan(task, lr=1e-9), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    (note,) = (note for note in run.notes if "as many weights" not in note)
+    loss = run.history.finals["dense"].valid_loss
+    assert loss > 0.5 * 0.99
+    assert note == (
+        f"The dense network has learnt nothing: its validation loss of {loss:.4f} nats is not 1 % below the 0.5000 of "
+        "the best constant prediction. Change the model or the training: until the dense network learns, comparisons "
+        "of pruned ones mean nothing."
+    )
+    assert tables.verdict(tables.results(tmp_path / "run"), run.notes).startswith(note)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert note in page.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_a_candidate_whose_first_loss_is_not_finite_fails_alone(tmp_path):

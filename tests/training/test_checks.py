@@ -1,7 +1,7 @@
 """No wrong answer in silence: what a task does wrong is one sentence, before anything is trained if it can be."""
 
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 
 import pytest
@@ -112,6 +112,13 @@ def test_what_can_be_seen_without_training_is_said_before_a_file_is_written(tmp_
     changes, says = BEFORE[fault]
     with pytest.raises(ValueError, match=says):
         search(plan(faulty(**changes)), tmp_path / "run", lock=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_task_of_the_dense_reference_is_checked_too(tmp_path):
+    for changes, says in (BEFORE["loss alone"], BEFORE["ignores its seed"], BEFORE["module alone"]):
+        with pytest.raises(ValueError, match=says):
+            search(replace(plan(TinyTask()), dense_task=faulty(**changes)), tmp_path / "run", lock=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -180,7 +180,9 @@ def validate(plan: Plan) -> None:
     if isinstance(plan.dense, FrozenDense):
         plan.dense.load_into(plan.dense_task.network(plan.train.seed))
     network = check_promises(plan.task, plan.train.seed)
-    _check_spectrum(plan, network)
+    _check_spectrum(plan.task, network, plan.spectrum)
+    if type(plan.dense_task) is not type(plan.task):  # of one class, they differ in settings such as the dropout
+        _check_spectrum(plan.dense_task, check_promises(plan.dense_task, plan.train.seed), plan.spectrum)
     check = method_checker(plan.task, network, plan.train, sparsity=plan.sparsity)
     for method in _valid_methods(plan):
         check(method)
@@ -193,13 +195,12 @@ def validate(plan: Plan) -> None:
             )
 
 
-def _check_spectrum(plan: Plan, network: nn.Module) -> None:
-    """Check that the network has the spectrum that the plan asks for, e.g. that the warm-up is not too long."""
-    assert plan.task is not None
+def _check_spectrum(task: AnyTask, network: nn.Module, config: SpectrumConfig) -> None:
+    """Check that a network has the spectrum that the plan asks for, e.g. that the warm-up is not too long."""
     network.eval()
     with torch.no_grad():
-        recurrent, probe = recurrent_part(plan.task, network)
-    check_has_spectrum(recurrent, probe, state=plan.spectrum.state, warmup=plan.spectrum.warmup)
+        recurrent, probe = recurrent_part(task, network)
+    check_has_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)
     network.train()
 
 

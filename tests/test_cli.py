@@ -503,6 +503,8 @@ def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path,
     while not list(folder.glob("networks/c0*/*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGINT)  # a second one does not interrupt the handling of the first
     _, said = process.communicate(timeout=30)
     assert process.returncode == code
     assert f"hyperprune resume {folder}" in said

@@ -94,6 +94,14 @@ WRONG = {
         lambda run: sparsifier("rigl"),
         "method must be a Method, got 'rigl'. Write hyperpruning.METHODS['rigl'].",
     ),
+    "a method in place of the optimizer": (
+        lambda run: hp.Sparsifier(nn.Linear(20, 10), "rigl", None, sparsity=0.5),
+        "optimizer must be a torch optimizer or None, got 'rigl'. Give it second, and the method third.",
+    ),
+    "no model": (
+        lambda run: hp.Sparsifier("rigl", None, hp.METHODS["rigl"], sparsity=0.5),
+        "model must be a torch.nn.Module, got 'rigl'. Give the model first.",
+    ),
     "a part of a method as a string": (
         lambda run: hp.Method(grow="gradient"),
         "grow must be a function or None, got 'gradient'. Take one from hyperpruning.sparsity.scores.",

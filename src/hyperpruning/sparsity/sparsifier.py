@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from hyperpruning.sparsity import buffers, scores
 from hyperpruning.sparsity.catalogue import check_is_method
-from hyperpruning.sparsity.checks import check_finite, check_steps
+from hyperpruning.sparsity.checks import check_finite, check_model_and_optimizer, check_steps
 from hyperpruning.sparsity.costs import Cost, weights
 from hyperpruning.sparsity.gates import with_row_groups
 from hyperpruning.sparsity.loop import OptimizerSteps, Processes, unwrapped
@@ -91,6 +91,7 @@ class Sparsifier:
         seed: int = 0,
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        check_model_and_optimizer(model, optimizer)
         check_steps("interval", interval)
         check_is_method(method)
         self._processes, model = Processes(model), unwrapped(model)

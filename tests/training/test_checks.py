@@ -74,6 +74,23 @@ BEFORE = {  # before a file is written
     "ignores its seed": ({"network": lambda self, seed: TinyTask.network(self, 0)}, "other weights for another seed"),
     "draws globally": ({"network": global_network}, "network.0. must give the same weights each time, got others"),
     "loss alone": ({"loss": loss_alone}, r"loss must return \(loss, carry\), got a Tensor\. Return None where nothing"),
+    "loss of every step": (
+        {"loss": lambda self, network, batch, carry: (network(batch), None)},
+        r"loss must return a tensor without dimensions, got a tensor of shape \(6, 4, 1\)\. Take the mean\.",
+    ),
+    "loss as a float": (
+        {"loss": lambda self, network, batch, carry: (0.5, None)},
+        r"loss must return a tensor without dimensions, got a float\.",
+    ),
+    "loss without a gradient": (
+        {"loss": lambda self, network, batch, carry: (loss_alone(self, network, batch, carry).detach(), None)},
+        "loss must have a gradient, got one that is detached",
+    ),
+    "half a step": ({"steps": lambda self, epoch, seed: 2.5}, r"steps\(0, 0\) must be an int of at least 1, got 2\.5"),
+    "no identity": ({"identity": lambda self: None}, "identity must return a dict with string keys .*, got None"),
+    "a tensor in the identity": ({"identity": lambda self: {"x": torch.zeros(1)}}, "identity must return a dict"),
+    "metric as a string": ({"metric": "accuracy"}, "metric must be a hyperpruning.Metric, got 'accuracy'"),
+    "rows as a list": ({"row_groups": lambda self, network: ["rnn"]}, "row_groups must return a mapping .* got a list"),
     "unknown rows": (
         {"row_groups": lambda self, network: {"lstm": 4}},
         "must name parameters of the network, got 'lstm'",

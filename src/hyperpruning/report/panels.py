@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from hyperpruning.report import figures, series
 from hyperpruning.report.blocks import LegendEntry, Panel, Table, TableRow
-from hyperpruning.report.run import Run, criterion_name, winners_by_network
+from hyperpruning.report.components import criterion_name
+from hyperpruning.report.run import Run, winners_by_network
 from hyperpruning.report.tables import correlations, evenly_spaced, pivot, signed
 from hyperpruning.search.history import DENSE
 

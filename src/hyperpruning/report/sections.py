@@ -11,8 +11,9 @@ from typing import Any
 
 from hyperpruning.report import components
 from hyperpruning.report.blocks import Table, TableRow, Tile
+from hyperpruning.report.components import criterion_name
 from hyperpruning.report.panels import join_names
-from hyperpruning.report.run import WINNER, Run, criterion_name, in_words
+from hyperpruning.report.run import WINNER, Run, in_words
 from hyperpruning.report.series import curve
 from hyperpruning.report.status import Status
 from hyperpruning.report.tables import HEADINGS, Row, cells
@@ -177,9 +178,7 @@ def setup(run: Run) -> dict[str, str]:
         f"{plan.sampler} in batches of {plan.ask_batch}",
         "rounds": rounds,
         "selection criteria": guided if len(names) > 1 else names[0],
-        **{
-            criterion_name(name): components.CRITERIA[name] for name in run.plan.criteria if name in components.CRITERIA
-        },
+        **components.described_criteria(run.plan.criteria),
         "distance between spectra": run.plan.distance,
         **{name.replace("_", " "): _choices(choices) for name, choices in plan.space.dimensions.items()},
     }

@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hyperpruning.report.run import Run, criterion_name, read_run
+from hyperpruning.report.components import criterion_name
+from hyperpruning.report.run import Run, read_run
 from hyperpruning.search.history import (
     DENSE,
     SMALL,

@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.report.run import Run, criterion_name, read_run
+from hyperpruning.report.components import criterion_name
+from hyperpruning.report.run import Run, read_run
 from hyperpruning.search.criteria import loss, rank_sum
 from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.ranking import spearman

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hyperpruning.search.space import is_method_setting, method_config
@@ -180,3 +180,12 @@ def described_criteria(criteria: Iterable[str]) -> dict[str, str]:
             if part in CRITERIA:
                 found[CRITERION_NAMES[part]] = CRITERIA[part]
     return found
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Join names as in a sentence.
+
+    >>> join_names(["a"]), join_names(["a", "b"]), join_names(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]

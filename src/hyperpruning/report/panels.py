@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hyperpruning.report import figures, series
 from hyperpruning.report.blocks import LegendEntry, Panel, Table, TableRow
-from hyperpruning.report.components import criterion_name
+from hyperpruning.report.components import criterion_name, join_names
 from hyperpruning.report.run import Run, winners_by_network
 from hyperpruning.report.tables import correlations, evenly_spaced, pivot, signed
 from hyperpruning.search.history import DENSE
@@ -93,11 +93,6 @@ def _winners(run: Run) -> dict[str, LegendEntry]:
         names, colour = join_names([criterion_name(criterion) for criterion in criteria]), figures.colour(criteria)
         entries[network] = LegendEntry(f"winner by {names} ({network})", colour, dashed=colour == figures.OTHER)
     return entries
-
-
-def join_names(names: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def legend(run: Run) -> list[LegendEntry]:

@@ -11,8 +11,7 @@ from typing import Any
 
 from hyperpruning.report import components
 from hyperpruning.report.blocks import Table, TableRow, Tile
-from hyperpruning.report.components import criterion_name
-from hyperpruning.report.panels import join_names
+from hyperpruning.report.components import criterion_name, join_names
 from hyperpruning.report.run import WINNER, Run, in_words
 from hyperpruning.report.series import curve
 from hyperpruning.report.status import Status

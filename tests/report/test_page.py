@@ -17,7 +17,8 @@ from invented import SCOPES
 
 from hyperpruning.report.components import COMPONENTS as MEANINGS
 from hyperpruning.report.components import described
-from hyperpruning.report.figures import spectra_figure, with_id_prefix
+from hyperpruning.report.drawing import with_id_prefix
+from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import accent, nbsp, report, write_report
 from hyperpruning.report.tables import cells, results, verdict
 from hyperpruning.search.ledger import LEDGER, RunFolderError, _check

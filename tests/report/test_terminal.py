@@ -56,7 +56,7 @@ def test_correlations_leave_out_epochs_rather_than_digits(invent: Invent, width:
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     epochs = [int(epoch) for epoch in re.findall(r"e=(\d+)", text)]
-    assert len(epochs) == {110: 8, 80: 8, 60: 6}[width]
+    assert len(epochs) == {110: 8, 80: 8, 60: 5}[width]
     assert epochs[0] == 1
     assert epochs[-1] == 9
     shown = [one for one in found if one.predictor == "validation loss" and one.epoch in epochs]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from hyperpruning.files import write_atomic
 from hyperpruning.report import panels, sections
-from hyperpruning.report.figures import with_id_prefix
+from hyperpruning.report.drawing import with_id_prefix
 from hyperpruning.report.run import read_run
 from hyperpruning.report.status import status
 from hyperpruning.report.tables import results, verdict
@@ -59,10 +59,11 @@ def report(folder: Path) -> str:
         metric_meaning=sections.metric_meaning(run.metric),
         search=sections.search(run, now),
         verdict=verdict(rows, run.notes),
-        tiles=sections.tiles(rows),
+        tiles=sections.tiles(run, rows),
         results=sections.results(rows),
         winner=sections.winner(run),
         setup=sections.setup(run),
+        components=sections.component_table(run),
         candidates=sections.candidates(run),
         settings=sections.settings(run),
         elimination=panels.elimination(run),

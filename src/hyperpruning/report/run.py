@@ -191,7 +191,7 @@ def file_of(network: str) -> str:
     return f"{network}.safetensors" if network in (DENSE, SMALL) else WINNER
 
 
-def in_words(config: Mapping[str, str | float]) -> str:
+def in_words(config: Mapping[str, Any]) -> str:
     """A method in words: its name, or its main components and all others that are not the default.
 
     >>> in_words({"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros", "drop_fraction": 0.7})

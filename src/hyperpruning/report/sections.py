@@ -19,6 +19,8 @@ from hyperpruning.report.tables import HEADINGS, Row, cells
 from hyperpruning.search.dimensions import Dimension, Range
 from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.ledger import sha256
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.record import Metric
 
 ACCENTS = ("ls", "loss")  # criteria that have a colour, and with it a class in report/style.css
@@ -108,7 +110,7 @@ def metric_meaning(metric: Metric) -> str:
     )
 
 
-def tiles(rows: Sequence[Row]) -> list[Tile]:
+def tiles(run: Run, rows: Sequence[Row]) -> list[Tile]:
     """The most important numbers of the results; empty before there are any."""
     tiles = []
     for row in rows:
@@ -118,7 +120,10 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
     winner = next((row for row in rows if row.why), None)
     if winner is not None:
         tiles.append(Tile(f"{100 * winner.sparsity:.2f} %", "of the winner's weights are zero"))
-        tiles.append(Tile(f"{winner.spent} of {winner.full}", "epochs, compared with training all candidates"))
+        tiles.append(Tile(f"{winner.spent} epochs", f"one search, by one criterion; all candidates: {winner.full}"))
+        count = len(run.plan.criteria)
+        by = "1 criterion" if count == 1 else f"{count} criteria"
+        tiles.append(Tile(f"{run.history.trained_epochs()} epochs", f"this run, by {by}, with the dense networks"))
     return tiles
 
 
@@ -183,6 +188,21 @@ def setup(run: Run) -> dict[str, str]:
     }
 
 
+def component_table(run: Run) -> Table:
+    """What the components of the methods in the search space do, each once."""
+    rows = []
+    for name, choices in run.plan.space.dimensions.items():
+        if isinstance(choices, Range):
+            found = {_choices(choices): components.meaning(name, choices.low)}
+        elif name == "method":
+            known = [str(choice) for choice in choices if choice in METHODS]
+            found = {choice: in_words(to_config(METHODS[choice])) for choice in known}
+        else:
+            found = {str(choice): components.meaning(name, choice) for choice in choices}
+        rows += [TableRow([name.replace("_", " "), value, said]) for value, said in found.items() if said]
+    return Table(["component", "value", "what it does"], rows, text_columns=3)
+
+
 def _choices(choices: Dimension) -> str:
     if isinstance(choices, Range):
         steps = f" in steps of {choices.step:g}" if choices.step is not None else ""
@@ -233,7 +253,11 @@ def cost(run: Run, now: Status) -> dict[str, str]:
     one, full, done = run.search_epochs, run.n_candidates * run.epochs, run.history.trained_epochs()
     this_run = f"{done} epochs so far"
     if run.finished:
-        this_run = f"{done} epochs: the dense networks, and each candidate until the last criterion eliminated it"
+        dense = done - run.history.trained_epochs(dense=False)
+        this_run = (
+            f"{done} epochs: {dense} of the dense networks, and {done - dense} of the candidates, each until the "
+        )
+        this_run += "last criterion eliminated it"
         this_run += ", then to the end as well, for comparison" if run.plan.train_all else ""
     found = {
         "search by one criterion": f"{one} epochs",

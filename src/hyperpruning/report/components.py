@@ -118,6 +118,23 @@ CRITERIA = {
     "reference",
     "drop_fraction": "drop fraction of the method, known without training: the baseline",
 }
+DISTANCES = {
+    "l2": "square root of the sum of the squared differences of the exponents",
+    "l1": "sum of the absolute differences of the exponents",
+    "relative": "mean of the differences of the exponents relative to their magnitudes",
+    "leading": "square root of the sum of the squared differences of the largest half of the exponents, by rank",
+    "exp": "square root of the sum of the squared differences of the growth factors, the exponentials of the exponents",
+    "wasserstein": "mean absolute difference of the exponents by rank",
+    "clipped": "square root of the sum of the squared differences of the exponents, each at least -5",
+}
+SAMPLERS = {
+    "tpe": "tree-structured Parzen estimator",
+    "random": "independent draws",
+    "gp": "Gaussian process",
+    "qmc": "quasi-Monte Carlo",
+    "grid": "every config in turn",
+    "nsga2": "genetic algorithm NSGA-II",
+}
 MAIN = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction", "decay")
 
 
@@ -128,6 +145,15 @@ def meaning(component: str, value: object) -> str:
     ('new weights grow at random positions', '')
     """
     return NUMBERS.get(component, "") or COMPONENTS.get((component, str(value)), "")
+
+
+def with_meaning(value: str, meanings: Mapping[str, str]) -> str:
+    """A value and its meaning, if it is known.
+
+    >>> with_meaning("l1", DISTANCES), with_meaning("mine", DISTANCES)
+    ('l1: sum of the absolute differences of the exponents', 'mine')
+    """
+    return f"{value}: {meanings[value]}" if value in meanings else value
 
 
 def described(config: Mapping[str, Any]) -> dict[str, str]:

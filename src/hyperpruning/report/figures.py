@@ -152,7 +152,7 @@ def candidate_spectra(
             shown = values[values >= low]
             axes.plot(range(1, len(shown) + 1), shown, color=shade, linewidth=width, linestyle=line_style(shade))
             if _ends(values, shown):
-                axes.plot(len(shown), shown[-1], "v", color=shade, markersize=4.5, mew=0)
+                axes.plot(len(shown), shown[-1], "v", color=SOFT if shade == FAINT else shade, markersize=5.5, mew=0)
         _exponent_axes(axes, [dense, *others], low)
         return svg_of(
             figure,

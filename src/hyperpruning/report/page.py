@@ -16,6 +16,7 @@ from hyperpruning.report.drawing import with_id_prefix
 from hyperpruning.report.run import read_run
 from hyperpruning.report.status import status
 from hyperpruning.report.tables import results, verdict
+from hyperpruning.search.history import SMALL
 
 
 def write_report(folder: Path) -> Path:
@@ -61,6 +62,7 @@ def report(folder: Path) -> str:
         verdict=verdict(rows, run.notes),
         tiles=sections.tiles(run, rows),
         results=sections.results(rows),
+        as_many_weights=any(row.network == SMALL for row in rows),
         winner=sections.winner(run),
         setup=sections.setup(run),
         components=sections.component_table(run),
@@ -68,6 +70,7 @@ def report(folder: Path) -> str:
         settings=sections.settings(run),
         elimination=panels.elimination(run),
         curves=panels.curves(run),
+        averaging=panels.averaging(run),
         legend=panels.legend(run),
         spectra=panels.spectra(run),
         predictions=panels.predictions(run),

@@ -117,7 +117,6 @@ def curves(run: Run) -> list[Panel]:
     if 1 < rungs[-1] < last:
         titles[rungs[-1]] = "From the last round"
     panels = []
-    begins = {series.averaging_begins(run, name) for name in found if name in winners or name == DENSE}
     for first, title in titles.items():
         low, top = series.y_limits(list(found.values()), first)
         svg = figures.curves(
@@ -129,10 +128,16 @@ def curves(run: Run) -> list[Panel]:
             low=low,
             top=top,
             ylabel=label,
-            averaging=sorted(epoch for epoch in begins if epoch is not None),
+            averaging=averaging(run),
         )
         panels.append(Panel(svg, title if len(titles) > 1 else ""))
     return panels
+
+
+def averaging(run: Run) -> list[int]:
+    """The epochs after which the weights of the dense networks and of the winners are averaged."""
+    begins = {series.averaging_begins(run, name) for name in (DENSE, *winners_by_network(run))}
+    return sorted(epoch for epoch in begins if epoch is not None)
 
 
 def spectra(run: Run) -> Spectra | None:
@@ -164,7 +169,7 @@ def _lost(spectra: Mapping[int, series.Vector]) -> str:
     """How many exponents of the dense reference are -inf, epoch by epoch; "" if none is."""
     counts = {epoch: series.infinite(values) for epoch, values in spectra.items()}
     size = len(next(iter(spectra.values())))
-    return f"▾ goes on to -∞: {_span(counts.values())} of {size} exponents." if any(counts.values()) else ""
+    return f"▾: exponents of -∞: {_span(counts.values())} of {size}." if any(counts.values()) else ""
 
 
 def _lost_by_network(
@@ -175,7 +180,7 @@ def _lost_by_network(
     named = [f"{name} {counts[name]}" for name in counts if name == "dense" or name in winners]
     others = [count for name, count in counts.items() if name != "dense" and name not in winners]
     named += [f"other candidates {_span(others)}"] if others else []
-    return f"▾ goes on to -∞: {', '.join(named)} of {len(dense)} exponents." if any(counts.values()) else ""
+    return f"▾: exponents of -∞, of {len(dense)}: {', '.join(named)}." if any(counts.values()) else ""
 
 
 def _span(counts: Iterable[int]) -> str:

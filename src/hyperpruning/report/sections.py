@@ -120,10 +120,12 @@ def tiles(run: Run, rows: Sequence[Row]) -> list[Tile]:
     winner = next((row for row in rows if row.why), None)
     if winner is not None:
         tiles.append(Tile(f"{100 * winner.sparsity:.2f} %", "of the winner's weights are zero"))
-        tiles.append(Tile(f"{winner.spent} epochs", f"one search, by one criterion; all candidates: {winner.full}"))
+        tiles.append(
+            Tile(str(winner.spent), f"epochs of one search, by one criterion; of all candidates: {winner.full}")
+        )
         count = len(run.plan.criteria)
         by = "1 criterion" if count == 1 else f"{count} criteria"
-        tiles.append(Tile(f"{run.history.trained_epochs()} epochs", f"this run, by {by}, with the dense networks"))
+        tiles.append(Tile(str(run.history.trained_epochs()), f"epochs of this run, by {by}, with the dense networks"))
     return tiles
 
 
@@ -178,12 +180,12 @@ def setup(run: Run) -> dict[str, str]:
         rounds += " Eliminated candidates are trained to the end afterwards, to show what each criterion missed."
     guided = f"{', '.join(names)}. The sampler optimizes {names[0]}."
     return {
-        "candidates": f"{run.n_candidates} at sparsity {plan.sparsity:g}, suggested by the sampler "
-        f"{plan.sampler} in batches of {plan.ask_batch}",
+        "candidates": f"{run.n_candidates} at sparsity {plan.sparsity:g}, suggested in batches of {plan.ask_batch}",
+        "sampler": components.with_meaning(plan.sampler, components.SAMPLERS),
         "rounds": rounds,
         "selection criteria": guided if len(names) > 1 else names[0],
         **components.described_criteria(run.plan.criteria),
-        "distance between spectra": run.plan.distance,
+        "distance between spectra": components.with_meaning(plan.distance, components.DISTANCES),
         **{name.replace("_", " "): _choices(choices) for name, choices in plan.space.dimensions.items()},
     }
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from hyperpruning.report.tables import HEADINGS, TEXT, Correlation, Row, cells, pivot, signed
 
 WIDEST = {"network": 26, "method": 24}  # a narrower terminal gets a second table rather than narrower columns of text
-NARROWEST = {"network": 13, "method": 16}
+NARROWEST = {"network": 12, "method": 16}
 GAP = 2  # characters between columns
 EDGES = 1  # characters at the left edge and at the right, without one gap
 FIRST = ("valid", "test")  # the numbers that the first of several tables has

@@ -11,10 +11,11 @@ import pytest
 from hyperpruning.api import hyperprune, model_spectrum
 from hyperpruning.deploy.model_file import describe_model, load_model
 from hyperpruning.experiment import (
-    SETTINGS_OF,
+    KINDS,
     Experiment,
     ExperimentError,
     demo_experiment,
+    owners,
     read_experiment,
     replaced,
     settings_page,
@@ -114,9 +115,10 @@ def test_the_page_of_settings_is_up_to_date():
 
 
 def test_a_setting_is_in_the_file_with_its_sentence_and_on_the_page():
-    text, page = Experiment().to_toml(), settings_page()
-    for owner in SETTINGS_OF:
-        for field in dataclasses.fields(owner):
+    page = settings_page()
+    for kind in KINDS:
+        text = Experiment(task={"kind": kind}).to_toml()
+        for owner, field in ((one, field) for one in owners(kind) for field in dataclasses.fields(one)):
             if field.metadata.get("section"):
                 assert re.search(rf"^(# )?{field.name} =.*# {re.escape(field.metadata['doc'])}$", text, re.MULTILINE)
                 assert f"| `{field.name}` |" in page
@@ -210,7 +212,7 @@ def test_a_tied_model_is_counted_and_stored_once(text, tmp_path):
     active, total = sum(int(weight.count_nonzero()) for weight in matrices), sum(weight.numel() for weight in matrices)
     assert active == round(0.4 * total)
     assert description["sparsity"] == 1 - active / total
-    assert weights_sha256(model.state_dict()) == history.finals[history.winners["ls"]].sha256
+    assert weights_sha256(model.state_dict()) == history.finals[description["network"]].sha256
 
 
 @pytest.mark.parametrize("content", [None, "[data", b"\xff\xfe"])

@@ -175,16 +175,17 @@ def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
 
 @app.command(epilog="Example: hyperprune report runs/mine")
 @guarded
-def report(folder: Run) -> None:
-    """Write the report of a search, finished or not, and print its tables."""
+def report(
+    folder: Run,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", parser=_named, metavar="PATH", help="The page; default: report.html in the run folder."),
+    ] = None,
+) -> None:
+    """Print the tables of a search, finished or not, and write its report."""
     _check_started(folder)
-    try:
-        page = write_report(folder)
-    except OSError:
-        _print_results(folder)
-        raise
     _print_results(folder)
-    out.print(f"Report: {page}", soft_wrap=True)
+    out.print(f"Report: {write_report(folder, output)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune export runs/mine --criterion loss")

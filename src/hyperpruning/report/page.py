@@ -19,19 +19,20 @@ from hyperpruning.report.tables import results, verdict
 from hyperpruning.search.history import SMALL
 
 
-def write_report(folder: Path) -> Path:
-    """Write the report of a search, finished or not, into its run folder.
+def write_report(folder: Path, path: Path | None = None) -> Path:
+    """Write the report of a search, finished or not.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, which may be read-only if `path` is elsewhere.
+        path: of the page; None for ``report.html`` in the run folder.
 
     Returns:
-        the path of ``report.html``.
+        the path of the page.
 
     Raises:
         RunFolderError: the folder holds no search.
     """
-    path = folder / "report.html"
+    path = folder / "report.html" if path is None else path
     write_atomic(path, report(folder).encode())
     return path
 

@@ -177,9 +177,9 @@ def _lost_by_network(
 ) -> str:
     """How many exponents of each network are -inf; "" if none is."""
     counts = {name: series.infinite(values) for name, values in {"dense": dense, **candidates}.items()}
-    named = [f"{name} {counts[name]}" for name in counts if name == "dense" or name in winners]
+    named = [f"{name} = {counts[name]}" for name in counts if name == "dense" or name in winners]
     others = [count for name, count in counts.items() if name != "dense" and name not in winners]
-    named += [f"other candidates {_span(others)}"] if others else []
+    named += [f"other candidates = {_span(others)}"] if others else []
     return f"▾: exponents of -∞, of {len(dense)}: {', '.join(named)}." if any(counts.values()) else ""
 
 

@@ -120,9 +120,7 @@ def tiles(run: Run, rows: Sequence[Row]) -> list[Tile]:
     winner = next((row for row in rows if row.why), None)
     if winner is not None:
         tiles.append(Tile(f"{100 * winner.sparsity:.2f} %", "of the winner's weights are zero"))
-        tiles.append(
-            Tile(str(winner.spent), f"epochs of one search, by one criterion; of all candidates: {winner.full}")
-        )
+        tiles.append(Tile(str(winner.spent), f"epochs of one search, by one criterion (all candidates: {winner.full})"))
         count = len(run.plan.criteria)
         by = "1 criterion" if count == 1 else f"{count} criteria"
         tiles.append(Tile(str(run.history.trained_epochs()), f"epochs of this run, by {by}, with the dense networks"))

@@ -70,6 +70,7 @@ class Status:
         epochs: length of a full training.
         seconds: mean time of an epoch on one worker; None before the first one.
         finished: whether the search is finished.
+        notes: what a reader must know first, see `Run.notes`.
     """
 
     stage: str
@@ -81,6 +82,7 @@ class Status:
     epochs: int
     seconds: float | None
     finished: bool
+    notes: tuple[str, ...] = ()
 
     def left(self, workers: int = 1) -> float | None:
         """Estimated seconds until the end."""
@@ -115,6 +117,7 @@ def status(folder: Path) -> Status:
         epochs=run.epochs,
         seconds=sum(timed) / len(timed) if timed else None,
         finished=run.finished,
+        notes=tuple(run.notes),
     )
 
 
@@ -199,7 +202,9 @@ def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> Rendera
 
     def draw(width: int) -> RenderableType:
         # the bar comes first: a small window cuts off the end
-        parts = [Text(status.stage, style="bold"), _bar(status, workers, width), _networks(status, shown, width)]
+        parts: list[RenderableType] = [Text(status.stage, style="bold")]
+        parts += [Text(note, style="yellow") for note in status.notes]
+        parts += [_bar(status, workers, width), _networks(status, shown, width)]
         if folded := len(status.networks) - len(shown):
             parts.append(Text(f"and {folded} more", style="dim"))
         return Group(*parts)

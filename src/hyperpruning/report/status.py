@@ -255,6 +255,8 @@ def _kept_by(network: Network, names: Mapping[str, str]) -> str:
     """The criteria that have kept a candidate; "winner by" those that chose it."""
     chosen = [name for criterion, name in names.items() if network.outcomes.get(criterion) == "chosen"]
     kept = [name for criterion, name in names.items() if network.outcomes.get(criterion) == "in"]
+    if len(kept) == len(names):
+        return "all criteria"
     failed = "failed" if "failed" in network.outcomes.values() else ""
     return ", ".join([f"winner by {', '.join(chosen)}"] * bool(chosen) + kept) or failed
 

@@ -1,8 +1,10 @@
 """The command line as a person meets it: real processes, exit codes, and one sentence for everything that is wrong."""
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from hyperpruning.cli_errors import Terminated, guarded, interrupt
 from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS
 from hyperpruning.data.download import URLS
 from hyperpruning.deploy.model_file import save_model
+from hyperpruning.files import write_atomic
 from hyperpruning.search.ledger import LEDGER
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from small import small, write_text
@@ -408,6 +411,63 @@ def test_a_run_folder_in_use(finished, experiment):
     assert "is in use" in said
 
 
+@pytest.fixture
+def read_only(finished, monkeypatch):
+    """A finished search in a folder that cannot be written."""
+
+    def write(path, content):
+        if path.is_relative_to(finished):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        write_atomic(path, content)
+
+    for path in (*finished.rglob("*"), finished):
+        path.chmod(path.stat().st_mode & ~0o222)  # root can write all the same
+    monkeypatch.setattr("hyperpruning.report.page.write_atomic", write)
+    yield finished
+    for path in (finished, *finished.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+def test_status_and_report_work_in_a_folder_that_is_read_only(read_only, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (read_only, *read_only.rglob("*"))}
+    code, said = run("status", read_only)
+    assert (code, "finished" in said) == (0, True)
+    code, said = run("report", read_only, "--out", tmp_path / "page.html")
+    assert code == 0
+    assert "by LS distance" in said
+    assert said.endswith(f"Report: {tmp_path / 'page.html'}")
+    assert "</html>" in (tmp_path / "page.html").read_text()
+    code, said = run("report", read_only)
+    assert code == 2
+    assert "by LS distance" in said
+    assert said.endswith("report.html cannot be read or written (Read-only file system). Give another path.")
+    assert {path: path.stat().st_mtime_ns for path in (read_only, *read_only.rglob("*"))} == before
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_what_commands_print_fits_a_narrow_terminal(finished, monkeypatch, width):
+    monkeypatch.setattr("hyperpruning.cli.out.width", width)
+    runner = CliRunner()
+    for words in (["status"], ["report"], ["evaluate"], ["export", "--criterion", "loss"]):
+        result = runner.invoke(app, [words[0], str(finished), *words[1:]])
+        assert result.exit_code == 0
+        tables = [line for line in result.output.splitlines() if str(finished) not in line]  # a path is never folded
+        if words[0] in ("status", "report"):
+            assert max(map(len, tables)) <= width
+        assert not re.search(r"\d\.?…", result.output)
+        assert "…" not in result.output or words[0] == "status"  # a method is shortened between its parts
+
+
+def test_the_width_is_the_terminals_or_what_the_environment_says(finished):
+    for columns, expected in (("60", 60), ("", 110)):
+        environment = {**os.environ, "COLUMNS": columns}
+        command = [sys.executable, "-m", "hyperpruning", "status", str(finished)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        longest = max(map(len, done.stdout.splitlines()))
+        assert longest <= expected
+        assert ("kept by" in done.stdout) is (expected == 60)
+
+
 @pytest.mark.parametrize("command", ["status", "resume", "report"])
 def test_a_folder_that_is_no_run_folder(tmp_path, command):
     code, said = run(command, tmp_path)
@@ -470,7 +530,7 @@ def test_no_space_left_and_then_some(experiment, finished, tmp_path, monkeypatch
 
 
 def test_an_unexpected_error_is_a_sentence_with_a_file(monkeypatch, finished):
-    def broken(folder):
+    def broken(*words):
         raise KeyError("oops")
 
     monkeypatch.setattr("hyperpruning.cli.write_report", broken)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -120,6 +121,31 @@ def test_the_table_says_everything(invent: Invent) -> None:
         assert part in text
     assert max(map(len, text.splitlines())) <= 100
     assert "4:09:09 left" in printed(replace(status(folder), planned=10_000), workers=1)
+
+
+def test_a_wide_table_has_a_column_for_each_criterion_and_a_narrow_one_names_those_that_kept(invent: Invent) -> None:
+    criteria = ["ls", "loss", "rank_sum", "conditional_ls", "extrapolated_loss"]
+    folder = invent(until="rounds", criteria=criteria)
+    assert "kept by" not in printed(status(folder), width=110)
+    for width in (80, 60):
+        text = printed(status(folder), width=width)
+        assert "kept by" in text
+        assert "extrapolated loss" in text
+        assert max(map(len, text.splitlines())) <= width
+    done = printed(status(invent("done", criteria=criteria)), width=60)
+    assert "winner by" in done
+    failed = printed(status(invent("failed", criteria=criteria, failing=("c03",))), width=60)
+    assert re.search(r"c03 .* failed", failed)
+
+
+@pytest.mark.parametrize("width", [110, 80, 60])
+@pytest.mark.parametrize("until", ["header", "pool", "rounds", "all"])
+def test_no_line_is_longer_than_the_terminal_and_no_number_is_cut(invent: Invent, until: str, width: int) -> None:
+    text = printed(status(invent(until=until)), width=width, workers=2)
+    assert max(map(len, text.splitlines())) <= width
+    assert not re.search(r"\d…|\d\.$", text, re.MULTILINE)
+    assert "perplexity" in text
+    assert len(text.splitlines()) <= 20  # one line for each network
 
 
 def test_a_low_window_folds_those_that_are_out(finished: Path) -> None:

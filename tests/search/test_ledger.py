@@ -7,7 +7,8 @@ import tracemalloc
 
 import pytest
 
-from hyperpruning.search.history import Candidate, Failure, Header, RoundDecision, Winner, to_json
+from hyperpruning.search.fact_json import to_json
+from hyperpruning.search.history import Candidate, Failure, Header, RoundDecision, Winner
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, _check, locked, read
 from hyperpruning.training.record import Metric
 

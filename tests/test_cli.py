@@ -160,6 +160,23 @@ def test_a_text_that_changed_since_the_training_is_read_only_as_data(experiment,
     assert run("evaluate", finished, "--fraction", 0.5)[0] == 0
 
 
+def test_a_search_is_not_resumed_on_a_text_whose_splits_end_elsewhere(experiment, finished, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(experiment.parent, folder, ignore=shutil.ignore_patterns("run"))
+    settings = finished / "experiment.toml"
+    settings.write_text(settings.read_text().replace(str(experiment.parent), str(folder)))
+    lines = (finished / LEDGER).read_bytes().splitlines(keepends=True)
+    (finished / LEDGER).write_bytes(b"".join(lines[:20]))
+    train, valid = ((folder / f"{split}.txt").read_text() for split in ("train", "valid"))
+    (folder / "train.txt").write_text(train[:-800])
+    (folder / "valid.txt").write_text(train[-800:] + valid)
+    code, said = run("resume", finished, "--workers", 1)
+    assert code == 2
+    assert "A run folder must belong to one search" in said
+    assert "task.text_sha256 is " in said
+    assert (finished / LEDGER).read_bytes() == b"".join(lines[:20])
+
+
 def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, monkeypatch):
     seen = []
 
@@ -236,6 +253,22 @@ def test_a_report_that_cannot_be_written_still_prints_its_tables(finished):
     assert code == 2
     assert "by LS distance" in said
     assert f"{finished / 'report.html'} cannot be read or written" in said
+
+
+def test_a_file_that_may_not_be_read_or_written_is_named(finished, tmp_path, monkeypatch):
+    def denied(self, *words, **options):
+        if self.name in ("winner.safetensors", f".report.html.{os.getpid()}"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *words, **options)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", denied)
+    for words in (["evaluate", finished], ["spectrum", finished], ["report", finished]):
+        file = finished / ("report.html" if words[0] == "report" else "winner.safetensors")
+        code, said = run(*words)
+        assert code == 2
+        assert f"{file} cannot be read or written (Permission denied). Give another path." in said
+        assert ("by LS distance" in said) == (words[0] == "report")
 
 
 def test_paths_that_are_no_folders_are_a_sentence(experiment, tmp_path):
@@ -327,6 +360,40 @@ def test_experiments_that_cannot_be_run(tmp_path, toml, says):
     assert not (tmp_path / "run" / LEDGER).exists()
 
 
+def test_a_search_of_nothing_says_what_it_wants(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = run("search")
+    assert code == 2
+    assert said == (
+        "A search must have an experiment.toml, --data DIR or --preset NAME, got none. Give one of them: `hyperprune "
+        "init` writes an experiment.toml, and `hyperprune demo` needs none of them."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.pt", b"PK\x03\x04\x00\x00\xff\x80", ", which is no text. Write one with `hyperprune init`; a trained"),
+        (
+            "model.safetensors",
+            (64).to_bytes(8, "little") + b"{}",
+            ", which is no text. Write one with `hyperprune init`",
+        ),
+        ("empty.toml", b"# nothing", "An experiment must have at least one setting, got"),
+    ],
+)
+def test_a_search_of_a_file_that_is_no_experiment_says_what_it_wants(tmp_path, monkeypatch, name, content, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    code, said = run("search", name)
+    assert code == 2
+    assert says in said
+    assert name in said
+    assert "`hyperprune init`" in said
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_run_folder_of_another_experiment_shows_the_difference(finished, experiment):
     before = (finished / LEDGER).read_bytes()
     code, said = run("search", experiment, "--out", finished, "--workers", 1, "--sparsity", 0.7)
@@ -416,6 +483,23 @@ def test_a_search_that_was_killed_before_its_first_line(experiment, finished, tm
     assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("lr", "says"), [(1e6, "must be finite, got inf (loss "), (1e30, "loss must be finite, got nan")]
+)
+def test_a_dense_network_that_diverges_is_a_sentence_in_every_command(experiment, tmp_path, lr, says):
+    path, folder = tmp_path / "experiment.toml", tmp_path / "run"
+    text = experiment.read_text().replace("lr = 5.0", f"lr = {lr:.1f}").replace("norm = 0.25", "norm = 1e30")
+    path.write_text(text)
+    for words in (["search", path, "--out", folder], ["resume", folder]):
+        code, said = run(*words, "--workers", 1)
+        assert code == 2
+        assert says in said
+        assert said.endswith(f"Lower the learning rate ({lr:g}).")
+    for command in ("status", "report"):
+        code, said = run(command, folder)
+        assert code == 0, said
+
+
 def test_a_model_file_that_is_a_pickle(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
     code, said = run("spectrum", tmp_path / "model.pt")
@@ -475,6 +559,8 @@ def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path,
     while not list(folder.glob("networks/c0*/*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGINT)  # a second one does not interrupt the handling of the first
     _, said = process.communicate(timeout=30)
     assert process.returncode == code
     assert f"hyperprune resume {folder}" in said

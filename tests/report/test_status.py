@@ -11,9 +11,10 @@ from invented import epoch_record, identity
 from rich.console import Console
 
 from hyperpruning.report.status import Status, status, status_table
-from hyperpruning.search.history import Failure
+from hyperpruning.search.history import Failure, Header
 from hyperpruning.search.ledger import Ledger, RunFolderError
 from hyperpruning.training.checkpoint import _check
+from hyperpruning.training.record import Metric
 
 Invent = Callable[..., Path]
 
@@ -85,6 +86,18 @@ def test_networks_in_training_are_seen_ahead_of_the_ledger(invent: Invent) -> No
     assert status(folder).done == after.done + 1
 
 
+def test_the_checkpoints_of_two_networks_exchanged_are_those_of_none(invent: Invent) -> None:
+    folder = invent(until="rounds")
+    before = {network.name: (network.epochs, network.value) for network in status(folder).networks}
+    write_sidecar(folder, "c01", 5)
+    write_sidecar(folder, "c02", 6)
+    one, two, aside = (folder / "networks" / name for name in ("c01", "c02", "aside"))
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+    assert {network.name: (network.epochs, network.value) for network in status(folder).networks} == before
+
+
 def test_what_the_ledger_says_newly_is_seen(invent: Invent) -> None:
     folder = invent(until="rounds")
     assert status(folder).networks[1].outcomes["ls"] in ("in", "out")
@@ -140,6 +153,13 @@ def test_a_low_window_folds_those_that_are_out(finished: Path) -> None:
     assert "and 8 more" in text
     assert "dense" in text
     assert text.count("chosen") == 3
+
+
+@pytest.mark.parametrize("foreign", [{}, {"criteria": "ls"}, {"n_candidates": 3, "space": []}])
+def test_the_first_line_of_another_program_is_a_sentence(tmp_path: Path, foreign: dict[str, object]) -> None:
+    Ledger(tmp_path).append(Header(foreign, {}, Metric()))
+    with pytest.raises(RunFolderError, match=r"\.$"):
+        status(tmp_path)
 
 
 def test_no_run_folder_is_an_error(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from hyperpruning.lyapunov.growth import LUFrame, QRFrame, independent_columns, live_units
 from hyperpruning.lyapunov.layers import DrivenLayer, LayerWithJacobian, forward_mode_jacobian, unroll
 from hyperpruning.lyapunov.preparation import DrivenMap, all_finite
+from hyperpruning.lyapunov.rank import RankLUFrame
 
 CHUNK_STEPS = 64  # time steps per chunk of the trajectory
 JACOBIAN_BYTES = 2**21  # memory for Jacobians at a time, small enough for the cache
@@ -137,7 +138,7 @@ class Block:
         if self.algorithm.differentiable or self.algorithm.published:
             steps_before_qr = self.algorithm.steps_before_qr if self.algorithm.published else 0
             return QRFrame(*start, steps_before_qr=steps_before_qr)
-        return LUFrame(*start)
+        return LUFrame(*start) if self.with_jacobian else RankLUFrame(*start)
 
     def in_state_order(self, growth: Tensor) -> Tensor:
         """Return the growth of the tracked directions at their positions in the state, -inf elsewhere, (S, B, k)."""
@@ -190,7 +191,7 @@ def group_blocks(blocks: Sequence[Block], batch: int, like: Tensor) -> list[Bloc
     groups = []
     for index, block in enumerate(blocks):
         if len(block.live) <= SMALL_BLOCK:
-            small.setdefault((len(block.live), *block.tracked.tolist()), []).append(index)
+            small.setdefault((block.with_jacobian is None, len(block.live), *block.tracked.tolist()), []).append(index)
         else:
             groups += [BlockGroup([block], [index], range(b, b + 1), like) for b in range(batch)]
     for layers in small.values():

@@ -111,14 +111,27 @@ class LUFrame:
 
     def _eliminate(self, product: Tensor) -> Tensor:
         """Set the basis to the unit lower triangular factor of a row-pivoted LU; return the pivots, (N, k)."""
-        pivots = torch.empty(0, dtype=torch.int32, device=product.device)
-        torch.linalg.lu_factor_ex(product, out=(product, pivots, torch.empty_like(pivots)))  # in place
-        growth = product.diagonal(dim1=-2, dim2=-1).clone()
-        product.mT.triu_(1).diagonal(dim1=-2, dim2=-1).fill_(1)
-        ones, _, _ = torch.lu_unpack(product, pivots, unpack_data=False, out=self._permutation)
-        self._rows = ones.mul_(self._row_numbers).amax(-2).long()  # for each column, the number of the row with its 1
-        self._next, self._basis = self._basis, product
+        return self._set_basis(*self._factor(product))
+
+    @staticmethod
+    def _factor(product: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the row-pivoted LU, in place of the product, and the exchanges of rows."""
+        exchanges = torch.empty(0, dtype=torch.int32, device=product.device)
+        torch.linalg.lu_factor_ex(product, out=(product, exchanges, torch.empty_like(exchanges)))
+        return product, exchanges
+
+    def _set_basis(self, factors: Tensor, exchanges: Tensor) -> Tensor:
+        """Set the basis to the unit lower triangular factor, in the order of its rows; return the pivots, (N, k)."""
+        growth = factors.diagonal(dim1=-2, dim2=-1).clone()
+        factors.mT.triu_(1).diagonal(dim1=-2, dim2=-1).fill_(1)
+        self._rows = self._row_order(factors, exchanges)
+        self._next, self._basis = self._basis, factors
         return growth
+
+    def _row_order(self, factors: Tensor, exchanges: Tensor) -> Tensor:
+        """Return the state entry of each row of the factors, (N, D)."""
+        ones, _, _ = torch.lu_unpack(factors, exchanges, unpack_data=False, out=self._permutation)
+        return ones.mul_(self._row_numbers).amax(-2).long()  # for each column, the number of the row with its 1
 
 
 class QRFrame:

@@ -136,7 +136,7 @@ def trained(trial: Trial, folder: Path) -> Row:
         )
         averaged.see(record.epoch, record.valid_loss, training.best if arrived else None)
         loss = record.valid_loss
-        if training.optimizer.averaging:  # averages leave the training alone: what it would be without them is here
+        if training.averaging:  # averages leave the training alone: what it would be without them is here
             loss = task.evaluate(training.network.eval(), "valid")
             training.network.train()
         plain.see(record.epoch, loss, training.network.state_dict() if arrived else None)

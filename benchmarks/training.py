@@ -192,7 +192,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     # masks that are updated every 100 steps are not updated here
-    config = TrainConfig(epochs=1000, lr=1.0, updates_per_epoch=0, device=options.device, precision=options.precision)
+    config = TrainConfig(
+        epochs=1000, lr=1.0, max_grad_norm=0.25, updates_per_epoch=0, device=options.device, precision=options.precision
+    )
     rows = []
     for name, sizes in (PAPER if options.paper else SMALL).items():
         sizes = dict(sizes)

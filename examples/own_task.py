@@ -59,7 +59,7 @@ class FirstSymbol:
 
 
 if __name__ == "__main__":
-    task, train = FirstSymbol(), hp.TrainConfig(epochs=10, lr=1.0, max_grad_norm=1.0)
+    task, train = FirstSymbol(), hp.TrainConfig(epochs=10, lr=0.01)
     space = hp.SearchSpace({"drop_scope": ("tensor", "sign"), "drop_fraction": hp.FloatRange(0.2, 0.6, 0.1)})
     spectrum = hp.SpectrumConfig(warmup=2)
     rounds = {"n_candidates": 4, "rungs": (3,), "keep": (2,)}

@@ -18,13 +18,13 @@ def write_text(folder: Path) -> Path:
 
 
 def small(folder: Path, **sections: dict[str, object]) -> Experiment:
-    """A search of five candidates on a small text."""
+    """A search of five candidates on a small text, without the dense network with as many weights."""
     defaults: dict[str, dict[str, object]] = {
         "data": {"folder": folder, "unit": "character", "eval_batch": 4},
         "model": {"hidden": 8, "embedding": 8},
         "training": {"epochs": 4, "batch": 8, "bptt": 20, "lr": 5.0, "average_from": 0.5},
         "pruning": {"sparsity": 0.6, "updates_per_epoch": 3},
-        "search": {"n_candidates": 5, "ask_batch": 3, "rungs": (1, 2), "keep": (3, 2)},
+        "search": {"n_candidates": 5, "ask_batch": 3, "rungs": (1, 2), "keep": (3, 2), "as_many_weights": False},
         "spectrum": {"warmup": 4, "probe_steps": 14, "probe_batch": 2},
     }
     return Experiment(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in {*defaults, *sections}})

@@ -20,10 +20,11 @@ MAY: dict[str, tuple[str, ...]] = {
     "report": ("lyapunov", "sparsity", "training", "search"),
     "deploy": ("models", "sparsity", "structured"),
     "experiment": ("lyapunov", "sparsity", "training", "tasks", "search"),
+    "exports": ("sparsity", "training", "search", "report", "deploy", "experiment"),
     "testing": ("lyapunov", "sparsity", "training", "search"),
-    "api": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment"),
+    "api": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment", "exports"),
     "cli_errors": ("training", "search"),
-    "cli": ("data", "lyapunov", "training", "search", "report", "deploy", "experiment", "api", "cli_errors"),
+    "cli": ("data", "lyapunov", "training", "search", "report", "deploy", "experiment", "exports", "api", "cli_errors"),
     "__main__": ("cli",),
 }
 # third-party packages: the files (or rooms) that alone may import them

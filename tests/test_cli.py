@@ -196,6 +196,27 @@ def test_a_model_with_nan_has_no_perplexity(text, tmp_path):
     assert "The loss of a model must be finite, got nan" in said
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"unit": None}, "A model file must say what a token is, got no unit in"),
+        ({"unit": "syllable"}, "unit must be one of word, character, got 'syllable'."),
+        ({"fraction": "x"}, "fraction must be a number, got 'x'."),
+        ({"vocabulary": None}, "Load its weights with safetensors.torch.load_file."),
+        ({"corpus": ["x"], "sha256": 1}, "must have the SHA-256 in its description"),
+    ],
+)
+def test_a_model_file_with_another_description_is_a_sentence(text, tmp_path, changes, says):
+    task = LanguageModelling(folder=text, hidden=6)
+    network = task.network(0)
+    description = {key: value for key, value in (task.describe(network) | changes).items() if value is not None}
+    save_model(tmp_path / "m.safetensors", dict(network.named_parameters()), description)
+    for command in ("evaluate", "spectrum"):
+        code, said = run(command, tmp_path / "m.safetensors", "--data", text)
+        assert code == 2
+        assert says in said
+
+
 @pytest.mark.parametrize("command", ["search", "demo"])
 def test_an_empty_run_folder_is_refused(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
@@ -364,12 +385,12 @@ def test_no_space_left_and_then_some(experiment, finished, tmp_path, monkeypatch
     assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
 
 
-def test_an_unexpected_error_is_a_sentence_with_a_file(monkeypatch, tmp_path):
+def test_an_unexpected_error_is_a_sentence_with_a_file(monkeypatch, finished):
     def broken(folder):
         raise KeyError("oops")
 
     monkeypatch.setattr("hyperpruning.cli.write_report", broken)
-    code, said = run("report", tmp_path)
+    code, said = run("report", finished)
     assert code == 1
     assert "This is a bug in hyperprune (KeyError" in said
 

@@ -11,19 +11,25 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.api import hyperprune
     from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
+    from hyperpruning.exports import export
     from hyperpruning.lyapunov.config import SpectrumConfig
     from hyperpruning.lyapunov.distances import spectrum_distance
     from hyperpruning.lyapunov.modules import Direction
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
     from hyperpruning.lyapunov.steps import DrivenStep
+    from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
     from hyperpruning.search.plan import Plan
-    from hyperpruning.search.space import FloatRange, SearchSpace
+    from hyperpruning.search.space import SearchSpace
     from hyperpruning.sparsity.catalogue import METHODS
     from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
+    from hyperpruning.tasks.classification import SequenceClassification
+    from hyperpruning.tasks.forecasting import Forecasting
     from hyperpruning.tasks.language_modelling import LanguageModelling
+    from hyperpruning.tasks.supervised import SupervisedTask
     from hyperpruning.testing.driven_layer import check_driven_layer
     from hyperpruning.training.config import TrainConfig
+    from hyperpruning.training.own_loop import OwnLoop
     from hyperpruning.training.record import Metric
     from hyperpruning.training.snt_asgd import SNTASGD
     from hyperpruning.training.task import Task
@@ -35,17 +41,24 @@ __all__ = [
     "DrivenStep",
     "Experiment",
     "FloatRange",
+    "Forecasting",
+    "IntRange",
     "LanguageModelling",
     "Method",
     "Metric",
+    "OwnLoop",
     "Plan",
+    "Prior",
     "SearchSpace",
+    "SequenceClassification",
     "Sparsifier",
     "Spectrum",
     "SpectrumConfig",
+    "SupervisedTask",
     "Task",
     "TrainConfig",
     "check_driven_layer",
+    "export",
     "hyperprune",
     "load_model",
     "lyapunov_spectrum",
@@ -58,18 +71,25 @@ _MODULES = {
     "Direction": "lyapunov.modules",
     "DrivenStep": "lyapunov.steps",
     "Experiment": "experiment",
-    "FloatRange": "search.space",
+    "FloatRange": "search.dimensions",
+    "Forecasting": "tasks.forecasting",
+    "IntRange": "search.dimensions",
     "LanguageModelling": "tasks.language_modelling",
     "Method": "sparsity.method",
     "Metric": "training.record",
+    "OwnLoop": "training.own_loop",
     "Plan": "search.plan",
+    "Prior": "search.dimensions",
     "SearchSpace": "search.space",
+    "SequenceClassification": "tasks.classification",
     "Sparsifier": "sparsity.sparsifier",
     "Spectrum": "lyapunov.spectrum",
     "SpectrumConfig": "lyapunov.config",
+    "SupervisedTask": "tasks.supervised",
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
+    "export": "exports",
     "hyperprune": "api",
     "load_model": "deploy.model_file",
     "lyapunov_spectrum": "lyapunov.spectrum",

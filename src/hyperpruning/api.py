@@ -5,28 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from hyperpruning.data.corpus import builtin_text
-from hyperpruning.deploy.model_file import describe_model, load_model, save_model
-from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment, with_absolute_folder
+from hyperpruning.deploy.model_file import (
+    SEQUENCE_MODELS,
+    ModelFileError,
+    describe_model,
+    load_model,
+)
+from hyperpruning.experiment import EXPERIMENT, KINDS, Experiment, read_experiment, with_absolute_paths
+from hyperpruning.exports import plan_of, write_models
 from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.report.page import write_report
+from hyperpruning.report.run import WINNER
 from hyperpruning.search.driver import search
-from hyperpruning.search.history import DENSE, Fact, History
+from hyperpruning.search.history import Fact, History
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.worker import job_for, verified_weights
-from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.tasks.dynamic_evaluation import PTB, PUBLISHED, DynamicEvaluation, dynamic_loss, gradient_scale
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.device import device_of
-from hyperpruning.training.pruning import prunable_weights
 from hyperpruning.training.record import Metric
+from hyperpruning.training.task import loss_and_metric
 
 
 def hyperprune(
@@ -46,19 +52,19 @@ def hyperprune(
 
     Returns:
         the content of the ledger: `winners`, `finals`, `rounds`, `epochs`. The run folder has the winner
-        (``winner.safetensors``, see `load_model`), the dense network, and ``report.html``.
+        (``winner.safetensors``, see `load_model` and `export`), the dense network (``dense.safetensors``), the one with
+        as many weights (``small.safetensors``), and ``report.html``.
 
     Raises:
         ValueError: the experiment or its text is invalid.
         RunFolderError: the folder is in use or belongs to another search.
     """
     folder = Path(folder)
-    plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
-    files = {}
+    plan, files = plan_of(experiment), {}
     if isinstance(experiment, Experiment):
-        files[EXPERIMENT] = with_absolute_folder(Path.cwd(), experiment).to_toml().encode()
+        files[EXPERIMENT] = with_absolute_paths(Path.cwd(), experiment).to_toml().encode()
     history = search(plan, folder, executor=executor, on_fact=on_fact, files=files)
-    _export(plan, history, folder)
+    write_models(plan, history, folder)
     write_report(folder)
     return history
 
@@ -69,22 +75,23 @@ def model_spectrum(
     data: Path | None = None,
     fraction: float | None = None,
     state: Literal["h", "full"] = "h",
-    steps: int = 60,
-    warmup: int = 20,
+    steps: int | None = None,
+    warmup: int | None = None,
     sequences: int = 4,
     device: str = "auto",
 ) -> Spectrum:
-    """The Lyapunov spectrum of a model file, driven by text.
+    """The Lyapunov spectrum of a model file, driven by validation data.
 
     Args:
         model: a ``*.safetensors``, or a run folder for its winner.
-        data: a folder with the validation text; None uses the text of the search in the run folder, or the built-in
-            text for a model that was trained on it.
-        fraction: fraction of each split, from its start; None uses the fraction that the model was trained on.
+        data: a folder with the text, or the file with the arrays, of another task; None uses the data of the search in
+            the run folder, or the built-in text for a model that was trained on it.
+        fraction: of a text: fraction of each split, from its start; None uses the fraction that the model was trained
+            on.
         state: "h", or "full" for an LSTM's (h, c).
-        steps: number of measured tokens.
-        warmup: number of tokens before the measurement.
-        sequences: number of windows of the text, over which the spectrum is averaged.
+        steps: number of measured tokens, or steps of the sequences; default 60 tokens, or all steps.
+        warmup: number of tokens or steps before the measurement; default 20 tokens, or as in a search.
+        sequences: number of windows of the text, or of sequences, over which the spectrum is averaged.
         device: "cpu", "cuda", "cuda:1"; "auto" is "cuda" if available, else "cpu".
 
     Returns:
@@ -94,32 +101,42 @@ def model_spectrum(
         ValueError: the text is unknown, has changed since the training or has another vocabulary, or the device does
             not exist.
     """
-    network, task = _load_with_task(model, data, fraction, device, probe_steps=warmup + steps, probe_batch=sequences)
-    recurrent, probe = task.recurrence(network)
+    if describe_model(_model_file(model)).get("kind") in SEQUENCE_MODELS:
+        recurrent, probe, warmup = _sequence_probe(model, data, fraction, device, steps, warmup, sequences)
+    else:
+        steps, warmup = 60 if steps is None else steps, 20 if warmup is None else warmup
+        network, task = _load_with_task(
+            model, data, fraction, device, probe_steps=warmup + steps, probe_batch=sequences
+        )
+        recurrent, probe = task.recurrence(network)
     spectrum = lyapunov_spectrum(recurrent, probe, state=state, warmup=warmup)
     return replace(spectrum, growth=spectrum.growth.cpu())
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of evaluating a model on a text.
+    """The result of evaluating a model.
 
     Attributes:
-        loss: mean cross-entropy in nats per token.
-        tokens: number of predicted tokens.
+        loss: mean loss: of a language model, the cross-entropy in nats per token.
+        count: number of predictions: tokens, sequences or windows.
+        of: what is counted: "token", "sequence" or "window".
         protocol: how the loss was measured, in a sentence.
         metric: in which the task tells its results.
+        computed: the metric, if it does not follow from the loss.
     """
 
     loss: float
-    tokens: int
+    count: int
+    of: str
     protocol: str
     metric: Metric
+    computed: float | None = None
 
     @property
     def value(self) -> float:
-        """The metric of the loss."""
-        return self.metric.value(self.loss)
+        """The metric."""
+        return self.metric.value(self.loss, self.computed)
 
 
 def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvaluation:
@@ -144,13 +161,13 @@ def evaluate_model(
     dynamic: DynamicEvaluation | None = None,
     device: str = "auto",
 ) -> Evaluation:
-    """The perplexity of a model file on a text.
+    """The perplexity of a model file on a text, or the metric of another task on its data.
 
     Args:
         model, data, fraction, device: as in `model_spectrum`.
         split: "valid" or "test".
-        batch: number of parallel streams; 1 reads the text in one piece.
-        dynamic: settings of dynamic evaluation, in which the model learns from the text; None: no learning.
+        batch: of a text: number of parallel streams; 1 reads it in one piece.
+        dynamic: of a text: settings of dynamic evaluation, in which the model learns from the text; None: no learning.
 
     Raises:
         ValueError: the text is unknown, has changed since the training or has another vocabulary, or split, batch or
@@ -160,6 +177,10 @@ def evaluate_model(
         raise ValueError(f"split must be valid or test, got {split!r}.")
     if dynamic is not None and batch != 1:
         raise ValueError(f"batch must be 1 with dynamic evaluation, got {batch}.")
+    if describe_model(_model_file(model)).get("kind") in SEQUENCE_MODELS:
+        if batch != 1 or dynamic is not None:
+            raise ValueError(f"batch and dynamic must be left out unless the model reads a text, got one for {model}.")
+        return _evaluate_sequences(model, data, fraction, device, split)
     network, task = _load_with_task(model, data, fraction, device, eval_batch=batch, test_batch=batch)
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
@@ -171,7 +192,7 @@ def evaluate_model(
         protocol = f"{protocol} {dynamic.sentence()}"
     if not math.isfinite(loss):
         raise ValueError(f"The loss of a model must be finite, got {loss} for {model}. Give one that has not diverged.")
-    return Evaluation(loss, tokens, protocol, task.metric)
+    return Evaluation(loss, tokens, "token", protocol, task.metric)
 
 
 def _protocol(batch: int, fraction: float) -> str:
@@ -185,7 +206,7 @@ def _protocol(batch: int, fraction: float) -> str:
 
 
 def _model_file(model: Path) -> Path:
-    return model / "winner.safetensors" if model.is_dir() else model
+    return model / WINNER if model.is_dir() else model
 
 
 def _load_with_task(
@@ -194,6 +215,7 @@ def _load_with_task(
     """Load a model file, or the winner in a run folder, onto a device, and the task with its text."""
     place, path, folder = device_of(device), _model_file(model), data
     network, description = load_model(path), describe_model(path)
+    assert isinstance(network, LanguageModel)
     known = None
     if data is None and (path.parent / EXPERIMENT).is_file():
         settings = read_experiment(path.parent / EXPERIMENT).data
@@ -202,6 +224,8 @@ def _load_with_task(
         raise ValueError(
             f"A text must be given unless the model is from the built-in text, got none for {path}. Give --data."
         )
+    if "unit" not in description:
+        raise ValueError(f"A model file must say what a token is, got no unit in {path}. Export it again.")
     fraction = description.get("fraction", 1.0) if fraction is None else fraction
     text: dict[str, Any] = {"folder": folder, "unit": description["unit"], "known": known, "fraction": fraction}
     task = LanguageModelling(**text, **description["model"], **reading)
@@ -219,20 +243,73 @@ def _load_with_task(
     return network.to(place), task
 
 
-def _export(plan: Plan, history: History, folder: Path) -> None:
-    """Write the winner by the first criterion and the dense network as model files."""
-    winner = history.winners[plan.criteria[0]]
-    for file, name in (("winner", winner), ("dense", DENSE)):
-        job, final = job_for(plan, folder, history.candidates.get(name), plan.train.epochs), history.finals[name]
-        network = job.task.network(plan.train.seed)
-        once = {key for key, _ in chain(network.named_parameters(), network.named_buffers())}
-        weights = {
-            key: value for key, value in verified_weights(job, final.sha256).items() if key in once
-        }  # tied weights once
-        description = job.task.describe(network) | {
-            "network": name,
-            "method": None if job.method is None else to_config(job.method),
-            "sparsity": 1 - final.active / prunable_weights(job.task, network, plan.train),
-            **{key: getattr(final, key) for key in ("best_epoch", "valid_loss", "test_loss", "sha256")},
+def _load_with_sequences(
+    model: Path, data: Path | None, fraction: float | None, device: str, **reading: Any
+) -> tuple[Any, Any]:
+    """Load a classifier or forecaster, or the winner in a run folder, onto a device, and the task with its data."""
+    if fraction is not None:
+        raise ValueError(f"fraction must be left out unless the model reads a text, got {fraction}.")
+    place, path, file = device_of(device), _model_file(model), data
+    network, description = load_model(path), describe_model(path)
+    if file is None and (path.parent / EXPERIMENT).is_file():
+        file = getattr(read_experiment(path.parent / EXPERIMENT).data, "file", None)
+    if file is None:
+        raise ValueError(
+            f"The data must be given, got none for {path}, whose run folder has no {EXPERIMENT} with a file. Give "
+            "--data FILE; for data of Python, call task.evaluate(hp.load_model(...), split)."
+        )
+    owner, sizes = KINDS[description["kind"]], {**description["model"]}
+    try:
+        settings = {field.name: sizes[field.name] for field in fields(owner) if field.name in sizes}
+        listed = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in (settings | description["data"] | reading).items()
         }
-        save_model(folder / f"{file}.safetensors", weights, description)
+        task = owner(file=file, **listed)
+    except (KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"A model file must say how its data are read, got {path} ({error}). Export it again."
+        ) from None
+    if task.network(0).sizes != network.sizes or description.get("classes") != task.describe(network).get("classes"):
+        raise ValueError(
+            f"The data must have the features and classes of the model, got others in {file} than in {path}."
+        )
+    if data is None and description.get("data_sha256") != task.data_sha256:
+        raise ValueError(
+            f"Without --data the data must be those of the training, got changed ones in {file} for {path}. Restore "
+            "them, or give the file to read as --data."
+        )
+    return network.to(place), task
+
+
+@float32_precision()
+def _evaluate_sequences(model: Path, data: Path | None, fraction: float | None, device: str, split: str) -> Evaluation:
+    network, task = _load_with_sequences(model, data, fraction, device)
+    loss, computed = loss_and_metric(task.evaluate(network, split))
+    if not math.isfinite(loss):
+        raise ValueError(f"The loss of a model must be finite, got {loss} for {model}. Give one that has not diverged.")
+    count, of = len(task.splits[split][0]), "window" if hasattr(task, "window") else "sequence"
+    protocol = f"The mean over all {of}s of the {split} split."
+    return Evaluation(loss, count, of, protocol, task.metric, computed)
+
+
+def _sequence_probe(
+    model: Path,
+    data: Path | None,
+    fraction: float | None,
+    device: str,
+    steps: int | None,
+    warmup: int | None,
+    sequences: int,
+) -> tuple[Any, Tensor, int]:
+    """The recurrent part of a classifier or forecaster, validation sequences, and the warm-up."""
+    network, task = _load_with_sequences(model, data, fraction, device, probe_batch=sequences)
+    recurrent, probe = task.recurrence(network)
+    warmup = task.defaults["warmup"] if warmup is None else warmup
+    steps = len(probe) - warmup if steps is None else steps
+    if not 0 < steps <= len(probe) - warmup:
+        raise ValueError(
+            f"steps and warmup must be at most the {len(probe)} steps of the sequences together, got {steps} and "
+            f"{warmup}. Lower them."
+        )
+    return recurrent, probe[: warmup + steps], warmup

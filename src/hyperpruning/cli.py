@@ -22,10 +22,14 @@ from rich.live import Live
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
 from hyperpruning.cli_errors import explain, guarded, interrupt
 from hyperpruning.data import download
+from hyperpruning.deploy.model_file import describe_model
 from hyperpruning.experiment import (
+    DEFAULT_KIND,
     EXPERIMENT,
+    KINDS,
     Experiment,
     ExperimentError,
+    data_setting,
     demo_experiment,
     preset,
     presets,
@@ -34,15 +38,18 @@ from hyperpruning.experiment import (
     replaced,
     word_experiment,
 )
+from hyperpruning.exports import export as export_network
+from hyperpruning.exports import plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
 from hyperpruning.report import tables
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
+from hyperpruning.report.run import read_run
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import process_pool, stop
-from hyperpruning.search.forecast import epochs_of_one_search, most_epochs
+from hyperpruning.search.forecast import dense_epochs, epochs_of_one_search, most_epochs
 from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import candidate_name, validate
@@ -66,7 +73,9 @@ STEM_HELP = "Stem of the files: STEM.npz and STEM.svg."
 Stem = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help=STEM_HELP)]
 Run = Annotated[Path, typer.Argument(help="The run folder of a search.")]
 Model = Annotated[Path, typer.Argument(help="A model file (*.safetensors), or a run folder for its winner.")]
-Text = Annotated[Path | None, typer.Option(help="Folder of the text; default: the text that it was trained on.")]
+Text = Annotated[
+    Path | None, typer.Option(help="Folder of the text, or file of the arrays; default: what it was trained on.")
+]
 Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1"; "auto": cuda if available.')]
 PRESET = typer.Option("--preset", help=f"A documented experiment on --data: {', '.join(presets())}.")
 Fraction = Annotated[float | None, typer.Option(help="Fraction of the text to read; default: as in training.")]
@@ -110,6 +119,11 @@ def search(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
     """Find the best way to prune a language model of a text. Run it again to continue."""
+    if experiment is None and data is None and preset_name is None:
+        raise ExperimentError(
+            "A search must have an experiment.toml, --data DIR or --preset NAME, got none. Give one of them: "
+            "`hyperprune init` writes an experiment.toml, and `hyperprune demo` needs none of them."
+        )
     pruning = {} if sparsity is None else {"sparsity": sparsity}
     training = {} if seed is None else {"seed": seed}
     chosen = replaced(_experiment(experiment, preset_name, data, unit), pruning=pruning, training=training)
@@ -126,11 +140,12 @@ def init(
     data: Annotated[Path | None, typer.Option(help="A folder with train, valid and test text.")] = None,
     unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
     preset_name: Annotated[str | None, PRESET] = None,
+    task: Annotated[str, typer.Option(help=f"What is learnt: {', '.join(KINDS)}.")] = DEFAULT_KIND,
 ) -> None:
     """Write a commented experiment.toml: all settings, or a preset with the sources of its numbers."""
     if path.exists():
         raise FileExistsError(f"The file to write must not exist, got {path}. Name another one.")
-    experiment = _experiment(None, preset_name, data, unit)
+    experiment = _experiment(None, preset_name, data, unit, task)
     text = experiment.to_toml() if preset_name is None else preset(preset_name, experiment.data.folder)
     write_atomic(path, text.encode())
     out.print(f"Wrote {path}. Run it: hyperprune search {path} --out runs/mine", soft_wrap=True)
@@ -171,6 +186,22 @@ def report(folder: Run) -> None:
     out.print(f"Report: {page}", soft_wrap=True)
 
 
+@app.command(epilog="Example: hyperprune export runs/mine --criterion loss")
+@guarded
+def export(
+    folder: Run,
+    criterion: Annotated[str | None, typer.Option(help="Export the winner by this criterion.")] = None,
+    candidate: Annotated[str | None, typer.Option(help="Export this candidate, e.g. c07.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", parser=_named, metavar="PATH", help="The file; default: the run's winner.")
+    ] = None,
+) -> None:
+    """Choose which network is the winner of a search, or write a network as a model file."""
+    path = export_network(folder, criterion=criterion, candidate=candidate, out=output)
+    about = describe_model(path)
+    out.print(f"Wrote {path}: {about['network']}, {about['active']:,} active weights.", soft_wrap=True)
+
+
 @app.command(epilog="Example: hyperprune fetch ptb data/ptb")
 @guarded
 def fetch(
@@ -202,7 +233,7 @@ def evaluate(
     statistics: Annotated[float, typer.Option(help="For --dynamic: fraction of the training text read first.")] = 1.0,
     device: Device = "auto",
 ) -> None:
-    """The perplexity of a trained model, and how it was measured."""
+    """The perplexity of a trained model, or the metric of another task, and how it was measured."""
     if statistics != 1 and not dynamic:
         raise ValueError(f"--statistics must be left out without --dynamic, got {statistics}. Add --dynamic.")
     settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
@@ -210,8 +241,9 @@ def evaluate(
         model, data=data, fraction=fraction, split=split, batch=batch, dynamic=settings, device=device
     )
     out.print(
-        f"{model}: {split} {found.metric.name} {found.value:.3f}, {found.loss:.5f} nats per token, "
-        f"{found.tokens:,} tokens predicted.",
+        f"{model}: {split} {found.metric.name} {found.value:.3f}{found.metric.unit and ' ' + found.metric.unit}, "
+        f"{found.loss:.5f} {'nats per token' if found.of == 'token' else 'loss'}, {found.count:,} {found.of}s "
+        "predicted.",
         soft_wrap=True,
     )
     out.print(found.protocol, soft_wrap=True)
@@ -225,17 +257,18 @@ def spectrum(
     fraction: Fraction = None,
     against: Annotated[Path | None, typer.Option(help="A second model to compare with.")] = None,
     state: Annotated[str, typer.Option(help='"h", or "full" for an LSTM\'s (h, c).')] = "h",
-    steps: Annotated[int, typer.Option(min=2, help="Tokens measured.")] = 60,
-    warmup: Annotated[int, typer.Option(min=0, help="Tokens before the measurement.")] = 20,
-    sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=2, help="Tokens measured (60), or steps (all).")] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Tokens (20) or steps before the measurement.")] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Windows of the validation text, or sequences.")] = 4,
     output: Stem = Path("spectrum"),
     device: Device = "auto",
 ) -> None:
-    """The Lyapunov spectrum of a trained model, in nats per token: a summary, a file and a figure."""
+    """The Lyapunov spectrum of a trained model, in nats per step: a summary, a file and a figure."""
     models = [model] if against is None else [model, against]
     probe: dict[str, Any] = {"state": state, "steps": steps, "warmup": warmup, "sequences": sequences, "device": device}
     spectra = [(str(path), model_spectrum(path, data=data, fraction=fraction, **probe)) for path in models]
-    out.print(f"{steps} tokens x {sequences} sequences after {warmup} of warm-up, in nats per token:")
+    one = spectra[0][1]
+    out.print(f"{one.steps} steps x {one.growth.shape[1]} sequences after {one.warmup} of warm-up, in nats per step:")
     for path, found in spectra:
         order = [value for value in found.sorted().tolist() if math.isfinite(value)] or [-math.inf]
         out.print(
@@ -255,8 +288,15 @@ def spectrum(
     out.print(f"Wrote {table} and {picture}.", soft_wrap=True)
 
 
-def _experiment(path: Path | None, preset_name: str | None, data: Path | None, unit: str | None) -> Experiment:
+def _experiment(
+    path: Path | None, preset_name: str | None, data: Path | None, unit: str | None, task: str = DEFAULT_KIND
+) -> Experiment:
     """The experiment that a file, a preset or the options describe."""
+    if task != DEFAULT_KIND:
+        if preset_name is not None or unit is not None:
+            raise ExperimentError(f"--task must be left out with --preset or --unit, got {task}.")
+        empty = Experiment(task={"kind": task})
+        return empty if data is None else replaced(empty, data={data_setting(empty): data.resolve()})
     where: dict[str, Any] = {} if data is None else {"folder": data.resolve()}
     what: dict[str, Any] = {} if unit is None else {"unit": unit}
     if path is not None and preset_name is not None:
@@ -268,18 +308,20 @@ def _experiment(path: Path | None, preset_name: str | None, data: Path | None, u
     if preset_name is not None:
         return read_preset(preset_name, data)
     if path is not None:
-        return replaced(read_experiment(path), data=where | what)
+        read = read_experiment(path)
+        return replaced(read, data={data_setting(read): folder for folder in where.values()} | what)
     if data is not None and unit in (None, "word"):
         return word_experiment(data.resolve())
     return Experiment(data=where | what)
 
 
 def _check_started(folder: Path) -> None:
-    """Check that a search that has begun has written its first line."""
+    """Check that a search that has begun has written its first line; warn of damaged ones."""
     if (folder / EXPERIMENT).is_file() and not (folder / LEDGER).exists():
         raise RunFolderError(
             f"Nothing has been recorded in {folder} yet. Continue with: hyperprune resume {shlex.quote(str(folder))}"
         )
+    read(folder, warn=True)
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:
@@ -321,12 +363,12 @@ def _print_results(folder: Path) -> None:
     rows = tables.results(folder)
     out.print(tables.results_table(rows))
     out.print(tables.correlations_table(tables.correlations(folder)))
-    out.print(tables.verdict(rows))
+    out.print(tables.verdict(rows, read_run(folder).notes))
 
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     """Print what a search would do: its first candidates, rounds, epochs and estimated time."""
-    plan = experiment.plan()
+    plan = plan_of(experiment)
     validate(plan)
     configs = ask(plan, 0)
     for index, config in enumerate(configs):
@@ -338,8 +380,8 @@ def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     one = epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates)
     everything = plan.n_candidates * plan.train.epochs
     out.print(f"A search by one criterion trains {one} epochs; all candidates to the end would be {everything} epochs.")
-    epochs = most_epochs(plan) + plan.train.epochs
-    out.print(f"All criteria and the dense network together train at most {epochs} epochs.")
+    epochs = most_epochs(plan) + dense_epochs(plan)
+    out.print(f"All criteria and the dense networks together train at most {epochs} epochs.")
     seconds = seconds_per_epoch(job_for(plan, folder, Candidate(candidate_name(0), 0, configs[0]), 1))
     hours = epochs * seconds / workers / 3600
     out.print(

@@ -1,8 +1,9 @@
 """The experiment: the settings of a search as a TOML file; only this module converts names to objects.
 
 Every setting is a field of a dataclass (`settings.setting`) with its section of the file, default, bounds and
-documentation. The sections are generated from these fields, except two: [dense] has the dropout of the dense reference,
-and [space] has one setting for each component of a method.
+documentation. The sections are generated from these fields, except three: [task] has the kind of the task, on which the
+settings in other sections depend; [dense] has the dropout of the dense reference, and [space] has one setting for each
+component of a method.
 """
 
 from __future__ import annotations
@@ -10,37 +11,51 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tomlkit
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from hyperpruning.files import checked_size
 from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.search.dimensions import FloatRange
+from hyperpruning.search.dimensions import to_json as dimension_to_json
 from hyperpruning.search.plan import Plan, check_rounds
-from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.search.space import SearchSpace
 from hyperpruning.settings import check_value, did_you_mean, is_setting, type_hints
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import COMPONENTS, to_config
+from hyperpruning.tasks.classification import SequenceClassification
+from hyperpruning.tasks.forecasting import Forecasting
 from hyperpruning.tasks.language_modelling import LanguageModelling
-from hyperpruning.training.config import TrainConfig
+from hyperpruning.training.config import RECIPE, TrainConfig
+from hyperpruning.training.optimizers import OPTIMIZERS
 
 EXPERIMENT = "experiment.toml"
+MAX_SIZE = 2**16  # bytes of a TOML file
+MAX_DOTS = 200  # in a line of it: each part of a dotted key costs memory for all parts before it
 PRESETS = Path(__file__).parent / "presets"
+# the tasks of an experiment, by their kind
+KINDS: dict[str, type[Any]] = {
+    "language_modelling": LanguageModelling,
+    "classification": SequenceClassification,
+    "forecasting": Forecasting,
+}
+DEFAULT_KIND = "language_modelling"
 SECTIONS = {  # sections of the file, in order, with their descriptions
-    "data": "The text.",
+    "task": "What is learnt; the settings of some sections depend on it.",
+    "data": "The text, or the file with the data.",
     "model": "The network.",
     "dense": "The dense reference: it may need another dropout than the sparse candidates.",
-    "training": "How every network is trained (SGD with clipped gradients, then averages of the weights).",
+    "training": "How every network is trained; left out, the optimizer and its numbers are those that suit the task.",
     "pruning": "How much is pruned, and when.",
     "space": "The search space: the choices of each component of a method, or whole methods by name.",
     "search": "Candidates, rungs and selection criteria.",
     "spectrum": "How Lyapunov spectra are computed and compared.",
 }
-SETTINGS_OF: tuple[type[Any], ...] = (Plan, TrainConfig, LanguageModelling, SpectrumConfig)
 # The choices in the search space of the demo; every other component has the default of `Method`.
 SEARCHED: dict[str, tuple[str, ...]] = {
     "allocation": ("uniform", "er"),
@@ -78,22 +93,41 @@ def _entry(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> t
     )
 
 
-def _settings(section: str) -> dict[str, tuple[Any, Any]]:
-    """The settings of a section, from the fields that name it."""
+def owners(kind: str) -> tuple[type[Any], ...]:
+    """The dataclasses whose fields are the settings of an experiment of this kind."""
+    return (Plan, TrainConfig, KINDS[kind], SpectrumConfig)
+
+
+def _settings(section: str, kind: str) -> dict[str, tuple[Any, Any]]:
+    """The settings of a section, from the fields that name it; a task may have other defaults for them."""
+    defaults = getattr(KINDS[kind], "defaults", {})
     return {
-        field.name: _entry(field.name, type_hints(owner)[field.name], field.default, field.metadata)
-        for owner in SETTINGS_OF
+        field.name: _entry(
+            field.name, type_hints(owner)[field.name], defaults.get(field.name, field.default), field.metadata
+        )
+        for owner in owners(kind)
         for field in dataclasses.fields(owner)
         if is_setting(field) and field.metadata["section"] == section
     }
 
 
-def _dense() -> dict[str, tuple[Any, Any]]:
-    (field,) = (field for field in dataclasses.fields(LanguageModelling) if field.name == "dropout")
-    return {"dropout": _entry("dropout", type_hints(LanguageModelling)["dropout"], 0.1, field.metadata)}
+def _task(kind: str) -> dict[str, tuple[Any, Any]]:
+    about = {"doc": f"of {', '.join(KINDS)}", "choices": tuple(KINDS), "bounds": {}}
+    return {"kind": _entry("kind", str, kind, about)}
 
 
-def _space() -> dict[str, tuple[Any, Any]]:
+def _dense(kind: str) -> dict[str, tuple[Any, Any]]:
+    owner = KINDS[kind]
+    (field,) = (field for field in dataclasses.fields(owner) if field.name == "dropout")
+    default = getattr(owner, "dense_dropout", field.default)
+    about = "a trained dense network (a model file or a state_dict): the reference, and no other dense one is trained"
+    return {
+        "dropout": _entry("dropout", type_hints(owner)["dropout"], default, field.metadata),
+        "file": _entry("file", Path | None, None, {"doc": about, "choices": (), "bounds": {}}),
+    }
+
+
+def _space(kind: str) -> dict[str, tuple[Any, Any]]:
     default = to_config(Method())
     found = {
         part: _entry(
@@ -112,32 +146,26 @@ def _space() -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _section(name: str) -> type[Section]:
-    entries = {"dense": _dense, "space": _space}.get(name, lambda: _settings(name))()
-    model: type[Section] = create_model(  # type: ignore[call-overload]
-        name.capitalize(), __base__=Section, __doc__=SECTIONS[name], **entries
-    )
+def _section(name: str, kind: str) -> type[Section]:
+    special: dict[str, Callable[[str], dict[str, Any]]] = {"task": _task, "dense": _dense, "space": _space}
+    entries: dict[str, Any] = special[name](kind) if name in special else _settings(name, kind)
+    model: type[Section] = create_model(name.capitalize(), __base__=Section, __doc__=SECTIONS[name], **entries)
     return model
 
 
-_Sections: Any = create_model(  # type: ignore[call-overload]
-    "_Sections",
-    __base__=Section,
-    **{name: (model := _section(name), Field(default_factory=model)) for name in SECTIONS},
-)
-
-
-class Experiment(_Sections):
-    """The settings of a search for a language model. The defaults are those of `hyperprune demo`.
+class Experiment(Section):
+    """The settings of a search. The defaults are those of `hyperprune demo`, a language model.
 
     Args:
-        sections: values by section, e.g. ``training={"epochs": 4}``; see docs/settings.md.
+        sections: values by section, e.g. ``training={"epochs": 4}``; see docs/settings.md. The kind of the task,
+            ``task={"kind": "classification"}``, decides which settings there are.
 
     Raises:
         ExperimentError: values are invalid; the message has a line for each.
     """
 
     if TYPE_CHECKING:
+        task: Any
         data: Any
         model: Any
         dense: Any
@@ -147,11 +175,17 @@ class Experiment(_Sections):
         search: Any
         spectrum: Any
 
+    def __new__(cls, /, **sections: Any) -> Self:
+        """An experiment of the kind that the section "task" names: a subclass with its settings."""
+        experiment: Self = super().__new__(_of_kind(_kind(sections)) if cls is Experiment else cls)
+        return experiment
+
     def __init__(self, /, **sections: Any) -> None:
+        recipe = getattr(KINDS[_kind(sections)], "recipe", {})
         try:
-            super().__init__(**sections)
+            super().__init__(**sections | {"training": _with_recipe(sections.get("training", {}), recipe)})
         except ValidationError as error:
-            raise ExperimentError("\n".join(_sentence(problem) for problem in error.errors())) from None
+            raise ExperimentError("\n".join(_sentence(problem, type(self)) for problem in error.errors())) from None
 
     def __reduce__(self) -> Any:
         """Pickle the values: the sections' classes are generated, and pickle finds no generated class."""
@@ -171,10 +205,9 @@ class Experiment(_Sections):
         return self
 
     def _check_model(self) -> None:
-        task = self._create(LanguageModelling)
+        task = self._create(KINDS[self.task.kind])
         for dropout in (task.dropout, self.dense.dropout):
-            with torch.device("meta"):
-                dataclasses.replace(task, dropout=dropout).model(1)
+            dataclasses.replace(task, dropout=dropout).check_model()
 
     def _check_rounds(self) -> None:
         search = self.search
@@ -193,11 +226,12 @@ class Experiment(_Sections):
 
     def plan(self) -> Plan:
         """The plan of the search, ready to run."""
-        task: LanguageModelling = self._create(LanguageModelling)
+        task: Any = self._create(KINDS[self.task.kind])
         plan: Plan = self._create(
             Plan,
             task=task,
             dense_task=dataclasses.replace(task, dropout=self.dense.dropout),
+            dense=self.dense.file,
             train=self._create(TrainConfig),
             space=self._search_space(),
             spectrum=self._create(SpectrumConfig),
@@ -224,6 +258,35 @@ class Experiment(_Sections):
         return tomlkit.dumps(document)
 
 
+@cache
+def _of_kind(kind: str) -> Any:
+    """The class of the experiments of a kind, with their sections."""
+    sections = {name: _section(name, kind) for name in SECTIONS}
+    entries: dict[str, Any] = {name: (model, Field(default_factory=model)) for name, model in sections.items()}
+    return create_model("Experiment", __base__=Experiment, __doc__=Experiment.__doc__, **entries)
+
+
+def _kind(sections: Mapping[str, Any]) -> str:
+    """The kind of the task that the sections name.
+
+    Raises:
+        ExperimentError: it is unknown.
+    """
+    task = sections.get("task", {})
+    kind = task.get("kind", DEFAULT_KIND) if isinstance(task, Mapping) else DEFAULT_KIND
+    if kind not in KINDS:
+        raise ExperimentError(f"task.kind must be one of {', '.join(KINDS)}, got {kind!r}.{did_you_mean(kind, KINDS)}")
+    return str(kind)
+
+
+def _with_recipe(training: Any, recipe: Mapping[str, Any]) -> Any:
+    """The section with the real numbers that the task or the optimizer gives to settings that are left out."""
+    if not isinstance(training, Mapping) or training.get("optimizer") not in (None, *OPTIMIZERS):
+        return training  # refused by its validation
+    full = TrainConfig(optimizer=training.get("optimizer")).with_recipe(recipe)
+    return {name: getattr(full, name) for name in RECIPE} | dict(training)
+
+
 def _table(section: Section) -> Any:
     table = tomlkit.table()
     for key, field in type(section).model_fields.items():
@@ -243,7 +306,7 @@ def _item(value: Any) -> Any:
     """A value as a TOML item on one line."""
     if isinstance(value, FloatRange | Mapping):
         inline = tomlkit.inline_table()
-        inline.update(dataclasses.asdict(value) if isinstance(value, FloatRange) else dict(value))
+        inline.update(dimension_to_json(value) if isinstance(value, FloatRange) else dict(value))
         return inline
     return tomlkit.item([*value] if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value)
 
@@ -251,14 +314,29 @@ def _item(value: Any) -> Any:
 def settings_page() -> str:
     """The content of docs/settings.md, from the fields that declare the settings."""
     lines = ["# Settings", "", "Every setting of an `experiment.toml`, generated from the code; all are optional.", ""]
-    for name, section in values_of(Experiment()).items():
-        lines += [f"## [{name}]", "", SECTIONS[name], "", "| setting | default | meaning |", "|---|---|---|"]
-        for key, field in type(section).model_fields.items():
-            value = getattr(section, key)
-            default = "" if value is None else f"`{_item(value).as_string()}`"
-            lines.append(f"| `{key}` | {default} | {str(field.description).replace('|', chr(92) + '|')} |")
-        lines.append("")
+    experiments = {kind: Experiment(task={"kind": kind}) for kind in KINDS}
+    for name, about in SECTIONS.items():
+        rows = {kind: list(_rows(getattr(experiment, name))) for kind, experiment in experiments.items()}
+        if name == "task":
+            rows = {DEFAULT_KIND: rows[DEFAULT_KIND]}
+        common = [row for row in rows[DEFAULT_KIND] if all(row in others for others in rows.values())]
+        lines += [f"## [{name}]", "", about, "", *_rows_table(common)]
+        for kind, own in rows.items():
+            if further := [row for row in own if row not in common]:
+                lines += [f'With `kind = "{kind}"`:', "", *_rows_table(further)]
     return "\n".join(lines)
+
+
+def _rows(section: Section) -> Iterator[str]:
+    """The rows of a section in the table of its settings."""
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        default = "" if value is None else f"`{_item(value).as_string()}`"
+        yield f"| `{key}` | {default} | {str(field.description).replace('|', chr(92) + '|')} |"
+
+
+def _rows_table(rows: list[str]) -> list[str]:
+    return ["| setting | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
 
 
 def word_experiment(folder: Path, **sections: dict[str, Any]) -> Experiment:
@@ -294,22 +372,29 @@ def values_of(section: BaseModel) -> dict[str, Any]:
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read an experiment.toml; a relative data folder is relative to the file.
+    """Read an experiment.toml; relative paths in it are relative to the file.
 
     Raises:
         ExperimentError: the file does not exist or is no TOML, or values are invalid (the message has all of them).
     """
-    if path.exists() and not path.is_file():
-        raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is no file. Name another one.")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        checked_size(path, most=MAX_SIZE)
+        text = path.read_text(encoding="utf-8")
+        if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+            raise ValueError(f"a line has more than {MAX_DOTS} dots")
+        content = tomllib.loads(text)
     except FileNotFoundError:
         raise ExperimentError(
             f"An experiment must be a TOML file, got {path}, which does not exist. Write one with `hyperprune init`."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:
+        raise ExperimentError(
+            f"An experiment must be a TOML file, got {path}, which is no text. Write one with `hyperprune init`; a "
+            "trained dense network is its setting [dense] file."
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
-    return with_absolute_folder(path.parent, Experiment(**content))
+    return with_absolute_paths(path.parent, Experiment(**content))
 
 
 def presets() -> list[str]:
@@ -345,22 +430,30 @@ def read_preset(name: str, data: Path | None) -> Experiment:
     return Experiment(**tomllib.loads(preset(name, data)))
 
 
-def with_absolute_folder(place: Path, experiment: Experiment) -> Experiment:
-    """The same experiment with an absolute data folder; a relative one is relative to `place`."""
-    folder = experiment.data.folder
-    if folder is None:
-        return experiment
-    data = experiment.data.model_copy(update={"folder": (place / folder).resolve()})
-    return experiment.model_copy(update={"data": data})
+def data_setting(experiment: Experiment) -> str:
+    """The setting of the section "data" that says where the data are: "folder" or "file"."""
+    return "folder" if hasattr(experiment.data, "folder") else "file"
 
 
-def _sentence(problem: Any) -> str:
+def with_absolute_paths(place: Path, experiment: Experiment) -> Experiment:
+    """The same experiment with absolute paths to data and dense network; relative ones are relative to `place`."""
+    changed = {}
+    for section, name in (("data", data_setting(experiment)), ("dense", "file")):
+        path = getattr(getattr(experiment, section), name)
+        if path is not None:
+            update = {name: (place / path).resolve()}
+            changed[section] = getattr(experiment, section).model_copy(update=update)
+    return experiment.model_copy(update=changed)
+
+
+def _sentence(problem: Any, experiment: type[Experiment]) -> str:
     """An error of pydantic as a sentence."""
-    path = [str(part) for part in problem["loc"] if isinstance(part, str) and part in _setting_names()]
+    names = set(_setting_names(experiment))
+    path = [str(part) for part in problem["loc"] if isinstance(part, str) and part in names]
     place = ".".join(path)
     if problem["type"] == "extra_forbidden":
         *parents, key = [part for part in problem["loc"] if not isinstance(part, int)]
-        known = list(_known_settings(parents))
+        known = list(_known_settings(experiment, parents))
         return f"{'.'.join([*parents, key])} is not a setting.{did_you_mean(key, known)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
@@ -368,16 +461,16 @@ def _sentence(problem: Any) -> str:
     return f"{place} cannot be {problem['input']!r}: {message[0].lower() + message[1:]}."
 
 
-def _setting_names() -> Iterator[str]:
+def _setting_names(experiment: type[Experiment]) -> Iterator[str]:
     """All names of sections and settings."""
-    for name, field in Experiment.model_fields.items():
+    for name, field in experiment.model_fields.items():
         yield name
         yield from getattr(field.annotation, "model_fields", ())
     yield from (field.name for field in dataclasses.fields(FloatRange))
 
 
-def _known_settings(parents: list[str]) -> Iterator[str]:
-    section: Any = Experiment
+def _known_settings(experiment: type[Experiment], parents: list[str]) -> Iterator[str]:
+    section: Any = experiment
     for part in parents:
         section = section.model_fields[part].annotation if part in section.model_fields else FloatRange
     yield from getattr(section, "model_fields", ()) or (field.name for field in dataclasses.fields(section))

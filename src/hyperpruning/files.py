@@ -1,9 +1,10 @@
-"""Files: atomic writes (after a crash a file has either its old or its new content), and the hash of weights."""
+"""Files: atomic writes (after a crash a file has either its old or its new content), checks of sizes, and hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,25 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def checked_size(path: Path, *, most: int) -> int:
+    """The size of a regular file in bytes, so that neither a pipe nor a huge file is read.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: the file does not exist or cannot be read.
+        ValueError: it is no regular file, or larger; the message is the end of a sentence.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no file")
+    if found.st_size > most:
+        raise ValueError(f"it has {found.st_size:,} bytes, more than {most:,}")
+    return found.st_size
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import operator
+import sys
+import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_PLAIN: tuple[Any, ...] = (int, float, bool, str)
 _COMPARISONS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "ge": (operator.ge, "at least"),
     "gt": (operator.gt, "above"),
@@ -23,7 +27,15 @@ _COMPARISONS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
-def setting(default: Any, doc: str, *, section: str = "", choices: Collection[str] = (), **bounds: float) -> Any:
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    section: str = "",
+    choices: Collection[str] = (),
+    check: Callable[[Any], object] | None = None,
+    **bounds: float,
+) -> Any:
     """Declare a setting.
 
     Args:
@@ -31,16 +43,17 @@ def setting(default: Any, doc: str, *, section: str = "", choices: Collection[st
         doc: one sentence, without a full stop.
         section: section of the TOML file; a setting without a section is not in the file.
         choices: the allowed names, for one name or for each name in a list; a dict is kept, so that it can grow.
+        check: a function of one value or of each value in a list, which raises ValueError where it is invalid.
         bounds: "ge", "gt", "le", "lt": limits for one number or for each number in a list or table.
     """
-    return dataclasses.field(
-        default=default, metadata={"doc": doc, "section": section, "choices": choices, "bounds": bounds}
-    )
+    metadata = {"doc": doc, "section": section, "choices": choices, "check": check, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def described(doc: str, default: Any = dataclasses.MISSING) -> Any:
-    """Declare a documented field whose value is an object that checks itself."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "section": "", "choices": (), "bounds": {}})
+def described(doc: str, default: Any = dataclasses.MISSING, *, shown: bool = True) -> Any:
+    """Declare a documented field whose value is an object that checks itself; `shown`: also in its text."""
+    metadata = {"doc": doc, "section": "", "choices": (), "bounds": {}}
+    return dataclasses.field(default=default, repr=shown, metadata=metadata)
 
 
 def is_setting(field: dataclasses.Field[Any]) -> bool:
@@ -93,11 +106,16 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be {rule}, got {value!r}.")
         if choices and one not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {one!r}.{did_you_mean(one, choices)}")
+        if check := metadata.get("check"):
+            check(one)
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Check plain types; other types are checked where they are used."""
-    rules = {
+    """Check plain types, also those that may be None; other types are checked where they are used."""
+    if value is None and types.NoneType in typing.get_args(hint):
+        return
+    hint = next((one for one in _PLAIN if hint == one | None), hint)
+    rules: dict[Any, tuple[str, bool]] = {
         int: ("a whole number", type(value) is int),
         float: ("a number", type(value) in (int, float) and math.isfinite(value)),
         bool: ("true or false", type(value) is bool),
@@ -107,9 +125,45 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         raise ValueError(f"{name} must be {rules[hint][0]}, got {value!r}.")
 
 
-def type_hints(cls: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields."""
-    return typing.get_type_hints(cls)
+def check_types(values: object) -> None:
+    """Check the types of all fields of a dataclass that was read from a file.
+
+    Args:
+        values: an instance of a dataclass whose fields are strings, numbers, lists, tuples and mappings.
+
+    Raises:
+        TypeError: a field has another type than it declares, or a number is not finite.
+    """
+    for name, hint in type_hints(type(values)).items():
+        value = getattr(values, name)
+        if not _fits(value, hint):
+            kind = hint.__name__ if isinstance(hint, type) else str(hint).rpartition("typing.")[2]
+            raise TypeError(f"{name} must be {kind.removeprefix('collections.abc.')}, got {str(value)[:40]!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has a type; numbers must be finite."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin in (list, tuple):
+        part = parts[0]  # of tuple[int, ...], too
+        return isinstance(value, origin) and (_are_floats(value, part) or all(_fits(one, part) for one in value))
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return hint is Any or (type(value) is hint if hint in (int, bool) else isinstance(value, hint))
+
+
+def _are_floats(values: Collection[Any], hint: Any) -> bool:
+    """A fast answer for the long lists: whether all values are finite floats, or None where the type allows it."""
+    allowed: set[type] = {float} if hint is float else {float, types.NoneType} if hint == float | None else set()
+    return allowed.issuperset(map(type, values)) and math.isfinite(sum(filter(None, values)))
+
+
+type_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
+"""The types of a dataclass's fields."""
 
 
 def did_you_mean(name: object, names: Collection[str]) -> str:

@@ -89,7 +89,7 @@ def steps_in_loss(self, network, batch, carry):
 
 
 FAULTS = {
-    "no method": ({"describe": None}, "must have the method describe"),
+    "no method": ({"evaluate": None}, "must have the method evaluate"),
     "global network": (
         {"network": lambda self, seed: TinyTask.network(self, torch.seed())},
         "must give the same weigh",

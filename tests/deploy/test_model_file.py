@@ -92,12 +92,22 @@ def test_weights_that_changed_since_they_were_described_are_refused(tmp_path, ti
         {"hidden": 10**6, "embedding": 10**6},
         {"hidden": 10**19},
         {"tied": "no"},
+        {"embedding": 0},
+        {"experts": None, "cell": ["lstm"]},
     ],
 )
 def test_sizes_are_compared_with_the_file_before_a_network_is_built(tmp_path, sizes):
     model = LanguageModel(5, **SIZES)
     description = {"model": SIZES | sizes, "vocabulary": list("abcde")}
     save_model(tmp_path / "m.safetensors", dict(model.named_parameters()), description)
+    with pytest.raises(ModelFileError, match="must hold the network that it describes"):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("vocabulary", [[], None, "abcde", 5, {"a": 1}])
+def test_a_vocabulary_must_be_a_list_of_tokens(tmp_path, vocabulary):
+    model = LanguageModel(5, **SIZES)
+    save_model(tmp_path / "m.safetensors", dict(model.named_parameters()), {"model": SIZES, "vocabulary": vocabulary})
     with pytest.raises(ModelFileError, match="must hold the network that it describes"):
         load_model(tmp_path / "m.safetensors")
 

@@ -27,7 +27,7 @@ def printed(found: Status, width: int = 100, **options: int) -> str:
 def write_sidecar(folder: Path, name: str, until: int) -> None:
     """The checkpoint of a network that is ahead of the ledger."""
     records = [asdict(epoch_record(int(name[1:]) - 1, epoch, identity())) for epoch in range(until + 1)]
-    sidecar = {"epoch": until, "network": name, "identity": "", "sha256": "", "records": records}
+    sidecar = {"epoch": until, "network": name, "identity": "", "sha256": "", "size": 0, "records": records}
     (folder / "networks" / name).mkdir(parents=True, exist_ok=True)
     (folder / "networks" / name / f"epoch-{until:04d}.json").write_text(
         json.dumps(sidecar | {"check": _check(sidecar)})

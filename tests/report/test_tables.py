@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,18 +81,25 @@ def test_no_run_folder_is_an_error(tmp_path: Path) -> None:
         results(tmp_path)
 
 
-def row(label: str, network: str, test: float, criteria: tuple[str, ...] = (), **values: int) -> Row:
+def row(label: str, network: str, test: float, criteria: tuple[str, ...] = (), **values: Any) -> Row:
     return Row(label, criteria, network, "none", 0.8, 20, 3, 5.0, test, metric=PERPLEXITY, **values)
 
 
 PERPLEXITY = Metric("perplexity", "", "exp")
 DENSE = row("dense", "dense", 4.54)
-LSH = row("by LS distance", "c01", 4.60, ("ls",), spent=51, full=120)
+WHY = "the finalist with the lowest validation loss"
+LSH = row("by LS distance", "c01", 4.60, ("ls",), spent=51, full=120, why=WHY)
+SMALL = row("dense, as many weights", "small", 5.10)
 LOSS = row("by validation loss", "c02", 4.70, ("loss",), spent=51, full=120)
 
 
 def test_verdict_says_who_won_and_by_how_much() -> None:
-    text = verdict([DENSE, LSH, LOSS])
+    text = verdict([DENSE, SMALL, LSH, LOSS], ["Read this first."])
+    first = f"Read this first. The winner is c01, selected by LS distance (test perplexity 4.60): {WHY}."
+    assert text.startswith(first)
+    assert (
+        "better than a dense network with as many weights (20 of 20): test perplexity 4.60 against 5.10, 0.50" in text
+    )
     assert (
         "winner by LS distance is better than the winner by validation loss: test perplexity 4.60 against 4.70" in text
     )
@@ -112,13 +120,13 @@ def test_verdict_says_when_lsh_lost() -> None:
 
 
 def test_verdict_says_when_there_is_no_difference() -> None:
-    assert "selected the same network, c01" in verdict([DENSE, LSH, replace(LOSS, network="c01")])
+    assert "selected the same network, c01" in verdict([DENSE, LSH, replace(LOSS, network="c01", why=WHY)])
     assert "as good as the winner by validation loss" in verdict([DENSE, LSH, replace(LOSS, test=4.6001)])
 
 
 def test_verdict_of_a_single_judge_and_of_a_place() -> None:
-    text = verdict([DENSE, replace(LOSS, place=2, of=11)])
-    assert text.startswith("The winner by validation loss is c02 (test perplexity 4.70).")
+    text = verdict([DENSE, replace(LOSS, place=2, of=11, why=WHY)])
+    assert text.startswith(f"The winner is c02, selected by validation loss (test perplexity 4.70): {WHY}.")
     assert "number 2 of 11" in text
 
 

@@ -10,7 +10,7 @@ import torch
 from hyperpruning.report.page import write_report
 from hyperpruning.search.driver import search
 from hyperpruning.search.executors import process_pool
-from hyperpruning.search.history import Candidate, Epoch, FinalResult
+from hyperpruning.search.history import DENSE, SMALL, Candidate, Epoch, FinalResult
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import Plan, validate
 from hyperpruning.search.worker import JobResult, job_for, run_job
@@ -32,7 +32,7 @@ class Curves(Executor):
         return future
 
     def answer(self, job):
-        end = self.ends.get(job.name, 3.0 + int(job.name[1:]) / 10 if job.name != "dense" else 2.0)
+        end = self.ends.get(job.name, 2.0 if job.name in (DENSE, SMALL) else 3.0 + int(job.name[1:]) / 10)
         if self.diverging.get(job.name, 99) <= job.until:
             records = tuple(self.record(epoch, end) for epoch in range(self.diverging[job.name]))
             return JobResult(records, failure="the loss was nan")

@@ -9,6 +9,7 @@ from hyperpruning.search.history import (
     DENSE,
     KINDS,
     Candidate,
+    Choice,
     Epoch,
     Failure,
     FinalResult,
@@ -24,7 +25,9 @@ from hyperpruning.training.record import EpochRecord, Metric
 
 RECORD = EpochRecord(3, 1.5, 1.25, 40, {"rnn.weight_hh_l0": [0.1, 0.2]}, 0.1, 0.5, 9.0, (-1.0, None))
 FACTS = [
-    Header({"n_candidates": 2, "train": {"epochs": 3}}, {"torch": "2"}, Metric("accuracy", "%", None, maximize=True)),
+    Header(
+        {"n_candidates": 2, "train": {"epochs": 3}}, {"torch": "2"}, Metric("accuracy", "%", None, maximize=True), 1.5
+    ),
     Candidate("c01", 0, {"drop": "magnitude", "drop_fraction": 0.3}),
     Epoch("c01", RECORD),
     Epoch(DENSE, EpochRecord(0, None, 2.0, 100, {}, 0.0, valid_metric=0.5)),
@@ -33,6 +36,7 @@ FACTS = [
     FinalResult("dense", 3, 1.25, 1.5, 40, "ab", 0.9, 0.8),
     Failure("c02", "The loss must be finite, got nan."),
     Winner("ls", "c01"),
+    Choice("c02", "loss"),
     SpaceExhausted(1),
 ]
 

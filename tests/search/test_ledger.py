@@ -1,16 +1,19 @@
 """The ledger: a damaged line costs that line alone, and one search at a time works in a run folder."""
 
 import json
+import os
+import tracemalloc
 
 import pytest
 
-from hyperpruning.search.history import Candidate, Header, Winner, to_json
+from hyperpruning.search.history import Candidate, Header, RoundDecision, Winner, to_json
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, _check, locked, read
 from hyperpruning.training.record import Metric
 
 FACTS = [
     Header({"n_candidates": 2}, {}, Metric("perplexity", "", "exp")),
     Candidate("c01", 0, {"drop": "magnitude"}),
+    Candidate("c02", 0, {"drop": "magnitude"}),
     Winner("ls", "c01"),
 ]
 
@@ -32,11 +35,21 @@ def test_what_is_written_is_read(folder):
 
 def test_a_damaged_line_costs_that_line_alone(folder, caplog):
     path = folder / LEDGER
-    path.write_text(path.read_text().replace('"c01", "batch"', '"c02", "batch"'))
+    path.write_text(path.read_text().replace('"c02", "batch"', '"c01", "batch"'))
     history = read(folder, warn=True)
-    assert not history.candidates
+    assert list(history.candidates) == ["c01"]
     assert history.winners == {"ls": "c01"}
-    assert "Line 2" in caplog.text
+    assert "Line 3" in caplog.text
+
+
+def test_the_results_of_a_candidate_whose_line_is_damaged_wait_for_it(folder):
+    path = folder / LEDGER
+    whole = path.read_text()
+    path.write_text(whole.replace('"c01", "batch"', '"c02", "batch"'))
+    assert read(folder).winners == {}
+    with path.open("a") as file:
+        file.write(whole.splitlines(keepends=True)[1])  # the search suggests it again
+    assert read(folder).winners == {"ls": "c01"}
 
 
 def test_a_torn_line_is_cut_off_before_the_next(folder):
@@ -73,9 +86,76 @@ def test_a_folder_without_a_ledger_is_no_run_folder(tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("values", [{"kind": "oracle"}, {"kind": "winner"}, to_json(FACTS[2]) | {"more": 1}])
+@pytest.mark.parametrize("values", [{"kind": "oracle"}, {"kind": "winner"}, to_json(FACTS[-1]) | {"more": 1}])
 def test_a_line_of_another_version_is_refused_with_its_number(folder, values):
+    append(folder, values)
+    with pytest.raises(RunFolderError, match=r"Line 5 of .* is from another version"):
+        read(folder)
+
+
+def append(folder, values):
     with (folder / LEDGER).open("a") as file:
         file.write(json.dumps(values | {"check": _check(values)}) + "\n")
-    with pytest.raises(RunFolderError, match=r"Line 4 of .* is from another version"):
+
+
+def test_a_candidate_beyond_the_number_in_the_header_is_refused(folder):
+    append(folder, to_json(Candidate("c03", 0, {"drop": "magnitude"})))
+    with pytest.raises(RunFolderError, match=r"must have the 2 candidates of its first line, got c03 in"):
         read(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"kind": "winner", "criterion": "ls", "network": ["c01"]}, "network must be str, got"),
+        ({"kind": "winner", "criterion": "ls", "network": "../c01"}, "The name of a network must be"),
+        ({"kind": "winner", "criterion": "ls", "network": "c1"}, "The name of a network must be"),
+        ({"kind": "candidate", "name": "c01", "batch": True, "config": {}}, "batch must be int, got 'True'"),
+        (
+            to_json(RoundDecision("ls", 0, 2, {"c01": 1.0}, ("c01",), ("\0",))),
+            r"The name of a network must be 'dense', 'small' or c01, c02, ..., got '\\x00'",
+        ),
+        (
+            {
+                "kind": "round",
+                "criterion": "ls",
+                "round": 0,
+                "epoch": 2,
+                "scores": {"c01": "1"},
+                "kept": [],
+                "dropped": [],
+            },
+            r"scores must be Mapping\[str, float\], got",
+        ),
+    ],
+)
+def test_a_forged_line_has_fields_of_the_right_types_and_names(folder, values, says):
+    append(folder, values)
+    with pytest.raises(RunFolderError, match=says):
+        read(folder)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'"\\ud800"', b"\0" * 100, b"1"])
+def test_a_line_that_is_no_fact_is_damaged(folder, line, caplog):
+    with (folder / LEDGER).open("ab") as file:
+        file.write(line + b"\n")
+    assert read(folder, warn=True).winners == {"ls": "c01"}
+    assert "Line 5" in caplog.text
+
+
+def test_a_line_without_an_end_is_cut_off_and_never_read_whole(folder):
+    path = folder / LEDGER
+    whole = path.read_bytes()
+    os.truncate(path, 2**33)  # sparse: 8 GiB of zeros
+    assert peak_memory(lambda: read(folder)) < 2**26
+    Ledger(folder)
+    assert path.read_bytes() == whole
+
+
+def peak_memory(function):
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

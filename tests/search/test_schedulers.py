@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from hyperpruning.search.forecast import epochs_of_one_search, forecast, most_epochs
+from hyperpruning.search.forecast import dense_epochs, epochs_of_one_search, forecast, most_epochs
 from hyperpruning.search.history import (
     DENSE,
+    SMALL,
     Candidate,
     Epoch,
     Failure,
@@ -125,7 +126,7 @@ def test_decide_asked_ten_thousand_times_keeps_its_promises():
             for action in actions:
                 if isinstance(action, Train):
                     assert action.network not in history.failures
-                    assert action.network in alive | {DENSE} or asked.train_all
+                    assert action.network in alive | {DENSE, SMALL} or asked.train_all
                 if isinstance(action, Abort):
                     break
                 facts = results(action, asked, history, draw, failing)
@@ -204,7 +205,8 @@ def test_a_forecast_ends_as_the_search_does():
     one = epochs_of_one_search(asked, "ls", 5)
     assert one <= begun.trained_epochs(dense=False) <= most_epochs(asked)
     every = plan(train_all=True)
-    assert forecast(every, History()).trained_epochs() == 6 * 6
+    assert forecast(every, History()).trained_epochs() == 7 * 6  # with both dense networks
+    assert dense_epochs(every) == 2 * 6
 
 
 @pytest.mark.parametrize(

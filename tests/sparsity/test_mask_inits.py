@@ -1,6 +1,8 @@
 """Mask initialisations: data-driven scores against naive autograd computations."""
 
+import copy
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.mask_inits import MASK_INITS, jacobian_norm
-from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.training.calibration import stacked_norm
@@ -138,14 +140,16 @@ def test_tensors_without_scores_get_random_masks():
         Sparsifier(net, None, METHODS["snip"], sparsity=0.8, calibration=lambda: net[0](inputs).square().sum())
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.05])
-def test_only_the_floor_keeps_a_global_mask_init_from_emptying_a_tensor(floor):
+def test_the_floor_keeps_a_global_mask_init_from_emptying_a_tensor():
     net = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
     with torch.no_grad():
         net[1].weight.mul_(1e-6)
-    method = Method(mask_init=MASK_INITS["magnitude"], mask_init_scope=METHODS["snip"].mask_init_scope, floor=floor)
-    sparsifier = Sparsifier(net, None, method, sparsity=0.9)
-    assert {name: int(mask.sum()) for name, mask in sparsifier.masks.items()} == {
-        "0.weight": 80 - 400 * floor,
-        "1.weight": 400 * floor,
-    }
+    method = Method(mask_init=MASK_INITS["magnitude"], mask_init_scope=METHODS["snip"].mask_init_scope, floor=0.05)
+    sparsifier = Sparsifier(copy.deepcopy(net), None, method, sparsity=0.9)
+    assert {name: int(mask.sum()) for name, mask in sparsifier.masks.items()} == {"0.weight": 60, "1.weight": 20}
+    with pytest.raises(
+        MethodError,
+        match=r"^Every tensor must keep an active weight, got none in '1.weight' at step 0, since its weights are "
+        r"ranked against those of other tensors and floor is 0. Set floor = 0.02, .*, or leave it dense.$",
+    ):
+        Sparsifier(net, None, replace(method, floor=0.0), sparsity=0.9)

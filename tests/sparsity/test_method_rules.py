@@ -93,6 +93,11 @@ def test_what_is_left_out_has_its_default():
             {**SHRINKING, "drop_scope": "global", "allocation": "er"},
             "'uniform' when drop_scope is 'global'",
         ),
+        (
+            {"replace_scope": "tensor"},
+            "replace_scope must be None when grow is None or the density is constant, got 'tensor'. Use drop_scope.",
+        ),
+        ({**SHRINKING, "replace_scope": "gate"}, "replace_scope must be None when grow is None"),
         ({"mask_init_scope": "global", "allocation": "er"}, "when mask_init_scope is 'global', got 'er'."),
         ({"granularity": "two_of_four", "drop_scope": "global"}, "drop_scope must be 'tensor' with 2:4"),
         ({"granularity": "two_of_four", "redistribute": "size"}, "'none' with 2:4 granularity"),

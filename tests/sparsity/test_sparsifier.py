@@ -8,6 +8,7 @@ from torch import nn
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.costs import multiply_adds
 from hyperpruning.sparsity.masking import density
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
 
@@ -110,6 +111,7 @@ def test_every_state_of_the_weights_shape_is_zero_off_the_mask_and_starts_anew_o
     state["count"] = torch.ones(10, 20, dtype=torch.int32)
     state["step"], state["other"] = torch.tensor(3.0), torch.ones(4, 4)
     before = sparsifier.masks["weight"].clone()
+    optimizer.step()
     sparsifier.step()
     after = sparsifier.masks["weight"]
     assert not state["count"][~(before & after)].any()
@@ -149,16 +151,99 @@ def test_sparsity_zero_leaves_the_model_dense_through_updates():
         assert model[0].weight.count_nonzero() == 800
 
 
+EMPTYING = {  # with a floor of 0 these update the second layer, whose weights are tiny, to no weight
+    "redistribution": {"redistribute": "nonzeros", "interval": 1},
+    "global growth": {"grow": "gradient", "grow_scope": "global", "interval": 1},
+    "falling density": {"method": "magnitude-global", "density_until": 0.05},
+    "falling density with growth": {
+        "method": "granet",
+        "density_start": 0.9,
+        "density_until": 0.05,
+        "interval": 1,
+        "drop_fraction": 0.01,
+    },
+    "soft shrinkage": {"method": "iss-p", "interval": 1},
+}
+
+
+@pytest.mark.parametrize("case", EMPTYING)
 @pytest.mark.parametrize("floor", [0.0, 0.02])
-def test_only_the_floor_keeps_a_global_drop_from_emptying_a_tensor(floor):
+def test_a_global_drop_keeps_the_floor_or_says_which_tensor_it_empties(case, floor):
     model = two_layers()
-    method = from_config({"drop_scope": "global", "redistribute": "nonzeros", "floor": floor, "interval": 1})
-    sparsifier = Sparsifier(model, None, method, sparsity=0.5)
+    method = from_config({"drop_scope": "global", **EMPTYING[case], "floor": floor})
+    sparsifier = Sparsifier(model, None, method, sparsity=0.5, total_steps=60)
     with torch.no_grad():
-        model[2].weight.mul_(1e-6)
-    updates = list(train(model, sparsifier, 3))
-    assert sum(updates[-1].active.values()) == sparsifier.active_cost
-    assert updates[0].active["2.weight"] == (6 if floor else 0)
+        model[2].weight.mul_(1e-9)
+
+    def updates():
+        for _ in range(8):
+            model(torch.ones(1, 20)).square().sum().backward()
+            model[2].weight.grad.mul_(1e-15)  # the smallest of the network, but not zero
+            yield sparsifier.step()
+            last.update({name: mask.clone() for name, mask in sparsifier.masks.items()})
+
+    last = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    if not floor:
+        with pytest.raises(MethodError, match=r"got none in '2.weight' at step \d, since its .* Set floor = 0.02"):
+            list(updates())
+        assert all(torch.equal(last[name], mask) for name, mask in sparsifier.masks.items())
+        return
+    for update in updates():
+        if update:
+            assert update.active["2.weight"] >= 6
+            assert sum(update.active.values()) == sparsifier.active_cost
+    assert sparsifier.active_cost == 450
+
+
+SCORES = {
+    "drop": ("drop", {"drop": lambda v: v.weight.log()}),  # NaN for negative weights
+    "grow": ("grow", {"grow": lambda v: v.gradient.log()}),
+}
+
+
+@pytest.mark.parametrize("case", SCORES)
+def test_a_score_that_is_nan_is_refused_with_method_tensor_and_step(case):
+    part, parts = SCORES[case]
+    model = two_layers()
+    sparsifier = Sparsifier(model, None, Method(**parts, interval=2), sparsity=0.8)
+    before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    with pytest.raises(
+        FloatingPointError,
+        match=rf"^Every score of a method must be a number, got NaN from {part} = '<lambda>' in '0.weight' at step 2. "
+        "The masks did not change. Return a number for every weight.$",
+    ):
+        list(train(model, sparsifier, 2))
+    assert sparsifier.active_cost == 180
+    assert all(torch.equal(before[name], mask) for name, mask in sparsifier.masks.items())
+
+
+def test_a_score_that_is_nan_is_refused_at_the_start_and_infinite_ones_are_ranked():
+    def logarithm(parameters, calibration):
+        return {name: parameter.weight.log() for name, parameter in parameters.items()}
+
+    method = from_config({"method": "static"})
+    with pytest.raises(FloatingPointError, match=r"got NaN from mask_init = 'logarithm' in '0.weight' at step 0"):
+        Sparsifier(two_layers(), None, dataclasses.replace(method, mask_init=logarithm), sparsity=0.8)
+    model = two_layers()
+    magnitude = Sparsifier(model, None, Method(interval=1, drop=lambda v: v.weight.abs().log()), sparsity=0.8)
+    assert next(train(model, magnitude, 1)).active == {"0.weight": 120, "2.weight": 60}  # log(0) of pruned weights
+
+
+def test_a_method_that_is_no_method_is_refused():
+    for name, nearest in (("rigl", "rigl"), ("riggl", "rigl"), ("granett", "granet")):
+        with pytest.raises(
+            ValueError, match=rf"^method must be a Method, got '{name}'. Write hyperpruning.METHODS\['{nearest}'\].$"
+        ):
+            Sparsifier(two_layers(), None, name, sparsity=0.5)
+    with pytest.raises(ValueError, match=r"method must be a Method, got None. Write"):
+        Sparsifier(two_layers(), None, None, sparsity=0.5)
+
+
+def test_a_misspelt_method_is_refused_with_the_nearest_name():
+    with pytest.raises(KeyError, match=r"^method must be one of static, set, .*, got 'riggl'. Did you mean 'rigl'\?$"):
+        METHODS["riggl"]
+    assert "riggl" not in METHODS
+    assert METHODS.get("riggl") is None
 
 
 def test_density_by_row_groups():
@@ -173,6 +258,11 @@ def test_density_by_row_groups():
 def test_a_sparsity_outside_its_range_is_refused(sparsity):
     with pytest.raises(ValueError, match="sparsity must be at least 0 and below 1, got"):
         Sparsifier(two_layers(), None, RIGL, sparsity=sparsity)
+
+
+def test_a_sparsity_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match=r"^sparsity must be a number, got '0.8'. 0.8 prunes 80 % of the weights.$"):
+        Sparsifier(two_layers(), None, RIGL, sparsity="0.8")
 
 
 def test_a_sparsity_that_empties_a_tensor_is_refused_with_the_most_that_fits():
@@ -276,7 +366,7 @@ def test_imp_takes_the_same_part_each_round_and_rewinds():
     model = two_layers()
     begun = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    method = dataclasses.replace(METHODS["imp"], density_until=0.6, stop=0.6)
+    method = dataclasses.replace(METHODS["imp"], density_until=0.6, stop=0.6, floor=0.02)
     sparsifier = Sparsifier(model, optimizer, method, sparsity=0.875, total_steps=50, interval=10)
     active_costs = []
     for update in train(model, sparsifier, 50, optimizer):

@@ -48,7 +48,7 @@ def test_the_best_weights_are_as_sparse_as_asked_after_averaging(text):
         assert record.active == training.sparsifier.active_cost == round(0.4 * whole)
     zeros = sum(int((value == 0).sum()) for value in training.best.values() if value.ndim >= 2)
     assert zeros >= whole - training.sparsifier.active_cost
-    assert training.optimizer.averaging
+    assert training.averaging
 
 
 @pytest.mark.parametrize("method", ["gmp", "lamp", "imp", "granet"])
@@ -127,9 +127,9 @@ def test_dropout_does_not_touch_the_global_generator(text):
 
 def test_learning_rate_decays_and_averaging_begins_when_asked(text):
     plan = small(text).plan()
-    config = TrainConfig(epochs=4, lr=2.0, lr_decay=0.5, lr_decay_after=2, average_from=0.75)
+    config = TrainConfig(epochs=4, lr=2.0, schedule="step", lr_decay=0.5, lr_decay_after=2, average_from=0.75)
     training = Training(plan.task, config)
-    seen = [(training.optimizer.param_groups[0]["lr"], training.optimizer.averaging) for _ in epochs(training)]
+    seen = [(training.optimizer.param_groups[0]["lr"], training.averaging) for _ in epochs(training)]
     assert seen == [(2.0, False), (2.0, False), (2.0, False), (1.0, False), (0.5, True)]
 
 
@@ -150,7 +150,7 @@ def test_the_trigger_sees_no_loss_of_a_network_denser_than_asked(text):
     training = begin(text, "gmp", epochs=8, average_from=1.0, non_monotone=1, lr=60.0)
     for record in epochs(training):
         assert len(training.valid_losses) == max(0, record.epoch - 5)
-        assert not (training.optimizer.averaging and record.epoch <= 6)
+        assert not (training.averaging and record.epoch <= 6)
     assert len(training.valid_losses) == 3
 
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.sparsifier import Sparsifier
-from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
+from hyperpruning.training.averaging import non_monotone
+from hyperpruning.training.snt_asgd import SNTASGD
 
 
 def gradients(weight, steps, seed=0):

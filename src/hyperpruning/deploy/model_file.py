@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -15,8 +16,16 @@ from torch import Tensor
 
 from hyperpruning.files import weights_sha256, write_atomic
 from hyperpruning.models.language_model import LanguageModel
+from hyperpruning.models.sequence_model import Forecaster, SequenceClassifier
 
 FORMAT = "hyperpruning 1"
+Model = LanguageModel | SequenceClassifier | Forecaster
+LANGUAGE = "language_modelling"
+# the networks of the package that are built from their sizes, by the kind in the description
+SEQUENCE_MODELS: dict[str, type[SequenceClassifier | Forecaster]] = {
+    "classification": SequenceClassifier,
+    "forecasting": Forecaster,
+}
 
 
 class ModelFileError(ValueError):
@@ -29,8 +38,9 @@ def save_model(path: Path, weights: Mapping[str, Tensor], description: Mapping[s
     Args:
         path: of the file, ``*.safetensors``.
         weights: of the network, pruned ones as zeros, tied ones once.
-        description: JSON types: sizes ("model"), "vocabulary", and whatever is worth knowing. With "sha256", the hash
-            of all weights (tied ones twice), `load_model` checks the weights.
+        description: JSON types: sizes ("model"), the "vocabulary" of a language model or the "kind" of another network,
+            and whatever is worth knowing. With "sha256", the hash of all weights (tied ones twice), `load_model` checks
+            the weights.
     """
     tensors = {name: value.contiguous() for name, value in weights.items()}
     write_atomic(path, save(tensors, {FORMAT: json.dumps(description)}))  # one key: the order of two would vary
@@ -55,20 +65,21 @@ def describe_model(path: Path | str) -> dict[str, Any]:
     return description
 
 
-def load_model(path: Path | str) -> LanguageModel:
+def load_model(path: Path | str) -> Model:
     """The network of a model file, in evaluation mode.
 
     Args:
         path: a ``*.safetensors`` that a search wrote.
 
     Raises:
-        ModelFileError: not a language model of this project, or its weights do not have the SHA-256 in its description;
-            networks of other tasks load with safetensors alone.
+        ModelFileError: not a network of this package, or its weights do not have the SHA-256 in its description;
+            networks of your own load with safetensors alone.
     """
     description = describe_model(path)
-    if "model" not in description or "vocabulary" not in description:
+    known = "vocabulary" in description or description.get("kind") in SEQUENCE_MODELS
+    if not isinstance(description.get("model"), dict) or not known:
         raise ModelFileError(
-            f"A model file must hold a language model, got a network of another task in {path}. "
+            f"A model file must hold a network of this package, got a network of another task in {path}. "
             "Load its weights with safetensors.torch.load_file."
         )
     with _open(Path(path)) as file:
@@ -81,7 +92,7 @@ def load_model(path: Path | str) -> LanguageModel:
                 raise ValueError
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             network = _build(description, len(weights))
-            if description["model"]["tied"]:
+            if description["model"].get("tied"):
                 weights["decoder.weight"] = weights["encoder.weight"]
             network.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError, AttributeError):
@@ -96,16 +107,64 @@ def load_model(path: Path | str) -> LanguageModel:
     return network.eval()
 
 
-def _build(description: Mapping[str, Any], tensors: int) -> LanguageModel:
+def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file by name, and its description ({} for a file of another origin).
+
+    Args:
+        path: a model file, any other ``*.safetensors``, or a state_dict that ``torch.save`` wrote; it is read
+            without running code.
+
+    Raises:
+        ModelFileError: it is none of these.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"A model file must exist, got {path}. Give a *.safetensors or a state_dict.")
+    with path.open("rb") as raw:
+        head = raw.read(4)
+    if head[:1] == b"\x80" or head == b"PK\x03\x04":
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+            weights = None
+        if not (isinstance(weights, Mapping) and all(isinstance(value, Tensor) for value in weights.values())):
+            raise ModelFileError(
+                f"A model file must be safetensors or a state_dict, got {path}, which is another pickle. Save "
+                "network.state_dict() by torch.save."
+            )
+        return dict(weights), {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            ours = FORMAT in (file.metadata() or {})
+            weights = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelFileError(f"A model file must be safetensors, got {path} ({error}). Export it again.") from None
+    if not ours:
+        return weights, {}
+    description = describe_model(path)
+    if isinstance(description.get("model"), dict):
+        return load_model(path).state_dict(), description
+    with _open(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
+
+
+def _build(description: Mapping[str, Any], tensors: int) -> Model:
     """The network of a description; it has no more layers and micro-steps than the file has tensors."""
-    sizes = description["model"]
+    sizes, kind = description["model"], description.get("kind", LANGUAGE)
     hidden, layers, depth = sizes.get("hidden"), sizes.get("layers") or 1, sizes.get("depth", 1)
-    if type(sizes["tied"]) is not bool or max(layers, depth, len(hidden) if isinstance(hidden, list) else 1) > tensors:
+    if max(layers, depth, len(hidden) if isinstance(hidden, list) else 1) > tensors:
         raise ValueError
-    return LanguageModel(len(description["vocabulary"]), **sizes)
+    if kind in SEQUENCE_MODELS:
+        if min(sizes["inputs"], sizes.get("classes", 1), sizes.get("horizon", 1)) < 1:  # torch warns of empty tensors
+            raise ValueError
+        return SEQUENCE_MODELS[kind](**sizes)
+    vocabulary = description["vocabulary"]
+    if type(sizes["tied"]) is not bool or not (isinstance(vocabulary, list) and vocabulary and sizes["embedding"]):
+        raise ValueError
+    return LanguageModel(len(vocabulary), **sizes)
 
 
-def _shapes(network: LanguageModel) -> dict[str, tuple[int, ...]]:
+def _shapes(network: Model) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors in a model file: tied weights once."""
     once = {name for name, _ in chain(network.named_parameters(), network.named_buffers())}
     return {name: tuple(value.shape) for name, value in network.state_dict().items() if name in once}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tokenize
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ npy: Any = _format  # whose functions have no types in some versions of NumPy
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _FAULTS = (  # what zipfile and numpy raise for a damaged or a hostile file
     zipfile.BadZipFile,
+    OSError,
     EOFError,
     KeyError,
     IndexError,
@@ -50,12 +50,12 @@ def read_arrays(path: Path, kinds: Mapping[str, Kind]) -> dict[str, np.ndarray[A
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"A spectrum file must be a file, got {path}. Give a file that Spectrum.save wrote.")
-    content = path.read_bytes()
+    path.open("rb").close()  # an error of zipfile does not say why a file cannot be opened
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(path) as archive:
             missing = [name for name in kinds if f"{name}.npy" not in archive.namelist()]
             if not missing:
-                return {name: _read(archive, f"{name}.npy", kind, len(content)) for name, kind in kinds.items()}
+                return {name: _read(archive, f"{name}.npy", kind, path.stat().st_size) for name, kind in kinds.items()}
     except _FAULTS as error:
         raise ValueError(
             f"A spectrum file must be one that Spectrum.save wrote, got {path} ({type(error).__name__}: {error}). "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from hyperpruning.models.dropout import LockedDropout, WeightDropLSTM, WordDropEmbedding, locked_dropout
 from hyperpruning.models.softmaxes import MixtureOfSoftmaxes
-from hyperpruning.models.stack import CELLS, GATES, LAYERS, Stack, stacked_layers
+from hyperpruning.models.stack import CELLS, GATES, LAYERS, Stack, stacked_layers, without_autocast
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class LanguageModel(nn.Module):
     def hidden_states(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Run the recurrent layers: tokens (T, B) -> top layer's h (T, B, H) before the output dropout, and state."""
         embedded = self.input_dropout(self.encoder(tokens))
-        with _without_autocast(embedded.device.type) if self.cell in CELLS else nullcontext():
+        with without_autocast(embedded.device.type, self.cell):
             hidden, state = self.rnn(embedded, state)
         return hidden, state
 
@@ -146,11 +145,6 @@ class LanguageModel(nn.Module):
     def row_groups(self) -> dict[str, int]:
         """Number of gates stacked in the rows of each recurrent weight matrix, by parameter name."""
         return {f"rnn.{name}": GATES[self.cell] for name, weight in self.rnn.named_parameters() if weight.ndim == 2}
-
-
-def _without_autocast(device: str) -> AbstractContextManager[None]:
-    """Disable autocast: it runs cuDNN's layers in float16, whatever its dtype, and their gradients underflow."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _dropout_probabilities(dropout: float | Mapping[str, float]) -> Dropouts:

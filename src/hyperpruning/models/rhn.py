@@ -41,12 +41,17 @@ class RHNLayer(nn.Module):
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}. Raise it.")
         self.input_size, self.hidden_size, self.coupled, self.dropout = input_size, hidden_size, coupled, dropout
-        rows = (2 if coupled else 3) * hidden_size
+        rows = self.row_groups * hidden_size
         self.w = nn.Parameter(torch.empty(rows, input_size))
         self.r = nn.ParameterList(torch.empty(rows, hidden_size) for _ in range(depth))
         self.b = nn.ParameterList(torch.empty(rows) for _ in range(depth))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
+
+    @property
+    def row_groups(self) -> int:
+        """Gates G that are stacked in the rows of each matrix."""
+        return 2 if self.coupled else 3
 
     @property
     def state_size(self) -> int:
@@ -87,7 +92,7 @@ class RHNLayer(nn.Module):
         Returns:
             (N, G + 1, H).
         """
-        h, t, *others = gates.chunk(2 if self.coupled else 3, -1)
+        h, t, *others = gates.chunk(self.row_groups, -1)
         c = others[0] if others else -t  # 1 - sigmoid(t) = sigmoid(-t)
         # products, which unlike 1 - tanh(h)^2 and t (1 - t) do not cancel in the saturated tails
         by_h = torch.sigmoid(t) * 4 * torch.sigmoid(2 * h) * torch.sigmoid(-2 * h)

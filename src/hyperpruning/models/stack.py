@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
 }
 # Number of gates stacked in the rows of each cell's weights.
 GATES: dict[str, int] = {"lstm": 4, "gru": 3, "rnn": 1, "rhn": 2, "uncoupled_rhn": 3}
+MAX_WIDTH, MAX_LAYERS = 1_000_000, 1_000  # far above what is trained: a typing error is a sentence, not a full memory
 
 Dropout = Callable[[Tensor, float, bool], Tensor]
 
@@ -34,6 +36,12 @@ def stacked_layers(layer: Callable[[int, int], nn.Module], input_size: int, widt
     [3, 5]
     """
     return [layer(below, width) for below, width in pairwise([input_size, *widths])]
+
+
+def without_autocast(device: str, cell: str) -> AbstractContextManager[None]:
+    """Disable autocast for torch's cells: it runs cuDNN's layers in float16, where their gradients underflow."""
+    affected = cell in CELLS and torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if affected else nullcontext()
 
 
 class Stack(nn.ModuleList):

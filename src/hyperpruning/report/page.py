@@ -58,7 +58,7 @@ def report(folder: Path) -> str:
         metric=run.metric.name,
         metric_meaning=sections.metric_meaning(run.metric),
         search=sections.search(run, now),
-        verdict=verdict(rows),
+        verdict=verdict(rows, run.notes),
         tiles=sections.tiles(rows),
         results=sections.results(rows),
         winner=sections.winner(run),

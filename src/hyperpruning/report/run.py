@@ -10,14 +10,16 @@ from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.search.forecast import epochs_of_one_search, forecast
-from hyperpruning.search.history import DENSE, FinalResult, Header, History
+from hyperpruning.search.history import DENSE, SMALL, FinalResult, Header, History
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
-from hyperpruning.search.plan import Plan, recorded_plan
-from hyperpruning.search.schedulers import Action, decide
+from hyperpruning.search.plan import BEST, Plan, recorded_plan
+from hyperpruning.search.schedulers import Action, decide, reference, winner
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config, to_config
 from hyperpruning.training.record import EpochRecord, Metric
 
+WINNER = "winner.safetensors"
+LEARNT = 0.01  # a dense network that has learnt something is at least by this fraction below the baseline's loss
 CRITERION_NAMES = {"ls": "LS distance", "loss": "validation loss", "rank_sum": "rank sum"}
 
 
@@ -94,10 +96,44 @@ class Run:
         """Epochs that the search by one criterion alone trains, without the dense reference's."""
         return epochs_of_one_search(self.plan, self.plan.criteria[0], self.n_candidates)
 
-    @property
+    @cached_property
     def winner(self) -> str | None:
-        """The result of the search: the winner by the first criterion."""
-        return self.history.winners.get(self.plan.criteria[0])
+        """The network of ``winner.safetensors``; None before it is known."""
+        return winner(self.plan, self.history)
+
+    @property
+    def why(self) -> str:
+        """Why the winner is the winner, in words."""
+        if self.history.choice is not None:
+            by = self.history.choice.criterion
+            return "chosen after the search" + (f" as the winner by {criterion_name(by)}" if by else "")
+        if self.plan.winner == BEST:
+            return "the finalist with the lowest validation loss"
+        return f"the winner by {criterion_name(self.plan.winner)}, as the setting winner asks"
+
+    def records(self, network: str) -> Mapping[int, EpochRecord]:
+        """A network's records by epoch; those of a frozen dense reference are the same at every epoch."""
+        return reference(self.plan, self.history) if network == DENSE else self.history.epochs.get(network, {})
+
+    def size(self, network: str) -> int | None:
+        """The size of a network's model file in bytes; None if the run folder has none."""
+        path = self.folder / file_of(network)
+        return path.stat().st_size if network in (DENSE, SMALL, self.winner) and path.is_file() else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results must know: a dense reference that learnt nothing, a network that is missing."""
+        found, final = [], self.history.finals.get(DENSE)
+        baseline = self.header.baseline_loss
+        if final is not None and baseline is not None and baseline - final.valid_loss < LEARNT * abs(baseline):
+            found.append(
+                f"The dense network has learnt nothing: its validation loss of {final.valid_loss:.4f} nats is not "
+                f"{100 * LEARNT:.0f} % below the {baseline:.4f} of the best constant prediction. Change the model or "
+                "the training: until the dense network learns, comparisons of pruned ones mean nothing."
+            )
+        if self.plan.as_many_weights and (reason := self.history.failures.get(SMALL)):
+            found.append(f"The dense network with as many weights is missing: {reason}")
+        return found
 
     def distance(self, one: Sequence[float], two: Sequence[float], kind: str | None = None) -> float:
         """The distance between two spectra; by default of the kind that this search uses."""
@@ -105,7 +141,9 @@ class Run:
 
     def method(self, network: str) -> str:
         """A network's method in words."""
-        return "none" if network == DENSE else in_words(self.history.candidates[network].config)
+        if network in (DENSE, SMALL):
+            return "none" if network == SMALL or self.plan.dense is None else "none, trained before"
+        return in_words(self.history.candidates[network].config)
 
     def value(self, record: EpochRecord) -> float:
         """The metric on the validation split after an epoch."""
@@ -145,6 +183,11 @@ def _read(folder: Path, stamp: tuple[int, int] | None) -> Run:
             f"{folder / LEDGER} is from another version: {error} Use the version that started the search."
         ) from None
     return Run(folder, history, history.header, plan)
+
+
+def file_of(network: str) -> str:
+    """The name of the model file of the dense networks, and of a candidate that is the winner."""
+    return f"{network}.safetensors" if network in (DENSE, SMALL) else WINNER
 
 
 def in_words(config: Mapping[str, str | float]) -> str:

@@ -12,16 +12,15 @@ from typing import Any
 from hyperpruning.report import components
 from hyperpruning.report.blocks import Table, TableRow, Tile
 from hyperpruning.report.panels import join_names
-from hyperpruning.report.run import Run, criterion_name, in_words
+from hyperpruning.report.run import WINNER, Run, criterion_name, in_words
 from hyperpruning.report.series import curve
 from hyperpruning.report.status import Status
 from hyperpruning.report.tables import HEADINGS, Row, cells
-from hyperpruning.search.history import DENSE
-from hyperpruning.search.ledger import LEDGER
-from hyperpruning.search.space import FloatRange
+from hyperpruning.search.dimensions import Dimension, Range
+from hyperpruning.search.history import DENSE, SMALL
+from hyperpruning.search.ledger import sha256
 from hyperpruning.training.record import Metric
 
-WINNER = "winner.safetensors"
 ACCENTS = ("ls", "loss")  # criteria that have a colour, and with it a class in report/style.css
 
 
@@ -34,7 +33,7 @@ class Search:
         stage: the current stage in words.
         done, planned: epochs trained so far and at the end, all networks together.
         epochs: length of a full training.
-        criteria: names of the selection criteria; the winner by the first is the result.
+        criteria: names of the selection criteria.
         distance: the name of the distance between spectra.
         n_candidates, completed: all candidates, and those trained to the end.
         all_trained: whether every candidate that did not fail was trained to the end.
@@ -62,6 +61,7 @@ class Winner:
 
     Attributes:
         network: its name in the run folder.
+        why: why it is the winner, in words.
         method: in words.
         components: of the method, with their meanings.
         code: Python that loads the network.
@@ -70,6 +70,7 @@ class Winner:
     """
 
     network: str
+    why: str
     method: str
     components: Mapping[str, str]
     code: str
@@ -91,7 +92,7 @@ def search(run: Run, now: Status) -> Search:
         completed=len(run.completed),
         all_trained=run.all_trained,
         ranked=run.all_trained and bool(run.completed),
-        failed=bool(run.history.failures),
+        failed=not run.history.candidates.keys().isdisjoint(run.history.failures),
     )
 
 
@@ -112,9 +113,9 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
     tiles = []
     for row in rows:
         criterion = row.criteria[0] if row.criteria else ""
-        if row.network == DENSE or criterion in ACCENTS:
+        if row.network in (DENSE, SMALL) or criterion in ACCENTS:
             tiles.append(Tile(f"{row.test:.2f}", f"test {row.metric.name}, {row.label}", criterion))
-    winner = next((row for row in rows if row.criteria), None)
+    winner = next((row for row in rows if row.why), None)
     if winner is not None:
         tiles.append(Tile(f"{100 * winner.sparsity:.2f} %", "of the winner's weights are zero"))
         tiles.append(Tile(f"{winner.spent} of {winner.full}", "epochs, compared with training all candidates"))
@@ -122,11 +123,14 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
 
 
 def results(rows: Sequence[Row]) -> Table | None:
-    """The table of results, without the column "place" if it is empty; None before there are results."""
+    """The table of results, without the columns "file" and "place" if they are empty; None before there are results."""
     if not rows:
         return None
     texts = [cells(row) for row in rows]
-    shown = [column for column, name in enumerate(HEADINGS) if name != "place" or any(row[column] for row in texts)]
+    optional = ("file", "place")
+    shown = [
+        column for column, name in enumerate(HEADINGS) if name not in optional or any(row[column] for row in texts)
+    ]
     table_rows = [
         TableRow([text[column] for column in shown], next(iter(row.criteria), ""))
         for text, row in zip(texts, rows, strict=True)
@@ -135,7 +139,7 @@ def results(rows: Sequence[Row]) -> Table | None:
 
 
 def winner(run: Run) -> Winner | None:
-    """The winner by the first criterion; None before there is one."""
+    """The winner of the search; None before there is one."""
     name, path = run.winner, run.folder / WINNER
     if name is None:
         return None
@@ -143,6 +147,7 @@ def winner(run: Run) -> Winner | None:
     argument = json.dumps(_relative(path), ensure_ascii=False)
     return Winner(
         network=name,
+        why=run.why,
         method=in_words(config),
         components=components.described(config),
         code=f"import hyperpruning as hp\n\nmodel = hp.load_model({argument})",
@@ -166,7 +171,7 @@ def setup(run: Run) -> dict[str, str]:
     )
     if plan.train_all:
         rounds += " Eliminated candidates are trained to the end afterwards, to show what each criterion missed."
-    guided = f"{', '.join(names)}. The sampler optimizes {names[0]}, and its winner is the result of the search."
+    guided = f"{', '.join(names)}. The sampler optimizes {names[0]}."
     return {
         "candidates": f"{run.n_candidates} at sparsity {plan.sparsity:g}, suggested by the sampler "
         f"{plan.sampler} in batches of {plan.ask_batch}",
@@ -180,9 +185,10 @@ def setup(run: Run) -> dict[str, str]:
     }
 
 
-def _choices(choices: Sequence[str | float] | FloatRange) -> str:
-    if isinstance(choices, FloatRange):
-        return f"{choices.low:g} to {choices.high:g} in steps of {choices.step:g}"
+def _choices(choices: Dimension) -> str:
+    if isinstance(choices, Range):
+        steps = f" in steps of {choices.step:g}" if choices.step is not None else ""
+        return f"{choices.low:g} to {choices.high:g}{steps}{', logarithmic' if choices.log else ''}"
     return ", ".join(str(choice) for choice in choices)
 
 
@@ -229,7 +235,7 @@ def cost(run: Run, now: Status) -> dict[str, str]:
     one, full, done = run.search_epochs, run.n_candidates * run.epochs, run.history.trained_epochs()
     this_run = f"{done} epochs so far"
     if run.finished:
-        this_run = f"{done} epochs: the dense reference, and each candidate until the last criterion eliminated it"
+        this_run = f"{done} epochs: the dense networks, and each candidate until the last criterion eliminated it"
         this_run += ", then to the end as well, for comparison" if run.plan.train_all else ""
     found = {
         "search by one criterion": f"{one} epochs",
@@ -257,7 +263,7 @@ def reproducibility(run: Run) -> dict[str, str]:
         "seed": str(run.plan.train.seed),
         "versions": ", ".join(f"{name} {version}" for name, version in run.header.versions.items()),
         "settings, SHA-256": identity,
-        "ledger, SHA-256": hashlib.sha256((run.folder / LEDGER).read_bytes()).hexdigest(),
+        "ledger, SHA-256": sha256(run.folder),
     }
     if run.winner in run.history.finals:
         found["winner's weights, SHA-256"] = str(run.history.finals[str(run.winner)].sha256)

@@ -123,7 +123,7 @@ def y_limits(curves: Sequence[tuple[Sequence[int], Sequence[float]]], first: int
 
 def spectrum(run: Run, network: str, epoch: int) -> Vector | None:
     """A network's exponents after an epoch in decreasing order, (K,) nats per step, -inf last; None if not taken."""
-    record = run.history.epochs.get(network, {}).get(epoch)
+    record = run.records(network).get(epoch)
     if record is None or not record.spectrum:
         return None
     return np.sort(np.asarray(record.exponents, dtype=float))[::-1]
@@ -131,7 +131,7 @@ def spectrum(run: Run, network: str, epoch: int) -> Vector | None:
 
 def spectra(run: Run, network: str) -> dict[int, Vector]:
     """A network's spectra by epoch, each as from `spectrum`."""
-    found = {epoch: spectrum(run, network, epoch) for epoch in sorted(run.history.epochs.get(network, {}))}
+    found = {epoch: spectrum(run, network, epoch) for epoch in sorted(run.records(network))}
     return {epoch: values for epoch, values in found.items() if values is not None}
 
 
@@ -146,7 +146,7 @@ def lower_limit(spectra: Sequence[Vector]) -> float:
 
 def scatter(run: Run, epoch: int, criterion: str) -> Scatter | None:
     """Values of the criterion "ls" or "loss" at a rung and final values; None for fewer than two candidates."""
-    dense = run.history.epochs.get(DENSE, {}).get(epoch)
+    dense = run.records(DENSE).get(epoch)
     records = {name: record for name, record in run.history.at(epoch).items() if name in run.history.finals}
     if criterion == "ls":
         records = {name: record for name, record in records.items() if record.spectrum}

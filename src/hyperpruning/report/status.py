@@ -13,7 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperpruning.report.run import Run, criterion_name, read_run
-from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, RoundDecision, SpaceExhausted, Winner
+from hyperpruning.search.history import (
+    DENSE,
+    SMALL,
+    Candidate,
+    Choice,
+    Epoch,
+    Fact,
+    Failure,
+    RoundDecision,
+    SpaceExhausted,
+    Winner,
+)
 from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.training.checkpoint import newest_records
 from hyperpruning.training.record import EpochRecord, Metric
@@ -24,11 +35,11 @@ class Network:
     """The progress of one network.
 
     Attributes:
-        name: "dense" or a candidate's.
-        method: in words; "none" for the dense network.
+        name: "dense", "small" (as many weights as the pruned ones) or a candidate's.
+        method: in words; "none" for the dense networks.
         epochs: trained so far.
         value: the validation metric after the last trained epoch; None before the first evaluation.
-        outcomes: by criterion "in", "out", "chosen" or "failed"; empty for the dense network.
+        outcomes: by criterion "in", "out", "chosen" or "failed"; empty for the dense networks.
     """
 
     name: str
@@ -39,8 +50,8 @@ class Network:
 
     @property
     def alive(self) -> bool:
-        """Whether some criterion has kept it (True for the dense network)."""
-        return self.name == DENSE or any(outcome in ("in", "chosen") for outcome in self.outcomes.values())
+        """Whether some criterion has kept it (True for the dense networks)."""
+        return self.name in (DENSE, SMALL) or any(outcome in ("in", "chosen") for outcome in self.outcomes.values())
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Status:
 
     Attributes:
         stage: in words.
-        networks: the dense one first, then the candidates by name.
+        networks: the dense ones first, then the candidates by name.
         criteria: selection criteria.
         metric: the metric of the task.
         done: epochs trained, all networks together.
@@ -81,7 +92,9 @@ def status(folder: Path) -> Status:
         RunFolderError: the folder holds no search.
     """
     run = read_run(folder)
-    records = {name: _records(run, name) for name in (DENSE, *run.history.candidates)}
+    small = [SMALL] if any(getattr(action, "network", None) == SMALL for action in run.actions) else []
+    small = [SMALL] if SMALL in run.history.epochs else small
+    records = {name: _records(run, name) for name in (DENSE, *small, *run.history.candidates)}
     trained = {name: max(0, len(found) - 1) for name, found in records.items()}
     timed = [record.seconds for found in records.values() for record in found if record.seconds > 0]
     done = sum(trained.values())
@@ -117,7 +130,9 @@ def _newest(folder: Path, stamp: int) -> tuple[EpochRecord, ...]:
 
 
 def _outcomes(run: Run, name: str) -> dict[str, str]:
-    return {} if name == DENSE else {criterion: _outcome(run, name, criterion) for criterion in run.plan.criteria}
+    return (
+        {} if name in (DENSE, SMALL) else {criterion: _outcome(run, name, criterion) for criterion in run.plan.criteria}
+    )
 
 
 def _outcome(run: Run, name: str, criterion: str) -> str:
@@ -228,6 +243,8 @@ def line(fact: Fact, metric: Metric) -> str | None:
             return f"{fact.network} failed: {fact.reason}"
         case Winner():
             return f"The winner by {criterion_name(fact.criterion)} is {fact.network}"
+        case Choice():
+            return f"The winner of the search is now {fact.network}"
         case SpaceExhausted():
             return f"The search space has only {fact.n_candidates} valid methods"
     return None

@@ -12,7 +12,7 @@ from rich.table import Table
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.report.run import Run, criterion_name, read_run
 from hyperpruning.search.criteria import loss, rank_sum
-from hyperpruning.search.history import DENSE
+from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.ranking import spearman
 from hyperpruning.search.schedulers import rung
 from hyperpruning.training.record import Metric
@@ -23,20 +23,24 @@ class Row:
     """A network of the results.
 
     Attributes:
-        label: "dense", "by LS distance", "by validation loss", "by rank sum", "best of all".
-        criteria: the criteria that selected it; empty for the dense network and the best of all.
+        label: "dense", "dense, as many weights", "by LS distance", "by validation loss", "by rank sum", "chosen",
+            "best of all".
+        criteria: the criteria that selected it; empty for the dense networks, a network that the user chose and the
+            best of all.
         network: its name in the run folder.
-        method: in words; "none" for the dense network.
+        method: in words; "none" for the dense networks.
         sparsity: fraction of zero weights over the prunable weights, exact.
         active: active prunable weights.
         best_epoch: the epoch that its weights are from.
         valid, test: the task's metric.
         spent: epochs that the search by its criterion trains (for the best of all: those of all candidates); None for
-            the dense network.
-        full: epochs of training all candidates to the end; None for the dense network.
+            the dense networks.
+        full: epochs of training all candidates to the end; None for the dense networks.
         place: its place among the candidates by final validation loss, when all were trained to the end.
         of: number of these candidates.
         metric: the metric of valid and test.
+        size: of its model file, bytes; None if the run folder has none.
+        why: why it is the winner of the search, in words; None if it is not.
     """
 
     label: str
@@ -53,6 +57,8 @@ class Row:
     place: int | None = None
     of: int | None = None
     metric: Metric = field(default_factory=Metric)
+    size: int | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,16 +80,19 @@ class Correlation:
 
 
 def results(folder: Path) -> list[Row]:
-    """The results so far: the dense network, the winner by each criterion, and the best of all candidates.
+    """The results so far: the dense networks, the winner by each criterion, and the best of all candidates.
 
     The best of all is only known if every candidate was trained to the end.
     """
     run = read_run(folder)
-    rows = [_row(run, "dense", DENSE)] if DENSE in run.history.finals else []
+    references = {DENSE: "dense", SMALL: "dense, as many weights"}
+    rows = [_row(run, label, name) for name, label in references.items() if name in run.history.finals]
     for criterion in run.plan.criteria:
         winner = run.history.winners.get(criterion)
         if winner in run.history.finals:
             rows.append(_row(run, f"by {criterion_name(criterion)}", str(winner), criteria=(criterion,)))
+    if run.winner in run.history.finals and run.winner not in [row.network for row in rows]:
+        rows.append(_row(run, "chosen", str(run.winner)))
     if run.finished and run.all_trained and run.completed:
         rows.append(_row(run, "best of all", _ranked(run)[0]))
     return rows
@@ -91,14 +100,14 @@ def results(folder: Path) -> list[Row]:
 
 def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> Row:
     final = run.history.finals[network]
-    candidate, full = network != DENSE, run.n_candidates * run.epochs
+    candidate, full = network not in (DENSE, SMALL), run.n_candidates * run.epochs
     compared = candidate and run.all_trained
     return Row(
         label=label,
         criteria=criteria,
         network=network,
         method=run.method(network),
-        sparsity=1 - final.active / (run.prunable or final.active),
+        sparsity=1 - final.active / (run.prunable or final.active) if candidate else 0.0,
         active=final.active,
         best_epoch=final.best_epoch,
         valid=run.valid(final),
@@ -108,6 +117,8 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
         place=_ranked(run).index(network) + 1 if compared else None,
         of=len(run.completed) if compared else None,
         metric=run.metric,
+        size=run.size(network),
+        why=run.why if network == run.winner else None,
     )
 
 
@@ -116,23 +127,31 @@ def _ranked(run: Run) -> list[str]:
     return sorted(run.completed, key=lambda name: (run.history.finals[name].valid_loss, name))
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """The result of the search in a few sentences."""
+def verdict(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """The result of the search in a few sentences.
+
+    Args:
+        rows: the results.
+        notes: what a reader must know first, see `Run.notes`.
+    """
     by_criterion = {criterion: row for row in rows for criterion in row.criteria}
-    dense = next((row for row in rows if row.network == DENSE), None)
-    chosen = next((row for row in rows if row.criteria), None)
+    by_network = {row.network: row for row in rows}
+    chosen = next((row for row in rows if row.why), None)
     if chosen is None:
-        return "The search has no winner yet."
-    sentences = []
+        return " ".join([*notes, "The search has no winner yet."])
+    selected = [row.label.removeprefix("by ") for row in rows if row.criteria and row.network == chosen.network]
+    by = f", selected by {' and '.join(selected)}" if selected else ""
+    said = f"test {chosen.metric.name} {chosen.test:.2f}"
+    sentences = [*notes, f"The winner is {chosen.network}{by} ({said}): {chosen.why}."]
     if "ls" in by_criterion and "loss" in by_criterion:
         sentences.append(_ls_and_loss(by_criterion["ls"], by_criterion["loss"]))
-    else:
-        said = f"test {chosen.metric.name} {chosen.test:.2f}"
-        sentences.append(f"The winner {chosen.label} is {chosen.network} ({said}).")
-    if dense is not None:
+    if DENSE in by_network:
         share = f"{100 * chosen.sparsity:.1f} % of its weights zero"
-        compared = _comparison(chosen, dense, "the dense network")
-        sentences.append(f"With {share}, the winner {chosen.label} is {compared}.")
+        compared = _comparison(chosen, by_network[DENSE], "the dense network")
+        sentences.append(f"With {share}, the winner is {compared}.")
+    if SMALL in by_network:
+        other = f"a dense network with as many weights ({by_network[SMALL].active:,} of {chosen.active:,})"
+        sentences.append(f"It is {_comparison(chosen, by_network[SMALL], other)}.")
     if chosen.place is not None and chosen.spent and chosen.full:
         sentences.append(
             f"Among all candidates trained to the end, it is number {chosen.place} of {chosen.of} by validation loss. "
@@ -170,7 +189,7 @@ def correlations(folder: Path) -> list[Correlation]:
     validation loss, the rank sum, and as a trivial baseline the drop fraction.
     """
     run = read_run(folder)
-    dense = run.history.epochs.get(DENSE, {})
+    dense = run.records(DENSE)
     found = []
     for epoch in sorted(epoch for epoch, record in dense.items() if record.spectrum and epoch < run.epochs):
         names = [name for name in run.completed if (record := run.history.at(epoch).get(name)) and record.spectrum]
@@ -182,7 +201,7 @@ def correlations(folder: Path) -> list[Correlation]:
 
 
 def _predictors(run: Run, names: Sequence[str], epoch: int) -> dict[str, Mapping[str, float]]:
-    reference = run.history.epochs[DENSE][epoch].exponents
+    reference = run.records(DENSE)[epoch].exponents
     exponents = {name: run.history.epochs[name][epoch].exponents for name in names}
     predictors: dict[str, Mapping[str, float]] = {
         f"LS distance, {kind}": {name: run.distance(values, reference, kind) for name, values in exponents.items()}
@@ -196,17 +215,18 @@ def _predictors(run: Run, names: Sequence[str], epoch: int) -> dict[str, Mapping
     }
 
 
-HEADINGS = ("network", "method", "sparsity", "active", "valid", "test", "epoch", "epochs spent", "place")
+HEADINGS = ("network", "method", "sparsity", "active", "file", "valid", "test", "epoch", "epochs spent", "place")
 TEXT = ("network", "method")  # columns that may wrap in a terminal
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """The texts of a row under `HEADINGS`, for the terminal and the page."""
     return (
-        row.label if row.network == DENSE else f"{row.label} ({row.network})",
+        row.label if row.network in (DENSE, SMALL) else f"{row.label} ({row.network}){', winner' if row.why else ''}",
         row.method,
         f"{100 * row.sparsity:.2f} %",
         f"{row.active:,}",
+        "" if row.size is None else f"{row.size / 1024:,.0f} KiB",
         f"{row.valid:.2f}",
         f"{row.test:.2f}",
         str(row.best_epoch),

@@ -11,8 +11,9 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from hyperpruning.files import write_atomic
 from hyperpruning.search.history import (
     DENSE,
+    SMALL,
     Candidate,
     Epoch,
     Fact,
@@ -32,7 +34,8 @@ from hyperpruning.search.history import (
 )
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, locked, read
 from hyperpruning.search.plan import Plan, batches, validate
-from hyperpruning.search.samplers import SAMPLERS, suggest
+from hyperpruning.search.references import baseline_loss
+from hyperpruning.search.samplers import sampler_of, suggest
 from hyperpruning.search.schedulers import (
     Abort,
     Action,
@@ -42,11 +45,13 @@ from hyperpruning.search.schedulers import (
     Train,
     decide,
     observations,
+    pruned_weights,
     survivors,
 )
 from hyperpruning.search.space import Config
-from hyperpruning.search.worker import OUT_OF_MEMORY, JobResult, job_for, run_job
+from hyperpruning.search.worker import OUT_OF_MEMORY, Job, JobResult, job_for, run_job, small_job
 from hyperpruning.training.checkpoint import remove_tensors
+from hyperpruning.training.checks import check_travels
 from hyperpruning.training.device import device_of
 from hyperpruning.training.record import EpochRecord
 
@@ -81,6 +86,9 @@ def search(
         RunFolderError: the folder belongs to another search, or is in use.
     """
     validate(plan)
+    if isinstance(executor, ProcessPoolExecutor):  # others may have ways of their own to send what pickle cannot
+        for task in (plan.task, plan.dense_task):
+            check_travels(task)
     with locked(folder) if lock else nullcontext():
         run = _Run(plan, folder, executor, on_fact)
         run.open(files or {})
@@ -126,6 +134,8 @@ class _Run:
             write_atomic(self.folder / name, content)
         header = Header(_to_json_types(self.plan.identity()), _versions(self.plan), self.plan.metric)
         if self.history.header is None:
+            assert self.plan.dense_task is not None
+            header = replace(header, baseline_loss=baseline_loss(self.plan.dense_task))
             if self.ledger.path.exists():  # its lines could be from another search; checkpoints have an identity
                 logger.warning(
                     "The first line of %s is missing. The search continues from the checkpoints.", self.ledger.path
@@ -177,10 +187,7 @@ class _Run:
 
     def train(self, actions: Sequence[Train]) -> None:
         """Train networks, all at the same time with an executor, else one after the other."""
-        jobs = [
-            job_for(self.plan, self.folder, self.history.candidates.get(action.network), action.until)
-            for action in actions
-        ]
+        jobs = [job_of(self.plan, self.folder, self.history, action.network, action.until) for action in actions]
         if self.executor is None:
             for job in jobs:
                 self.record_result(job.name, run_job(job, on_epoch=partial(self.record_epoch, job.name)))
@@ -223,6 +230,21 @@ class _Run:
                 remove_tensors(self.folder / "networks" / name)
 
 
+def job_of(plan: Plan, folder: Path, history: History, network: str, until: int) -> Job:
+    """The job of training a network up to an epoch.
+
+    Args:
+        plan: the search.
+        folder: the run folder.
+        history: the results so far, on which the size of the dense network with as many weights depends.
+        network: its name.
+        until: the epoch.
+    """
+    if network == SMALL:
+        return small_job(plan, folder, pruned_weights(plan, history))
+    return job_for(plan, folder, history.candidates.get(network), until)
+
+
 def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -> list[Config]:
     """The configs that the sampler suggests for a batch; equal observations give equal configs.
 
@@ -234,7 +256,7 @@ def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -
     return suggest(
         plan.space,
         observed,
-        sampler=SAMPLERS[plan.sampler],
+        sampler=sampler_of(plan.sampler),
         seed=(plan.train.seed * 1_000_003 + batch) % 2**32,  # the samplers' limit
         count=len(list(batches(plan))[batch]),
     )

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, FinalResult, History, Winner
-from hyperpruning.search.plan import Plan
+from hyperpruning.search.history import DENSE, SMALL, Candidate, Epoch, Fact, FinalResult, History, Winner
+from hyperpruning.search.plan import BEST, Plan
 from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train, decide
 from hyperpruning.training.record import EpochRecord
 
@@ -35,7 +35,7 @@ def forecast(plan: Plan, history: History) -> History:
 
 def epochs_of_one_search(plan: Plan, criterion: str, n_candidates: int) -> int:
     """Epochs that a search by one criterion alone trains, if no candidate fails; without the dense reference's."""
-    alone = replace(plan, criteria=(criterion,), n_candidates=n_candidates, train_all=False)
+    alone = replace(plan, criteria=(criterion,), n_candidates=n_candidates, train_all=False, winner=BEST)
     return forecast(alone, History()).trained_epochs(dense=False)
 
 
@@ -45,6 +45,11 @@ def most_epochs(plan: Plan) -> int:
     if plan.train_all:
         return plan.n_candidates * plan.train.epochs
     return epochs_of_one_search(replace(plan, keep=keep), plan.criteria[0], plan.n_candidates)
+
+
+def dense_epochs(plan: Plan) -> int:
+    """Epochs of the dense networks: the reference, unless it is frozen, and the one with as many weights."""
+    return plan.train.epochs * ((plan.dense is None) + plan.as_many_weights)
 
 
 def _simulated_facts(plan: Plan, history: History, action: Suggest | Train | Eliminate | Finish) -> Iterator[Fact]:
@@ -60,7 +65,8 @@ def _simulated_facts(plan: Plan, history: History, action: Suggest | Train | Eli
             for epoch in range(action.until + 1):
                 if epoch not in known:
                     yield Epoch(action.network, _simulated_record(history, action.network, epoch))
-            if action.until == plan.train.epochs and action.network not in history.finals:
+            frozen = action.network == DENSE and plan.dense is not None
+            if (frozen or action.until == plan.train.epochs) and action.network not in history.finals:
                 yield FinalResult(action.network, action.until, _generator(action.network).random(), 0.0, 0, "")
 
 
@@ -71,7 +77,7 @@ def _generator(network: str) -> random.Random:
 def _simulated_record(history: History, network: str, epoch: int) -> EpochRecord:
     """A random record; its spectrum has as many exponents as the others of the epoch."""
     draw = _generator(network)
-    loss, shift = draw.random(), draw.random() if network != DENSE else 0.0
+    loss, shift = draw.random(), draw.random() if network not in (DENSE, SMALL) else 0.0
     known = [records[epoch].spectrum for records in history.epochs.values() if epoch in records]
     exponents = next(iter(known), (0.0,))
     return EpochRecord(

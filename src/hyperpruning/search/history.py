@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hyperpruning.search.space import Config
+from hyperpruning.settings import check_types
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.training.record import EpochRecord, Metric, record_from_json
 
 DENSE = "dense"
-NETWORK_NAME = re.compile(r"dense|c\d{2,}")
+SMALL = "small"  # the dense network with as many weights as the pruned ones
+NETWORK_NAME = re.compile(r"dense|small|c(0[1-9]|[1-9][0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class Header:
         identity: all settings that the result depends on, from `Plan.identity`.
         versions: of the packages, and the device type.
         metric: the metric of the task.
+        baseline_loss: validation loss of the best constant prediction, nats; None if the task does not offer it.
     """
 
     identity: Mapping[str, Any]
     versions: Mapping[str, str]
     metric: Metric = field(default_factory=Metric)
+    baseline_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ class FinalResult:
     """A network at the end of a full training.
 
     Attributes:
-        network: "dense" or a candidate's name.
-        best_epoch: the epoch with the lowest validation loss; the weights are from this epoch.
+        network: "dense", "small" or a candidate's name.
+        best_epoch: the epoch with the lowest validation loss; the weights are from this epoch. 0 for a frozen network.
         valid_loss, test_loss: loss of these weights, nats.
         active: active prunable weights.
         sha256: of the weights.
@@ -119,13 +123,26 @@ class Winner:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The network that the user chose for ``winner.safetensors`` after the search; the last choice counts.
+
+    Attributes:
+        network: a candidate.
+        criterion: whose winner it is; None if the candidate was named.
+    """
+
+    network: str
+    criterion: str | None = None
+
+
+@dataclass(frozen=True)
 class SpaceExhausted:
     """The sampler found no more valid configs than `n_candidates`."""
 
     n_candidates: int
 
 
-Fact = Header | Candidate | Epoch | RoundDecision | FinalResult | Failure | Winner | SpaceExhausted
+Fact = Header | Candidate | Epoch | RoundDecision | FinalResult | Failure | Winner | Choice | SpaceExhausted
 KINDS: dict[str, type[Any]] = {
     "search": Header,
     "candidate": Candidate,
@@ -134,6 +151,7 @@ KINDS: dict[str, type[Any]] = {
     "final": FinalResult,
     "failure": Failure,
     "winner": Winner,
+    "choice": Choice,
     "exhausted": SpaceExhausted,
 }
 
@@ -159,12 +177,14 @@ def from_json(values: Mapping[str, Any]) -> Fact:
     kind = rest.pop("kind", None)
     try:
         if kind == "epoch":
-            return Epoch(rest.pop("network"), record_from_json(rest))
+            rest = {"network": rest.pop("network"), "record": record_from_json(rest)}
         if kind == "search":
             rest["metric"] = Metric(**rest["metric"])
+            check_types(rest["metric"])
         if kind == "round":
             rest |= {"kept": tuple(rest["kept"]), "dropped": tuple(rest["dropped"])}
         fact: Fact = KINDS[str(kind)](**rest)
+        check_types(fact)
         _check_names(fact)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"A fact must have a kind and fields of this version, got {kind!r} ({error}).") from None
@@ -173,9 +193,12 @@ def from_json(values: Mapping[str, Any]) -> Fact:
 
 def _check_names(fact: Fact) -> None:
     """Check the form of a name, since it becomes part of a path."""
-    name = fact.name if isinstance(fact, Candidate) else getattr(fact, "network", DENSE)
-    if not (isinstance(name, str) and NETWORK_NAME.fullmatch(name)):
-        raise ValueError(f"The name of a network must be {DENSE!r} or c01, c02, ..., got {name!r}.")
+    names = [fact.name if isinstance(fact, Candidate) else getattr(fact, "network", DENSE)]
+    if isinstance(fact, RoundDecision):
+        names = [*fact.kept, *fact.dropped, *fact.scores]
+    for name in names:
+        if not NETWORK_NAME.fullmatch(name):
+            raise ValueError(f"The name of a network must be {DENSE!r}, {SMALL!r} or c01, c02, ..., got {name!r}.")
 
 
 @dataclass
@@ -186,11 +209,12 @@ class History:
         header: the first line, which identifies the search; None before it is written.
         candidates: by name, in the order of suggestion.
         space_exhausted: whether the sampler found fewer configs than the plan asks for.
-        epochs: records by network ("dense" or a candidate's name) and epoch.
+        epochs: records by network ("dense", "small" or a candidate's name) and epoch.
         rounds: decisions by (criterion, number of the round).
         finals: results by network trained to the end.
         failures: reasons by network that diverged or could not be built.
         winners: networks by criterion.
+        choice: of the user after the search; None if there was none.
     """
 
     header: Header | None = None
@@ -201,6 +225,7 @@ class History:
     finals: dict[str, FinalResult] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     winners: dict[str, str] = field(default_factory=dict)
+    choice: Choice | None = None
 
     def add(self, fact: Fact) -> None:
         """Add a fact."""
@@ -219,6 +244,8 @@ class History:
                 self.failures[fact.network] = fact.reason
             case Winner():
                 self.winners[fact.criterion] = fact.network
+            case Choice():
+                self.choice = fact
             case SpaceExhausted():
                 self.space_exhausted = True
 
@@ -235,11 +262,12 @@ class History:
         return {name: self.epochs[name][epoch] for name in self.candidates if epoch in self.epochs.get(name, {})}
 
     def trained_epochs(self, *, dense: bool = True) -> int:
-        """Epochs trained, all networks together; with or without the dense reference."""
-        return sum(max(0, self.trained(name)) for name in self.epochs if dense or name != DENSE)
+        """Epochs trained, all networks together; with or without the dense networks."""
+        return sum(max(0, self.trained(name)) for name in self.epochs if dense or name not in (DENSE, SMALL))
 
     def copy(self) -> History:
         """A copy; adding to it does not change this history."""
-        epochs = {name: dict(records) for name, records in self.epochs.items()}
-        parts = {name: dict(getattr(self, name)) for name in ("candidates", "rounds", "finals", "failures", "winners")}
-        return History(header=self.header, space_exhausted=self.space_exhausted, epochs=epochs, **parts)
+        copied = replace(self, epochs={name: dict(records) for name, records in self.epochs.items()})
+        for name in ("candidates", "rounds", "finals", "failures", "winners"):
+            setattr(copied, name, dict(getattr(self, name)))
+        return copied

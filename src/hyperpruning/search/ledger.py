@@ -27,6 +27,7 @@ from hyperpruning.search.history import Fact, History, from_json, to_json
 
 logger = logging.getLogger(__name__)
 LEDGER = "ledger.jsonl"
+MAX_LINE = 2**24  # bytes; a longer line ends the ledger
 
 
 class RunFolderError(RuntimeError):
@@ -58,8 +59,46 @@ def read(folder: Path, *, warn: bool = False) -> History:
                     f"Line {number} of {path} is from another version: {error} Use the version that started the search."
                 ) from None
         elif warn:
-            logger.warning("Line %d of %s is damaged. It is ignored, and its content is computed again.", number, path)
+            logger.warning("Line %d of %s is damaged and ignored. The search computes its content again.", number, path)
+    _check_candidates(history, path)
+    _remove_orphans(history)
     return history
+
+
+def sha256(folder: Path) -> str:
+    """The hash of the complete lines of a ledger."""
+    digest = hashlib.sha256()
+    for line in _complete_lines(folder / LEDGER):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _check_candidates(history: History, path: Path) -> None:
+    """Check that no candidate is beyond the number in the header."""
+    count = None if history.header is None else history.header.identity.get("n_candidates")
+    beyond = [name for name in history.candidates if type(count) is int and int(name[1:]) > count]
+    if beyond:
+        raise RunFolderError(
+            f"A ledger must have the {count} candidates of its first line, got {beyond[0]} in {path}. Start a new run."
+        )
+
+
+def _remove_orphans(history: History) -> None:
+    """Remove what depends on a damaged line, a candidate's or that of a best epoch; it is recorded again with it."""
+
+    def known(*names: str) -> bool:
+        return all(name in history.candidates or not name[1:].isdigit() for name in names)
+
+    for by_network in (history.epochs, history.finals, history.failures):
+        for name in [name for name in by_network if not known(name)]:
+            del by_network[name]
+    for name, final in list(history.finals.items()):
+        if final.best_epoch not in history.epochs.get(name, {}):
+            del history.finals[name]
+    history.winners = {criterion: name for criterion, name in history.winners.items() if known(name)}
+    history.rounds = {
+        key: found for key, found in history.rounds.items() if known(*found.kept, *found.dropped, *found.scores)
+    }
 
 
 def compare(recorded: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -129,21 +168,29 @@ class Ledger:
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """The lines by number; None for a damaged one."""
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(_complete_lines(path), start=1):
         try:
             values = json.loads(line)
             if values.pop("check") != _check(values):
                 raise ValueError
-        except (ValueError, KeyError, AttributeError, TypeError):
+            if rb"\ud" in line:  # half of a surrogate pair is no text
+                json.dumps(values, ensure_ascii=False).encode()
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             yield number, None
         else:
             yield number, values
 
 
+def _complete_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while (line := file.readline(MAX_LINE)).endswith(b"\n"):
+            yield line
+
+
 def _cut_torn_line(path: Path) -> None:
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
+    complete = sum(map(len, _complete_lines(path)))
+    if complete < path.stat().st_size:
+        os.truncate(path, complete)
 
 
 def _check(values: Mapping[str, Any]) -> str:

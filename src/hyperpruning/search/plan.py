@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.search.criteria import CRITERIA
+from hyperpruning.search.criteria import CRITERIA, criterion_of
+from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS
-from hyperpruning.search.space import FloatRange, SearchSpace
-from hyperpruning.settings import check_settings, described, documented, setting
+from hyperpruning.search.space import SearchSpace, method_config, space_from_identity
+from hyperpruning.settings import check_settings, described, did_you_mean, documented, setting
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
+from hyperpruning.training.checks import check_promises
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of
+from hyperpruning.training.own_loop import complete_config
 from hyperpruning.training.pruning import method_checker
 from hyperpruning.training.record import Metric
-from hyperpruning.training.task import Task, metric_of
+from hyperpruning.training.task import AnyTask, metric_of
 
+BEST = "best"
 MAX_CHECKED = 1000  # configs of the space that are checked before anything is trained; larger spaces are sampled
 
 
@@ -33,9 +40,16 @@ class Plan:
         ValueError: a value is out of its range; `validate` checks the rest.
     """
 
-    task: Task | None = described("what the candidates learn; None in a plan that was read from a ledger")
-    dense_task: Task | None = described("the task of the dense reference, e.g. with another dropout")
-    train: TrainConfig = described("how each network is trained; its seed is the seed of the search")
+    task: AnyTask | None = described("what the candidates learn; None in a plan that was read from a ledger")
+    dense_task: AnyTask | None = described("the task of the dense reference, e.g. with another dropout")
+    dense: nn.Module | Mapping[str, Tensor] | FrozenDense | Path | str | None = described(
+        "a trained dense network (a module, its state_dict or a model file): the reference, not trained further; None "
+        "trains one",
+        None,
+    )
+    train: TrainConfig = described(
+        "how each network is trained, completed by the recipe of the task; its seed is that of the search"
+    )
     sparsity: float = setting(
         0.8, "fraction of zero weights over the prunable weights, exact", section="pruning", ge=0, lt=1
     )
@@ -49,9 +63,18 @@ class Plan:
     keep: tuple[int, ...] = setting((5, 2), "candidates that each criterion keeps at each rung", section="search", ge=1)
     criteria: tuple[str, ...] = setting(
         ("ls", "loss", "rank_sum"),
-        f"selection criteria, of {', '.join(CRITERIA)}; the first guides the sampler and decides the result",
+        f'selection criteria, of {", ".join(CRITERIA)}, or joined: "ls + loss" (sum of ranks), "ls * loss" (product), '
+        '"ls then loss" (by rung); the first guides the sampler',
         section="search",
-        choices=CRITERIA,
+        check=criterion_of,
+    )
+    winner: str = setting(
+        BEST,
+        "whose winner is exported: a criterion's, or best: the finalist of all with the lowest validation loss",
+        section="search",
+    )
+    as_many_weights: bool = setting(
+        True, "also train a dense network with as many weights as the pruned ones, for comparison", section="search"
     )
     train_all: bool = setting(
         False, "train the eliminated candidates to the end too, to see what was missed", section="search"
@@ -61,8 +84,16 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.task is not None:
+            object.__setattr__(self, "train", complete_config(self.task, self.train))
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
+        if self.winner not in (BEST, *self.criteria):
+            raise ValueError(
+                f"winner must be {BEST} or one of the criteria {', '.join(self.criteria)}, got {self.winner!r}."
+                f"{did_you_mean(self.winner, (BEST, *self.criteria))}"
+            )
+        object.__setattr__(self, "dense", frozen_dense(self.dense))
 
     @property
     def metric(self) -> Metric:
@@ -76,17 +107,14 @@ class Plan:
         values = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
-            if name not in ("task", "dense_task", "train", "space", "spectrum")
-        }
-        space = {
-            name: asdict(choices) if isinstance(choices, FloatRange) else list(choices)
-            for name, choices in self.space.dimensions.items()
+            if name not in ("task", "dense_task", "dense", "train", "space", "spectrum")
         }
         return values | {
             "task": self.task.identity(),
             "dense_task": self.dense_task.identity(),
+            "dense": self.dense.sha256 if isinstance(self.dense, FrozenDense) else None,
             "train": asdict(self.train),
-            "space": space,
+            "space": self.space.identity(),
             "spectrum": asdict(self.spectrum),
         }
 
@@ -97,18 +125,16 @@ def recorded_plan(identity: Mapping[str, Any]) -> Plan:
     Raises:
         ValueError: it is from another version.
     """
-    values = dict(identity)
+    values = {"as_many_weights": False, "winner": identity.get("criteria", [BEST])[0], "dense": None} | dict(identity)
     try:
-        dimensions = {
-            name: FloatRange(**choices) if isinstance(choices, Mapping) else tuple(choices)
-            for name, choices in values.pop("space").items()
-        }
+        space = space_from_identity(values.pop("space"))
         train, spectrum = TrainConfig(**values.pop("train")), SpectrumConfig(**values.pop("spectrum"))
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         plain |= {"task": None, "dense_task": None, "train": train, "spectrum": spectrum}
-        return Plan(**plain, space=SearchSpace(dimensions))
+        plain["dense"] = None if plain["dense"] is None else FrozenDense(plain["dense"])
+        return Plan(**plain, space=space)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The settings must be those of this version of hyperpruning, got others ({error}).") from None
 
@@ -128,15 +154,22 @@ def validate(plan: Plan) -> None:
     """Check a plan before anything is written or trained; all checks are here.
 
     Raises:
-        ValueError: the rounds are invalid, or the space has too few valid methods, or a method does not fit the task.
+        ValueError: the rounds are invalid, or the space has an unknown name or too few valid methods, or a method does
+            not fit the task.
     """
     if plan.task is None or plan.dense_task is None:
         raise ValueError("A plan must have a task and a dense_task, got None (as in a plan from a ledger). Give both.")
+    plan.space.check_names()
     check_rounds(n_candidates=plan.n_candidates, rungs=plan.rungs, keep=plan.keep, epochs=plan.train.epochs)
     device_of(plan.train.device)
     for task in (plan.task, plan.dense_task):
         task.steps(0, plan.train.seed)
-    check = method_checker(plan.task, plan.task.network(plan.train.seed), plan.train, sparsity=plan.sparsity)
+    if isinstance(plan.dense, Path):
+        raise ValueError(f"dense must be weights here, got the file {plan.dense}. Call hp.hyperprune, which reads it.")
+    if isinstance(plan.dense, FrozenDense):
+        plan.dense.load_into(plan.dense_task.network(plan.train.seed))
+    network = check_promises(plan.task, plan.train.seed)
+    check = method_checker(plan.task, network, plan.train, sparsity=plan.sparsity)
     for method in _valid_methods(plan):
         check(method)
         until = plan.train.epochs_in(method.final_density_at)
@@ -153,7 +186,7 @@ def _valid_methods(plan: Plan) -> list[Method]:
     found, invalid = [], ""
     for config in plan.space.configs(MAX_CHECKED):
         try:
-            found.append(from_config(config))
+            found.append(from_config(method_config(config)))
         except ValueError as error:
             invalid = invalid or f" (first invalid one: {error})"
     if len(found) < (plan.n_candidates if plan.space.size() <= MAX_CHECKED else 1):

@@ -5,38 +5,91 @@ Each call creates a study in memory, so that equal arguments give equal configs,
 
 from __future__ import annotations
 
+import copy
 import math
+import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, GridSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from hyperpruning.search.space import Config, FloatRange, SearchSpace, is_valid
+from hyperpruning.search.dimensions import Dimension, FloatRange, IntRange, Range, values_of
+from hyperpruning.search.space import Config, SearchSpace, canonical
 
 ASKS_PER_CONFIG = 50  # suggestions for one new config before the space counts as exhausted
+MAX_GRID = 10_000  # configs that the grid sampler lists
+REPEATS = 10  # suggestions in a row that are not new, after which the rest of a batch is drawn at random
 
 
-def _tpe(seed: int, n_startup: int) -> BaseSampler:
+def _tpe(seed: int, n_startup: int, space: SearchSpace) -> BaseSampler:
     return TPESampler(n_startup_trials=n_startup, multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-def _random(seed: int, n_startup: int) -> BaseSampler:
+def _random(seed: int, n_startup: int, space: SearchSpace) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-# (seed, number of random configs to begin with) -> sampler
-SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {"tpe": _tpe, "random": _random}
+def _gp(seed: int, n_startup: int, space: SearchSpace) -> BaseSampler:
+    return GPSampler(n_startup_trials=n_startup, seed=seed, independent_sampler=RandomSampler(seed=seed))
+
+
+def _qmc(seed: int, n_startup: int, space: SearchSpace) -> BaseSampler:
+    """Each batch is a scrambled sequence of its own: with ask_batch = n_candidates there is one."""
+    return QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(seed=seed))
+
+
+def _grid(seed: int, n_startup: int, space: SearchSpace) -> BaseSampler:
+    for name, dimension in space.dimensions.items():
+        if not values_of(dimension):
+            raise ValueError(
+                f"Every dimension must have a step with the grid sampler, got a continuous range for {name}. Give it "
+                "a step, or choose another sampler."
+            )
+    if space.size() > MAX_GRID:
+        raise ValueError(
+            f"A space must have at most {MAX_GRID:,} configs with the grid sampler, got {space.size():,}. Give larger "
+            "steps, or choose another sampler."
+        )
+    return GridSampler({name: values_of(dimension) for name, dimension in space.dimensions.items()}, seed=seed)
+
+
+def _nsga2(seed: int, n_startup: int, space: SearchSpace) -> BaseSampler:
+    return NSGAIISampler(population_size=max(2, n_startup), seed=seed)
+
+
+Sampler = Callable[[int, int, SearchSpace], BaseSampler]
+# (seed, number of random configs to begin with, space) -> sampler
+SAMPLERS: dict[str, Sampler] = {
+    "tpe": _tpe,
+    "random": _random,
+    "gp": _gp,
+    "qmc": _qmc,
+    "grid": _grid,
+    "nsga2": _nsga2,
+}
+
+
+def sampler_of(sampler: str | BaseSampler | Sampler) -> Sampler:
+    """The sampler that a name, an Optuna sampler or a function stands for.
+
+    Args:
+        sampler: a key of `SAMPLERS`; any Optuna sampler object, which is copied for each batch, so that suggestions
+            repeat after a restart; or a function ``(seed, n_startup, space) -> Optuna sampler``.
+    """
+    if isinstance(sampler, BaseSampler):
+        return lambda seed, n_startup, space: copy.deepcopy(sampler)
+    return SAMPLERS[sampler] if isinstance(sampler, str) else sampler
 
 
 def suggest(
     space: SearchSpace,
     observations: Sequence[tuple[Config, float]],
     *,
-    sampler: Callable[[int, int], BaseSampler],
+    sampler: Sampler,
     seed: int,
     count: int,
 ) -> list[Config]:
@@ -50,49 +103,100 @@ def suggest(
         count: number of configs to ask for.
 
     Returns:
-        distinct valid configs that are not among the observations; fewer than `count` if the space has no more.
+        distinct valid configs that are not among the observations; fewer than `count` if the space has no more. The
+        space's fixed configs come first; without observations its priors shape the others.
     """
-    distributions = _distributions(space)
+    distributions = {name: _distribution(dimension) for name, dimension in space.dimensions.items()}
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = optuna.create_study(sampler=sampler(seed, count))
-        for config, score in observations:
-            study.add_trial(_trial(config, score, distributions))
-        known = [config for config, _ in observations]
-        fresh: list[Config] = []
-        for _ in range(ASKS_PER_CONFIG * count):
-            if len(fresh) == count or len(known) >= space.size():
-                break
-            config = _rounded(study.ask(distributions).params)
-            if config not in known and is_valid(config):
-                fresh.append(config)
-                known.append(config)
-        return fresh
+            study = optuna.create_study(sampler=sampler(seed, count, space))
+            for config, score in observations:
+                study.add_trial(_trial(config, score, distributions))
+            return _new_configs(space, study, distributions, [config for config, _ in observations], seed, count)
     finally:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """The space as Optuna distributions."""
-    return {
-        name: FloatDistribution(choices.low, choices.high, step=choices.step)
-        if isinstance(choices, FloatRange)
-        else CategoricalDistribution(choices)
-        for name, choices in space.dimensions.items()
-    }
+def _new_configs(
+    space: SearchSpace,
+    study: optuna.Study,
+    distributions: dict[str, BaseDistribution],
+    observed: Sequence[Config],
+    seed: int,
+    count: int,
+) -> list[Config]:
+    known = {canonical(config) for config in observed}
+    draw, first = random.Random(seed), not observed
+    fresh: list[Config] = []
+    waiting, repeats = [dict(config) for config in space.fixed], 0
+    for _ in range(ASKS_PER_CONFIG * (count + len(known)) + len(waiting)):
+        if len(fresh) == count or len(observed) + len(fresh) >= space.size() + len(space.fixed):
+            break
+        if waiting:
+            config = waiting.pop(0)
+        else:
+            asked = _rounded(space, study.ask(distributions).params)
+            config = space.active(_with_priors(space, asked, draw) if first else asked)
+        repeats += 1
+        if space.is_valid(config) and (key := canonical(config)) not in known:
+            fresh.append(config)
+            known.add(key)
+            repeats = 0
+        elif repeats == REPEATS:
+            study.sampler = RandomSampler(seed=seed)
+    return fresh
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, FloatRange):
+        return FloatDistribution(dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+    if isinstance(dimension, IntRange):
+        return IntDistribution(dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+    return CategoricalDistribution(dimension)
 
 
 def _trial(config: Config, score: float, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
+    """A finished trial of the dimensions that the config has: a fixed config may have other settings too."""
+    params = {name: value for name, value in config.items() if _contains(distributions, name, value)}
+    active = {name: distributions[name] for name in params}
     if math.isfinite(score):
-        return create_trial(params=dict(config), distributions=distributions, value=score)
+        return create_trial(params=params, distributions=active, value=score)
     # TPE ignores failed trials; a pruned trial with a NaN counts as the worst
-    return create_trial(
-        params=dict(config), distributions=distributions, state=TrialState.PRUNED, intermediate_values={0: math.nan}
-    )
+    return create_trial(params=params, distributions=active, state=TrialState.PRUNED, intermediate_values={0: math.nan})
 
 
-def _rounded(params: Mapping[str, Any]) -> Config:
-    return {name: round(value, 10) if isinstance(value, float) else value for name, value in params.items()}
+def _contains(distributions: dict[str, BaseDistribution], name: str, value: Any) -> bool:
+    distribution = distributions.get(name)
+    if distribution is None:
+        return False
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return isinstance(value, int | float) and distribution._contains(value)
+
+
+def _rounded(space: SearchSpace, params: Mapping[str, Any]) -> Config:
+    config: Config = {}
+    for name, value in params.items():
+        dimension = space.dimensions[name]
+        config[name] = dimension.rounded(value) if isinstance(dimension, Range) else value
+    return config
+
+
+def _with_priors(space: SearchSpace, config: Config, draw: random.Random) -> Config:
+    """The config with some values drawn near the centres of priors; see `Prior`."""
+    changed = dict(config)
+    for name, prior in space.priors.items():
+        chance, normal, dimension = draw.random(), draw.gauss(0.0, 0.1), space.dimensions[name]
+        if chance >= prior.confidence:
+            continue
+        if not isinstance(dimension, Range):
+            changed[name] = prior.centre
+        elif dimension.log:
+            changed[name] = dimension.rounded(float(prior.centre) * (dimension.high / dimension.low) ** normal)
+        else:
+            value = float(prior.centre) + normal * (dimension.high - dimension.low)
+            changed[name] = dimension.rounded(min(max(value, dimension.low), dimension.high))
+    return changed

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.search.criteria import CRITERIA, Rung
-from hyperpruning.search.history import DENSE, History, RoundDecision
-from hyperpruning.search.plan import Plan, batches
+from hyperpruning.search.criteria import Rung, criterion_of
+from hyperpruning.search.history import DENSE, SMALL, History, RoundDecision
+from hyperpruning.search.plan import BEST, Plan, batches
+from hyperpruning.training.record import EpochRecord
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,12 @@ def _elimination(plan: Plan, history: History) -> tuple[list[Action], dict[str, 
 
 
 def _finalists(plan: Plan, history: History, surviving: Mapping[str, Sequence[str]]) -> list[Action]:
-    """Train the finalists to the end; each criterion's best finalist by validation loss is its winner."""
-    end = plan.train.epochs
-    if actions := _training(plan, history, _union(surviving), end, dense=end):
+    """Train the finalists to the end; each criterion's best finalist by validation loss is its winner.
+
+    The dense network with as many weights is trained with them.
+    """
+    end, small = plan.train.epochs, [SMALL] if plan.as_many_weights else []
+    if actions := _training(plan, history, [*_union(surviving), *small], end, dense=_dense_until(plan, None)):
         return actions
     winners = {}
     for criterion, names in surviving.items():
@@ -146,13 +150,18 @@ def _training(
 
 
 def _is_trained(plan: Plan, history: History, name: str, until: int) -> bool:
-    ended = until < plan.train.epochs or name in history.finals
-    return ended and history.trained(name) >= until
+    to_the_end = until == plan.train.epochs or (name == DENSE and plan.dense is not None)
+    return (name in history.finals or not to_the_end) and history.trained(name) >= until
 
 
-def _dense_until(plan: Plan, step: int) -> int:
-    """The dense reference trains one rung ahead, so that the candidates do not wait for it."""
-    return plan.rungs[min(step, len(plan.rungs) - 1)]
+def _dense_until(plan: Plan, step: int | None) -> int:
+    """The dense reference trains one rung ahead, so that the candidates do not wait for it; at last (None) to the end.
+
+    A frozen one has one record, at epoch 0.
+    """
+    if plan.dense is not None:
+        return 0
+    return plan.train.epochs if step is None else plan.rungs[min(step, len(plan.rungs) - 1)]
 
 
 def _abort_without_candidate(history: History, criterion: str) -> Abort:
@@ -171,7 +180,7 @@ def split_by_score(scores: Mapping[str, float], keep: int) -> tuple[list[str], l
 
 def _scores(plan: Plan, history: History, criterion: str, names: Iterable[str], epoch: int) -> dict[str, float]:
     """Scores of the candidates that have reached an epoch."""
-    return CRITERIA[criterion](rung(plan, history, names, epoch))
+    return criterion_of(criterion)(rung(plan, history, names, epoch))
 
 
 def rung(plan: Plan, history: History, names: Iterable[str], epoch: int) -> Rung:
@@ -181,10 +190,37 @@ def rung(plan: Plan, history: History, names: Iterable[str], epoch: int) -> Rung
         epoch=epoch,
         epochs=plan.train.epochs,
         records={name: history.epochs[name] for name in known if name in wanted},
-        dense=history.epochs[DENSE],
+        dense=reference(plan, history),
         configs={name: history.candidates[name].config for name in known if name in wanted},
         distance=lambda a, b: float(spectrum_distance(a, b, kind=plan.distance)),
     )
+
+
+def reference(plan: Plan, history: History) -> Mapping[int, EpochRecord]:
+    """The records of the dense reference by epoch; those of a frozen one are the same at every epoch."""
+    records = history.epochs.get(DENSE, {})
+    return dict.fromkeys(range(plan.train.epochs + 1), records[0]) if plan.dense is not None and records else records
+
+
+def winner(plan: Plan, history: History) -> str | None:
+    """The network of ``winner.safetensors``; None before it is known.
+
+    It is what the user chose after the search; else what the plan says: the winner by one criterion, or of the winners
+    by all criteria the one with the lowest validation loss (equal losses are ordered by name).
+    """
+    if history.choice is not None:
+        return history.choice.network
+    if plan.winner != BEST:
+        return history.winners.get(plan.winner)
+    if not all(criterion in history.winners for criterion in plan.criteria):
+        return None
+    losses = {name: history.finals[name].valid_loss for name in history.winners.values() if name in history.finals}
+    return split_by_score(losses, 1)[0][0] if losses else None
+
+
+def pruned_weights(plan: Plan, history: History) -> int:
+    """The active weights of the finalists (the fewest, if they differ), from the last rung."""
+    return min(history.epochs[name][plan.rungs[-1]].active for name in _union(survivors(plan, history)))
 
 
 def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[str, str | float], float]]:

@@ -6,10 +6,12 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,33 +20,40 @@ from hyperpruning.files import weights_sha256
 from hyperpruning.kernels import float32_precision, out_of_memory
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
-from hyperpruning.search.history import DENSE, Candidate, FinalResult
+from hyperpruning.search.history import DENSE, SMALL, Candidate, FinalResult
 from hyperpruning.search.plan import Plan
-from hyperpruning.sparsity.method import Method
+from hyperpruning.search.references import FrozenDense, NarrowerError, narrower_task
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.checkpoint import best_weights, load, save
+from hyperpruning.training.checks import check_evaluated, recurrent_part, unchanged
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import matmul_precision, threads
 from hyperpruning.training.epochs import Training, epochs, train_batches
-from hyperpruning.training.pruning import MethodError
 from hyperpruning.training.record import EpochRecord
-from hyperpruning.training.task import Task, loss_and_metric
+from hyperpruning.training.task import AnyTask, loss_and_metric, with_batches
 
 OUT_OF_MEMORY = "CUDA out of memory. Start a new run with fewer --workers or a smaller batch or bptt in [training]."
 
 
 @dataclass(frozen=True)
 class Job:
-    """Train `name` until an epoch, from its checkpoint in `folder` or from the beginning."""
+    """Train `name` until an epoch, from its checkpoint in `folder` or from the beginning.
+
+    With `frozen` weights nothing is trained: they are evaluated once. With `as_many_as` the task's network is made
+    narrower, until it has at most as many weights as a pruned one with this number of active prunable weights.
+    """
 
     name: str
-    task: Task
+    task: AnyTask
     train: TrainConfig
     method: Method | None
     sparsity: float
     spectrum: SpectrumConfig
     folder: Path
     until: int
+    frozen: FrozenDense | None = None
+    as_many_as: int | None = None
 
     def identity(self) -> str:
         """A hash of all settings of the training; a checkpoint with another identity is not used."""
@@ -80,7 +89,41 @@ def job_for(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -
         spectrum=plan.spectrum,
         folder=folder / "networks" / name,
         until=until,
+        frozen=plan.dense if candidate is None and isinstance(plan.dense, FrozenDense) else None,
     )
+
+
+def small_job(plan: Plan, folder: Path, active: int) -> Job:
+    """The job of training the dense network with as many weights as the pruned ones to the end.
+
+    Args:
+        plan: of the search.
+        folder: the run folder.
+        active: active prunable weights of the pruned networks.
+    """
+    assert plan.task is not None
+    return Job(
+        name=SMALL,
+        task=plan.task,
+        train=plan.train,
+        method=None,
+        sparsity=0.0,
+        spectrum=plan.spectrum,
+        folder=folder / "networks" / SMALL,
+        until=plan.train.epochs,
+        as_many_as=active,
+    )
+
+
+def narrowed(job: Job) -> Job:
+    """The job with the task of the narrower network, if it asks for one.
+
+    Raises:
+        NarrowerError: the task does not offer it.
+    """
+    if job.as_many_as is None:
+        return job
+    return replace(job, task=narrower_task(job.task, job.train, job.as_many_as), as_many_as=None)
 
 
 @dataclass(frozen=True)
@@ -110,8 +153,9 @@ def run_job(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) 
     records: list[EpochRecord] = []
     try:
         with threads(job.train.threads):
-            final = _train(job, records, on_epoch)
-    except (FloatingPointError, MethodError) as error:  # a loss or a score is not finite; or the method does not fit
+            final = _train(narrowed(job), records, on_epoch)
+    # a loss or a score is not finite; or the method does not fit; or there is no narrower network
+    except (FloatingPointError, MethodError, NarrowerError) as error:
         return JobResult(tuple(records), failure=str(error))
     except RuntimeError as error:
         if not out_of_memory(error):
@@ -125,6 +169,8 @@ def run_job(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) 
 def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord], None] | None) -> FinalResult | None:
     """Train, add to the records, and return the result of a full training."""
     training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
+    if job.frozen is not None:
+        return _measure(job.frozen, job, training, records, on_epoch)
     for record in load(training, job.folder, job.identity()):
         records.append(record)
         if on_epoch is not None and record.epoch <= job.until:
@@ -134,19 +180,42 @@ def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord
         save(training, job.folder, job.identity(), records)
         if on_epoch is not None:
             on_epoch(records[-1])
-    return _final(job, training, records) if training.epoch == job.train.epochs == job.until else None
+    if not training.epoch == job.train.epochs == job.until:
+        return None
+    best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
+    return _final(job, training, best)
+
+
+def _measure(
+    frozen: FrozenDense,
+    job: Job,
+    training: Training,
+    records: list[EpochRecord],
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> FinalResult:
+    """Evaluate frozen weights and take their spectrum; the record has epoch 0."""
+    frozen.load_into(training.network)
+    training.epoch, training.best = 0, training.network.state_dict()
+    records.append(_with_spectrum(training, training.record(), job.spectrum))
+    if on_epoch is not None:
+        on_epoch(records[-1])
+    return _final(job, training, records[-1])
 
 
 def verified_weights(job: Job, sha256: str) -> dict[str, Tensor]:
     """The best weights of a fully trained network; if the checkpoint is lost, the network is trained again.
 
     Args:
-        job: the job that trained it.
+        job: the job that trained it, `narrowed`.
         sha256: of the weights, from the ledger.
 
     Raises:
         ValueError: training again gave other weights (another version of torch, or another machine).
     """
+    if job.frozen is not None:
+        network = job.task.network(job.train.seed)
+        job.frozen.load_into(network)
+        return network.state_dict()
     weights = best_weights(job.folder, job.identity())
     if not weights or weights_sha256(weights) != sha256:
         run_job(job)
@@ -159,37 +228,54 @@ def verified_weights(job: Job, sha256: str) -> dict[str, Tensor]:
     return weights
 
 
-def seconds_per_epoch(job: Job, *, batches: int = 20) -> float:
-    """Estimate the time of an epoch from a few batches, one evaluation and one spectrum; writes nothing."""
+def seconds_per_epoch(job: Job, *, batches: int = 20, enough: float = 3.0) -> float:
+    """Estimate the time of an epoch from a few batches, one evaluation and one spectrum; writes nothing.
+
+    Args:
+        job: the training.
+        batches: number of batches, if they take less than `enough` seconds; at least one is trained.
+        enough: no batch begins after so many seconds.
+    """
     with threads(job.train.threads), matmul_precision(job.train):
         training = Training(job.task, job.train, job.method, sparsity=job.sparsity)
         steps = job.task.steps(0, job.train.seed)
-        count = min(batches, steps)
-        started = time.perf_counter()
-        train_batches(training, islice(job.task.batches(0, job.train.seed), count))
+        task, count, started = with_batches(job.task), 0, time.perf_counter()
+
+        def several() -> Iterator[Any]:
+            nonlocal count
+            for batch in islice(task.batches(0, job.train.seed), batches):
+                if count and time.perf_counter() - started > enough:
+                    return
+                count += 1
+                yield batch
+
+        train_batches(training, several())
         trained = time.perf_counter()
         _with_spectrum(training, training.record(), job.spectrum)
         return (trained - started) * steps / count + time.perf_counter() - trained
 
 
 def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConfig) -> EpochRecord:
-    with training.evaluated() as network:
-        recurrent, probe = training.task.recurrence(network)
+    with training.evaluated() as network, unchanged(network, "recurrence") if record.epoch == 0 else nullcontext():
+        recurrent, probe = recurrent_part(training.task, network)
         spectrum = lyapunov_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)
     exponents = tuple(float(value) if math.isfinite(value) else None for value in spectrum.exponents.tolist())
     return replace(record, spectrum=exponents)
 
 
-def _final(job: Job, training: Training, records: list[EpochRecord]) -> FinalResult:
+def _final(job: Job, training: Training, best: EpochRecord) -> FinalResult:
+    """The result of a training whose best weights are from the epoch of a record."""
     training.network.load_state_dict(training.best)
     training.network.eval()
     with float32_precision(), torch.no_grad():
-        test, test_metric = loss_and_metric(training.task.evaluate(training.network, "test"))
-    best = next(record for record in records[1:] if record.valid_loss == training.best_loss)
+        with unchanged(training.network, 'evaluate(network, "test")'):
+            evaluated = training.task.evaluate(training.network, "test")
+        check_evaluated(evaluated, "test", untrained=False)
+        test, test_metric = loss_and_metric(evaluated)
     return FinalResult(
         network=job.name,
         best_epoch=best.epoch,
-        valid_loss=training.best_loss,
+        valid_loss=best.valid_loss,
         test_loss=test,
         active=best.active,
         sha256=weights_sha256(training.best),

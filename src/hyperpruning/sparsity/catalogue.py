@@ -1,7 +1,10 @@
 """The catalogue of published methods: their compositions, sources and uses; docs/methods.md is generated from it."""
 
+import difflib
 from dataclasses import dataclass, replace
+from functools import partial
 
+from hyperpruning.settings import did_you_mean
 from hyperpruning.sparsity import (
     allocations,
     mask_inits,
@@ -30,21 +33,23 @@ class CatalogueEntry:
     use: str
 
 
-_STATIC = Method(drop=None, grow=None, drop_fraction=0.0)
-_RIGL = Method(grow=scores.gradient, drop_fraction=0.3, stop=0.75)
-_ITOP = Method(allocation=allocations.erk, interval=1500)
-_ONE_SHOT = Method(density=schedules.one_shot, grow=None, drop_fraction=0.0)
-_GMP = Method(density=schedules.cubic, density_until=0.75, stop=0.75, grow=None, drop_fraction=0.0)
+# No published code limits the density of a tensor. `Method` does, for compositions that nobody has tried before.
+_published = partial(Method, floor=0.0, ceiling=1.0)
+_STATIC = _published(drop=None, grow=None, drop_fraction=0.0)
+_RIGL = _published(grow=scores.gradient, drop_fraction=0.3, stop=0.75)
+_ITOP = _published(allocation=allocations.erk, interval=1500)
+_ONE_SHOT = _published(density=schedules.one_shot, grow=None, drop_fraction=0.0)
+_GMP = _published(density=schedules.cubic, density_until=0.75, stop=0.75, grow=None, drop_fraction=0.0)
 
 CATALOGUE: dict[str, CatalogueEntry] = {
     "static": CatalogueEntry(_STATIC, "a random mask that never changes", "as the baseline for dynamic methods"),
     "set": CatalogueEntry(
-        Method(allocation=allocations.er, drop_scope=scopes.sign, drop_fraction=0.3, decay=schedules.constant),
+        _published(allocation=allocations.er, drop_scope=scopes.sign, drop_fraction=0.3, decay=schedules.constant),
         "Mocanu et al. 2018; new weights start at zero",
         "as the simplest dynamic method; needs no gradients of pruned weights",
     ),
     "dsr": CatalogueEntry(
-        Method(
+        _published(
             drop_scope=scopes.global_,
             redistribute=redistributions.nonzeros,
             drop_fraction=0.1,
@@ -54,8 +59,9 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "if each tensor's density should adapt",
     ),
     "snfs": CatalogueEntry(
-        Method(grow=scores.gradient_average, redistribute=redistributions.momentum),
-        "Dettmers & Zettlemoyer 2019; the momentum is a running mean of the gradient, for any optimizer",
+        _published(grow=scores.gradient_average, redistribute=redistributions.momentum),
+        "Dettmers & Zettlemoyer 2019; the momentum is a running mean of the gradient, for any optimizer; growth that "
+        "finds no room in its tensor goes to the others in proportion to their shares",
         "if gradients are noisy; needs a dense buffer",
     ),
     "rigl": CatalogueEntry(
@@ -78,30 +84,32 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "likewise, with growth by gradient",
     ),
     "mest": CatalogueEntry(
-        Method(drop=scores.magnitude_gradient, drop_fraction=0.2, decay=schedules.linear),
+        _published(drop=scores.magnitude_gradient, drop_fraction=0.2, decay=schedules.linear),
         "Yuan et al. 2021 (MEST), elastic mutation with lambda 1, without its soft memory bound, which is not exact",
         "if small weights with large gradients should stay",
     ),
     "granet": CatalogueEntry(
-        Method(
+        _published(
             allocation=allocations.erk,
             density=schedules.cubic,
             density_start=0.5,
             density_until=0.7,
             drop_scope=scopes.global_,
+            replace_scope=scopes.tensor,
             grow=scores.gradient,
         ),
-        "Liu et al. 2021 (GraNet), sparse to sparse from density 0.5",
+        "Liu et al. 2021 (GraNet), sparse to sparse from density 0.5: a global ranking lowers the density, then each "
+        "tensor replaces a fraction of its weights; a weight that is dropped and grown again starts at zero",
         "if the start of the training may be denser",
     ),
     "selfish-rnn": CatalogueEntry(
-        Method(regrowth_init=regrowth_inits.keep),
+        _published(regrowth_init=regrowth_inits.keep),
         "Liu et al. 2021 (Selfish-RNN), as in its code: all gates of a matrix are ranked together; "
         "the code updates once per epoch and averages with SNT-ASGD",
         "as the standard for recurrent networks",
     ),
     "selfish-rnn-gates": CatalogueEntry(
-        Method(grow_scope=scopes.gate, regrowth_init=regrowth_inits.keep),
+        _published(grow_scope=scopes.gate, regrowth_init=regrowth_inits.keep),
         "Liu et al. 2021 (Selfish-RNN), each gate grows the same number of weights",
         "if every gate should keep weights; needs row_groups",
     ),
@@ -130,10 +138,11 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "as an upper baseline, if many trainings are affordable",
     ),
     "iss-p": CatalogueEntry(
-        Method(
+        _published(
             mask_init=mask_inits.magnitude, grow=None, drop_fraction=0.0, interval=10, stop=0.5, soft_shrinkage=0.95
         ),
-        "Wang et al. 2023 (ISS-P); soft shrinkage until half of the training, with a new ranking every 10 steps",
+        "Wang et al. 2023 (ISS-P); soft shrinkage until half of the training, with a new ranking every 10 steps (the "
+        "code ranks in every step)",
         "if setting weights to zero at once hurts; the network is dense until half of the training",
     ),
     "snip": CatalogueEntry(
@@ -174,4 +183,31 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     ),
 }
 
-METHODS: dict[str, Method] = {name: entry.method for name, entry in CATALOGUE.items()}
+
+class MethodNameError(KeyError):
+    """A name that no method of the catalogue has."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Methods(dict[str, Method]):
+    """The methods of the catalogue by name; an unknown name is an error that suggests the nearest one."""
+
+    def __missing__(self, name: object) -> Method:
+        raise MethodNameError(f"method must be one of {', '.join(self)}, got {name!r}.{did_you_mean(name, self)}")
+
+
+METHODS = Methods({name: entry.method for name, entry in CATALOGUE.items()})
+
+
+def check_is_method(method: object) -> None:
+    """Check that a method is a `Method` and not, for example, the name of one.
+
+    Raises:
+        ValueError: it is not; the message says what to write.
+    """
+    if isinstance(method, Method):
+        return
+    nearest = difflib.get_close_matches(str(method), METHODS, n=1, cutoff=0.5) or ["rigl"]
+    raise ValueError(f"method must be a Method, got {method!r}. Write hyperpruning.METHODS[{nearest[0]!r}].")

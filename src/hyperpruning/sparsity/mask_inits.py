@@ -51,7 +51,8 @@ def grasp(parameters: PrunableParameters, calibration: Calibration | None) -> Sc
     """Keep the weights with the largest w (H g), where g is the gradient and H the Hessian of the loss.
 
     This preserves the norm of the gradient. The network must be differentiable twice; cuDNN's fused recurrent layers
-    are not (switch cuDNN off). Source: GraSP, Wang et al. 2020, which removes the largest -w (H g).
+    are not (switch cuDNN off). Source: GraSP, Wang et al. 2020, which removes the largest -w (H g). Its code divides
+    the logits by a temperature of 200: for that, let the calibration return cross_entropy(logits / 200, targets).
     """
     loss = _calibration_scalar(calibration, "grasp", "the loss of a batch")
     tensors = [parameter.tensor for parameter in parameters.values()]

@@ -82,6 +82,21 @@ class Masking:
         for (name, _, soft_shrinking), factor in self._factors.items():
             self._fill(factor, name, soft_shrinking)
 
+    def check_shapes(self, masks: Mapping[str, Tensor]) -> None:
+        """Check that saved masks are of this model.
+
+        Raises:
+            ValueError: a name or a shape differs.
+        """
+        ours, theirs = ({name: tuple(mask.shape) for name, mask in of.items()} for of in (self.masks, masks))
+        if ours != theirs:
+            name = min(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+            raise ValueError(
+                f"The masks of the state must have the model's names and shapes: {name!r} must be "
+                f"{ours.get(name, 'absent')}, got {theirs.get(name, 'absent')}. Load it into the "
+                "model it was saved from."
+            )
+
     def _factor(self, name: str, dtype: torch.dtype, soft_shrinking: bool) -> Tensor:
         key = name, dtype, soft_shrinking
         if key not in self._factors:

@@ -25,6 +25,10 @@ from hyperpruning.sparsity.scopes import Scope
 from hyperpruning.sparsity.scores import Score
 
 
+class MethodError(ValueError):
+    """A method that does not fit the network, the sparsity or the training."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A pruning method: a composition of functions and numbers. `Sparsifier` carries it out.
@@ -45,13 +49,17 @@ class Method:
         density_until: the time at which the density reaches its final value.
         drop: the score by which an update keeps weights (the largest stay); None keeps the first masks unchanged.
         drop_scope: which weights are ranked against each other when weights are dropped.
+        replace_scope: which weights are ranked against each other when the fraction `drop_fraction` is dropped, after
+            `drop_scope` has lowered the density; None for one ranking of both by `drop_scope`.
         drop_fraction: the fraction of the active weights that an update at step 0 drops and grows again, in (0, 1);
-            0 if `grow` is None.
+            0 if `grow` is None. Unless `regrowth_init` is "keep", at most as many weights as there are inactive ones.
         decay: the factor on `drop_fraction`, as a schedule from step 0 to the last update.
         redistribute: how many of the new weights each tensor gets.
-        floor: the lowest density of a tensor after a redistribution or a global mask initialisation,
-            0 <= floor < ceiling. A tensor that is already below it may stay there.
-        ceiling: the highest density of a tensor likewise, floor < ceiling <= 1.
+        floor: the lowest density to which a redistribution or a global scope may bring a tensor, 0 <= floor < ceiling.
+            A tensor that is already below it may stay there. 0 for no limit: an update that empties a tensor is then an
+            error. The named methods have 0, as published.
+        ceiling: the highest density to which they may bring a tensor, floor < ceiling <= 1. 1 for no limit. The named
+            methods have 1, as published.
         grow: the score by which an update adds weights (the largest are added); None never adds any.
         grow_scope: which weights are ranked against each other when weights are grown.
         regrowth_init: the value with which a new weight starts.
@@ -76,6 +84,7 @@ class Method:
     density_until: float = 0.5
     drop: Score | None = scores.magnitude
     drop_scope: Scope = scopes.tensor
+    replace_scope: Scope | None = None
     drop_fraction: float = 0.5
     decay: Decay = schedules.cosine
     redistribute: Redistribute = redistributions.none
@@ -108,7 +117,7 @@ class Method:
     @property
     def moves_weights_between_tensors(self) -> bool:
         """Whether the number of active weights of a tensor can change while the total does not."""
-        scopes_used = (self.mask_init_scope, self.drop_scope, self.grow_scope)
+        scopes_used = (self.mask_init_scope, self.drop_scope, self.replace_scope, self.grow_scope)
         return scopes.global_ in scopes_used or self.redistribute is not redistributions.none
 
 
@@ -172,6 +181,11 @@ def _stage_errors(method: Method) -> Iterator[str]:
         yield f"grow must be None when soft_shrinkage is above 0, got {name('grow')}. Pruned weights grow back anyway."
     if method.grow is not None and method.rewind is not None:
         yield f"grow must be None when rewind is set, got {name('grow')}. Set grow or rewind to None."
+    if method.replace_scope is not None and (method.grow is None or not method.scheduled):
+        yield (
+            f"replace_scope must be None when grow is None or the density is constant, got {name('replace_scope')}. "
+            "Use drop_scope."
+        )
     if method.rewind is not None and not method.scheduled:
         yield "density must be a falling schedule when rewind is set, got 'constant'. 'geometric' is common."
     if method.rewind is not None and method.soft_shrinkage:
@@ -213,9 +227,9 @@ def _granularity_errors(method: Method) -> Iterator[str]:
         yield f"granularity must have rows >= 0, columns >= 0 and 0 < keep <= of (or keep = of = 0), got {block}."
     if block.of and not single:
         yield f"rows and columns must be 1 with {pattern} granularity, got {block.rows} and {block.columns}."
-    used = {part: getattr(method, part) for part in ("mask_init_scope", "drop_scope", "grow_scope")}
+    used = {part: getattr(method, part) for part in ("mask_init_scope", "drop_scope", "replace_scope", "grow_scope")}
     for part, scope in used.items():
-        if block.of and scope is not scopes.tensor:
+        if block.of and scope not in (scopes.tensor, None):
             yield f"{part} must be 'tensor' with {pattern} granularity, got {name(part)}."
     if block.of and method.redistribute is not redistributions.none:
         yield f"redistribute must be 'none' with {pattern} granularity, got {name('redistribute')}."
@@ -232,8 +246,9 @@ def _granularity_errors(method: Method) -> Iterator[str]:
         yield f"soft_shrinkage must be 0 when update is not 'exact', got {method.soft_shrinkage}."
     if method.update is not None and method.grow is None:
         yield "grow must be a score when update is not 'exact', got None."
-    if not single and method.drop_scope is scopes.sign:
-        yield f"drop_scope must not be 'sign' when several weights are pruned together, got {block}. Use 'tensor'."
+    for part, scope in used.items():
+        if not single and scope is scopes.sign:
+            yield f"{part} must not be 'sign' when several weights are pruned together, got {block}. Use 'tensor'."
 
 
 def _n_of_m(method: Method) -> str:

@@ -73,6 +73,7 @@ class PrunableParameter:
         optimizer: the optimizer's state tensors of this parameter; empty if there is no optimizer.
         average: the running mean of the gradient; None if the method does not use it.
         generator: for scores that are drawn at random.
+        step: the optimizer step of the update, from 1; 0 when the first masks are chosen.
     """
 
     name: str
@@ -84,6 +85,7 @@ class PrunableParameter:
     optimizer: dict[str, Tensor]
     average: Tensor | None
     generator: Generator
+    step: int = 0
 
     @property
     def weight(self) -> Tensor:

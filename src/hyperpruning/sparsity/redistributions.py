@@ -55,13 +55,13 @@ def gradient(
 def momentum(
     parameters: PrunableParameters, kept: Mapping[str, Tensor], n_replaced: Mapping[str, int]
 ) -> dict[str, float]:
-    """Share in proportion to the mean |momentum| of the kept weights.
+    """Share in proportion to the mean |momentum| of the weights that were active before the drop.
 
     The momentum is the running mean of the gradient if the method keeps one, otherwise the optimizer's. Source: SNFS,
-    Dettmers & Zettlemoyer 2019.
+    Dettmers & Zettlemoyer 2019, and its code (`gather_statistics`).
     """
     return {
-        name: _mean(parameter.momentum if parameter.average is None else parameter.average, kept[name])
+        name: _mean(parameter.momentum if parameter.average is None else parameter.average, parameter.mask)
         for name, parameter in parameters.items()
     }
 
@@ -82,6 +82,7 @@ def growth_quotas(
 ) -> dict[str, int]:
     """Return how many blocks each tensor grows, in proportion to the shares; their sum is sum(n_replaced).
 
+    What finds no room in a tensor goes to the others in proportion to their shares (in SNFS's code: in equal parts).
     A tensor whose density was beyond a limit before the update may keep its density, but not move further away. So the
     old densities are always a solution, and the sum is always exact.
 
@@ -96,12 +97,25 @@ def growth_quotas(
     Returns:
         the number of new blocks by parameter name.
     """
+    lower, upper = growth_limits(survivors, n_replaced, sizes, floor=floor, ceiling=ceiling)
+    return apportion(sum(n_replaced.values()), shares, lower, upper)
+
+
+def growth_limits(
+    survivors: Mapping[str, int],
+    n_replaced: Mapping[str, int],
+    sizes: Mapping[str, int],
+    *,
+    floor: float,
+    ceiling: float,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many blocks each tensor must grow at least, and at most; arguments as in `growth_quotas`."""
     lower, upper = {}, {}
     for name, n_blocks in sizes.items():
         before = survivors[name] + n_replaced[name]
         lower[name] = max(0, min(math.ceil(floor * n_blocks), before) - survivors[name])
         upper[name] = max(math.floor(ceiling * n_blocks), before) - survivors[name]
-    return apportion(sum(n_replaced.values()), shares, lower, upper)
+    return lower, upper
 
 
 REDISTRIBUTIONS: dict[str, Redistribute] = {

@@ -26,6 +26,7 @@ COMPONENTS: dict[str, Mapping[str, Any]] = {
     "density": DENSITIES,
     "drop": {"none": None} | DROPS,
     "drop_scope": DROP_SCOPES,
+    "replace_scope": {"same": None} | DROP_SCOPES,
     "decay": DECAYS,
     "redistribute": REDISTRIBUTIONS,
     "grow": {"none": None} | GROWTHS,
@@ -68,17 +69,29 @@ def from_config(config: Mapping[str, object]) -> Method:
     >>> from_config({"method": "rigl", "drop_fraction": 0.5}).stop
     0.75
     """
-    values: dict[str, Any] = {name: value for name, value in config.items() if name != "method"}
-    parts = [field.name for field in dataclasses.fields(Method)]
-    for part, value in values.items():
-        if part not in parts:
-            raise ValueError(_unknown("A component of a method", part, [*parts, "method"]))
-        if part in COMPONENTS:
-            values[part] = _lookup(part, value, COMPONENTS[part])
+    values: dict[str, Any] = {part: check_choice(part, value) for part, value in config.items() if part != "method"}
     if "method" in config:
-        base: Method = _lookup("method", config["method"], METHODS)
+        base: Method = check_choice("method", config["method"])
         return dataclasses.replace(base, **values)
     return Method(**values)
+
+
+def check_choice(part: str, value: object) -> Any:
+    """Return what a name stands for as a part of a method; numbers as they are.
+
+    Args:
+        part: a field of `Method`, or "method".
+        value: its name, or a number.
+
+    Raises:
+        ValueError: the field or the name is unknown; the error suggests the nearest one.
+    """
+    parts = [*(field.name for field in dataclasses.fields(Method)), "method"]
+    if part not in parts:
+        raise ValueError(_unknown("A component of a method", part, parts))
+    if part == "method":
+        return _lookup(part, value, METHODS)
+    return _lookup(part, value, COMPONENTS[part]) if part in COMPONENTS else value
 
 
 def _lookup(part: str, name: object, choices: Mapping[str, Any]) -> Any:

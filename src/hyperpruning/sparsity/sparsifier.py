@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hyperpruning.sparsity import buffers, scores
+from hyperpruning.sparsity.catalogue import check_is_method
+from hyperpruning.sparsity.checks import check_finite
 from hyperpruning.sparsity.costs import Cost, weights
+from hyperpruning.sparsity.gates import with_row_groups
+from hyperpruning.sparsity.loop import OptimizerSteps, Processes, unwrapped
 from hyperpruning.sparsity.mask_inits import Calibration
 from hyperpruning.sparsity.masking import Masking, density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import PrunableParameter, optimizer_state
 from hyperpruning.sparsity.selection import count_true
-from hyperpruning.sparsity.updates import Update, check_finite, drop_and_grow, initial_masks
-from hyperpruning.sparsity.weight_budget import WeightBudget
+from hyperpruning.sparsity.updates import Update, drop_and_grow, initial_masks
+from hyperpruning.sparsity.weight_budget import WeightBudget, warn_without_total_steps
 
 
 class Sparsifier:
@@ -29,21 +33,26 @@ class Sparsifier:
     that which whole blocks reach.
 
     Args:
-        model: already on its device; its prunable weights are masked at once. Tied parameters count once.
+        model: already on its device; its prunable weights are masked at once. Tied parameters count once. It may be
+            wrapped by torch.compile and DistributedDataParallel: names are those of the model inside, and all processes
+            have the same masks.
         optimizer: its state is masked with the weights; None if there is no optimizer.
         method: how to prune.
         sparsity: the fraction of zeros over all prunable weights, in [0, 1).
         total_steps: the optimizer steps of the whole training. Without it, the drop fraction does not decay, updates
-            never stop, and the density cannot fall.
+            never stop, and the density cannot fall; a warning says what this costs.
         interval: optimizer steps between updates; default `method.interval`.
         when: (step, from 1) -> whether this step may update the masks; default every `interval` steps.
         prunable: (name, parameter) -> whether it is pruned; default every parameter whose cost is not 0.
         cost: (name, parameter) -> the cost of one of its weights; default 1 in matrices and 0 (not pruned) in vectors.
             With another cost (see `multiply_adds`), sparsity is the fraction of the cost that is pruned.
-        row_groups: the number of equal groups of rows by parameter name, e.g. 4 for the stacked gates of an LSTM;
-            default 1.
+        row_groups: the number of equal groups of rows by parameter name, e.g. 4 for the stacked gates of an LSTM. The
+            groups of recurrent layers are known (`sparsity.gates.row_groups`); what is given stands in their place, and
+            every other parameter has 1.
         calibration: a function that returns the scalar which the functions of `mask_inits.py` differentiate.
         seed: of random masks and random growth.
+        state: a `state_dict` to continue from, where model and optimizer already have their own states: masks are
+            taken from it, and no weight is lost. Default: new masks.
 
     Attributes:
         masks: bool tensors by parameter name, True where a weight is active; changed in place.
@@ -53,13 +62,13 @@ class Sparsifier:
         optimizer: as given; assign the new optimizer after replacing it.
 
     Raises:
-        ValueError: the sparsity leaves a tensor without active weights, no parameter is prunable, or the method does
-            not fit the model.
+        ValueError: the sparsity, or a global ranking without `Method.floor`, leaves a tensor without active weights, no
+            parameter is prunable, or the method does not fit the model.
 
     >>> from hyperpruning.sparsity.catalogue import METHODS
     >>> model = nn.Linear(20, 10)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> sparsifier = Sparsifier(model, optimizer, METHODS["rigl"], sparsity=0.9)
+    >>> sparsifier = Sparsifier(model, optimizer, METHODS["rigl"], sparsity=0.9, total_steps=1000)
     >>> _ = model(torch.ones(20)).sum().backward(), optimizer.step(), sparsifier.step()
     >>> int(model.weight.count_nonzero())
     20
@@ -80,11 +89,14 @@ class Sparsifier:
         row_groups: Mapping[str, int] | None = None,
         calibration: Calibration | None = None,
         seed: int = 0,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         if interval is not None and interval < 1:
             raise ValueError(
                 f"interval must be at least 1 optimizer step, got {interval}. Leave it out for the default."
             )
+        check_is_method(method)
+        self._processes, model = Processes(model), unwrapped(model)
         named = {n: p for n, p in model.named_parameters() if cost(n, p) and (prunable is None or prunable(n, p))}
         in_optimizer = (
             {p for group in optimizer.param_groups for p in group["params"]} if optimizer is not None else set()
@@ -94,8 +106,11 @@ class Sparsifier:
                 "The optimizer must hold the model's prunable parameters, got an optimizer without any of them. "
                 "Create it from model.parameters()."
             )
+        if total_steps is None:
+            warn_without_total_steps(method)
         self.model, self.optimizer, self.method = model, optimizer, method
-        self.parameters, self.row_groups = named, {name: (row_groups or {}).get(name, 1) for name in named}
+        groups = with_row_groups(model, row_groups)
+        self.parameters, self.row_groups = named, {name: groups.get(name, 1) for name in named}
         self.weight_budget = WeightBudget(
             method, named, {n: cost(n, p) for n, p in named.items()}, sparsity, total_steps
         )
@@ -103,13 +118,19 @@ class Sparsifier:
         self.interval = method.interval if interval is None else interval
         self.when = when or (lambda step: step % self.interval == 0)
         self._step = 0
+        self._optimizer_steps = OptimizerSteps()
+        self._optimizer_steps.watch(optimizer)
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same masks on every device
+        self._processes.agree_on_seed(self._generator, next(iter(named.values())).device)
         self._buffers: dict[str, Tensor] = {}
         self._masking = Masking(model, named, method.soft_shrinkage)
         self.masks, self.ever_active_masks = self._masking.masks, self._masking.ever_active_masks
-        self._masking.set(
-            initial_masks(method, self._prunable_parameters(), self.weight_budget.scheduled_blocks(0), calibration)
-        )
+        if state is not None:
+            self.load_state_dict(state)
+            return
+        masks = initial_masks(method, self._prunable_parameters(), self.weight_budget.scheduled_blocks(0), calibration)
+        self._processes.agree(masks.values())
+        self._masking.set(masks)
         if method.rewind == 0:
             buffers.save_rewind_weights(self._buffers, self.model)
         self.apply()
@@ -144,25 +165,31 @@ class Sparsifier:
     def step(self) -> Update | None:
         """Set pruned weights to zero, and every `interval` steps update the masks.
 
-        Call it after optimizer.step() and before optimizer.zero_grad(). The last step of the training never updates the
-        masks, because nothing would train the new weights.
+        Call it after optimizer.step() and before optimizer.zero_grad(). Only steps of the optimizer count: a call
+        without one, between two steps of gradient accumulation or where a GradScaler skipped the step, changes no mask.
+        The last step of the training never updates the masks, because nothing would train the new weights.
 
         Returns:
             the result of the update; None in a step without an update.
 
         Raises:
-            FloatingPointError: a weight or gradient is not finite at an update; the masks do not change.
+            FloatingPointError: a weight or gradient is not finite, or a score is NaN; the masks do not change.
+            MethodError: the update would leave a tensor without active weights; the masks do not change.
             RuntimeError: a parameter of the model was replaced.
             ValueError: an update needs gradients or momenta and there are none; the masks do not change.
         """
+        if not self._optimizer_steps.made(self.optimizer):
+            self.apply()
+            return None
         self._step += 1
         if self.method.grow is scores.gradient_average:
             buffers.update_gradient_average(self._buffers, self.parameters)
+        due = self.method.drop is not None and self.weight_budget.is_update_step(self._step, self.when)
+        update = self._update() if due and self.soft_shrinking else None  # ISS-P: rank, then shrink by the new masks
         self._masking.apply(self.optimizer, soft_shrinking=self.soft_shrinking)
         if self._step == self.method.rewind:
             buffers.save_rewind_weights(self._buffers, self.model)
-        due = self.method.drop is not None and self.weight_budget.is_update_step(self._step, self.when)
-        return self._update() if due else None
+        return self._update() if due and not self.soft_shrinking else update
 
     def apply(self) -> None:
         """Set pruned weights and every optimizer state of their shape (momenta, averages, counts) to zero.
@@ -207,14 +234,7 @@ class Sparsifier:
             ValueError: the state is of another model or another sparsity.
         """
         masks = state["masks"]
-        ours, theirs = ({name: tuple(mask.shape) for name, mask in of.items()} for of in (self.masks, masks))
-        if ours != theirs:
-            name = min(name for name in ours | theirs if ours.get(name) != theirs.get(name))
-            raise ValueError(
-                f"The masks of the state must have the model's names and shapes: {name!r} must be "
-                f"{ours.get(name, 'absent')}, got {theirs.get(name, 'absent')}. Load it into the "
-                "model it was saved from."
-            )
+        self._masking.check_shapes(masks)
         if state["target"] != self.weight_budget.target_cost:
             raise ValueError(
                 f"The masks of the state must keep {self.weight_budget.target_cost} weights, got {state['target']}. "
@@ -245,6 +265,7 @@ class Sparsifier:
         kept, grown = rule(
             method, parameters, targets, self.weight_budget.drop_fraction(self._step), new_buffers, self._generator
         )
+        self._processes.agree([*kept.values(), *grown.values()])
         starts = {
             name: method.regrowth_init(parameter, kept[name], grown[name]) for name, parameter in parameters.items()
         }
@@ -282,6 +303,7 @@ class Sparsifier:
                 optimizer_state(self.optimizer, parameter),
                 self._buffers.get(f"average {name}"),
                 self._generator,
+                self._step,
             )
             for name, parameter in self.parameters.items()
         }

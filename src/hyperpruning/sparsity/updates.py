@@ -7,21 +7,23 @@ parameter's shape: the weights that stay and the weights that are new. It change
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
+from hyperpruning.sparsity import regrowth_inits
+from hyperpruning.sparsity.checks import check_not_empty, check_scores
+from hyperpruning.sparsity.growth import Masks, add_chosen, block_scores_of, fill_n_of_m, grow, whole_tensor
 from hyperpruning.sparsity.mask_inits import Calibration, Scores
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import PrunableParameters
 from hyperpruning.sparsity.redistributions import growth_quotas
-from hyperpruning.sparsity.scopes import Partition, RankingGroup, choose, global_
-from hyperpruning.sparsity.scores import Score
-from hyperpruning.sparsity.selection import apportion, count_true, largest_in_each_group, positive
+from hyperpruning.sparsity.scopes import Partition, choose, global_
+from hyperpruning.sparsity.selection import apportion, count_true
 
-Masks = dict[str, Tensor]
 UpdateRule = Callable[
     [Method, PrunableParameters, Mapping[str, int], float, dict[str, Tensor], Generator], tuple[Masks, Masks]
 ]
@@ -65,18 +67,23 @@ def initial_masks(
 
     Returns:
         bool masks of each parameter's shape, by name.
+
+    Raises:
+        FloatingPointError: a score is NaN.
+        MethodError: a global scope leaves a tensor without active weights.
     """
     found = method.mask_init(parameters, calibration)
     scores = {name: None if one is None else parameters[name].block_scores(one) for name, one in found.items()}
     if method.granularity.of:
-        return _fill_n_of_m(method, parameters, scores, {n: torch.zeros_like(p.mask) for n, p in parameters.items()})
+        return fill_n_of_m(method, parameters, scores, {n: torch.zeros_like(p.mask) for n, p in parameters.items()})
     everything = {name: torch.ones_like(p.block_mask(p.mask)) for name, p in parameters.items()}
+    check_scores("mask_init", method.mask_init, parameters, scores, everything)
     if method.mask_init_scope is global_ and len(parameters) > 1:
         counts = _global_counts(method, parameters, counts, scores, everything)
     chosen: Masks = {}
-    for name, parameter in parameters.items():
-        group: RankingGroup = [(name, slice(0, parameter.n_blocks), None)]
-        chosen |= choose(group, scores, everything, counts[name], parameter.generator)
+    for name in parameters:
+        chosen |= choose(whole_tensor(parameters, name), scores, everything, counts[name], parameters[name].generator)
+    check_not_empty(method, parameters, chosen)
     return {name: p.weight_mask(chosen[name]) for name, p in parameters.items()}
 
 
@@ -100,13 +107,20 @@ def drop_and_grow(
     buffers: dict[str, Tensor],
     generator: Generator,
 ) -> tuple[Masks, Masks]:
-    """Drop blocks until the targets are reached, drop `fraction` of the rest too, and grow as many as that fraction."""
+    """Drop blocks until the targets are reached, drop `fraction` of the rest too, and grow as many as that fraction.
+
+    Raises:
+        FloatingPointError: a score is NaN.
+        MethodError: a global scope leaves a tensor without active weights.
+    """
     if method.soft_shrinkage and method.granularity.of:  # pruned weights are not zero: rank all of a group again
         none = {name: torch.zeros_like(p.mask) for name, p in parameters.items()}
-        return _fill_n_of_m(method, parameters, _block_scores(method.drop, parameters), none), none
+        everything = {name: ~mask.reshape(-1) for name, mask in none.items()}
+        return fill_n_of_m(method, parameters, _drop_scores(method, parameters, everything), none), none
     survivors, n_replaced = _drop(method, parameters, targets, fraction, generator)
     kept = {name: p.weight_mask(survivors[name]) for name, p in parameters.items()}
     if method.grow is None:
+        check_not_empty(method, parameters, survivors)
         return kept, {name: torch.zeros_like(mask) for name, mask in kept.items()}
     quotas = growth_quotas(
         method.redistribute(parameters, kept, n_replaced),
@@ -116,43 +130,84 @@ def drop_and_grow(
         floor=method.floor,
         ceiling=method.ceiling,
     )
-    return kept, grow(method, parameters, survivors, quotas, generator)
+    grown = grow(method, parameters, survivors, quotas, generator)
+    check_not_empty(method, parameters, {name: kept[name] | grown[name] for name in kept})
+    return kept, grown
 
 
 def _drop(
     method: Method, parameters: PrunableParameters, targets: Mapping[str, int], fraction: float, generator: Generator
 ) -> tuple[Masks, dict[str, int]]:
     """Return the block masks after the drop, and how many of the dropped blocks of each tensor growth replaces."""
-    assert method.drop is not None
     active = {name: p.block_mask(p.mask) for name, p in parameters.items()}
     # under soft shrinkage pruned weights are not zero, and may become active again
     eligible = {name: torch.ones_like(mask) for name, mask in active.items()} if method.soft_shrinkage else active
-    scores = _block_scores(method.drop, parameters)
+    scores = _drop_scores(method, parameters, eligible)
+    drop = partial(_drop_in_scope, method, parameters, scores=scores, generator=generator)
+    if method.replace_scope is None:
+        return drop(method.drop_scope(parameters), eligible, targets=targets, fraction=fraction)
+    lowered, _ = drop(method.drop_scope(parameters), eligible, targets=targets, fraction=0.0)
+    targets = {name: count_true(mask) for name, mask in lowered.items()}
+    return drop(method.replace_scope(parameters), lowered, targets=targets, fraction=fraction)
+
+
+def _drop_in_scope(
+    method: Method,
+    parameters: PrunableParameters,
+    partitions: Sequence[Partition],
+    eligible: Mapping[str, Tensor],
+    *,
+    scores: Scores,
+    targets: Mapping[str, int],
+    fraction: float,
+    generator: Generator,
+) -> tuple[Masks, dict[str, int]]:
+    """Drop as `_drop`, in the partitions of one scope, from the eligible blocks."""
     survivors: Masks = {}
     n_replaced: dict[str, int] = {}
-    for partition in method.drop_scope(parameters):
-        names = {name: None for group in partition for name, _, _ in group}
+    for partition in partitions:
+        names = list({name: None for group in partition for name, _, _ in group})
         total, n_blocks = sum(targets[name] for name in names), sum(parameters[name].n_blocks for name in names)
-        # at most the number of inactive blocks: a nearly dense tensor would grow its own weights again, at zero
-        replaced = min(math.floor(fraction * total), n_blocks - total)
+        replaced = math.floor(fraction * total)
+        if method.regrowth_init is not regrowth_inits.keep or total == n_blocks:
+            # at most the number of inactive blocks: a nearly dense tensor would grow its own weights again, at zero
+            replaced = min(replaced, n_blocks - total)
         targets_of_groups, replaced_of_groups = _split(partition, eligible, total, replaced)
         for index, group in enumerate(partition):
             count = targets_of_groups[index] - replaced_of_groups[index]
-            _add(survivors, group, choose(group, scores, eligible, count, generator), parameters)
-        dropped = {name: count_true(active[name]) - count_true(survivors[name]) for name in names}
+            add_chosen(survivors, group, choose(group, scores, eligible, count, generator), parameters)
+        dropped = {name: count_true(eligible[name]) - count_true(survivors[name]) for name in names}
         none = dict.fromkeys(names, 0)
         n_replaced |= apportion(replaced, dropped, none, dropped) if replaced else none
+        if len(names) > 1:
+            _keep_floors(method, parameters, names, survivors, n_replaced, eligible=eligible, scores=scores)
     return survivors, n_replaced
 
 
-def _add(masks: Masks, group: RankingGroup, chosen: Masks, parameters: PrunableParameters) -> None:
-    """Add the chosen blocks of a ranking group to block masks."""
-    for name, span, _ in group:
-        if name not in masks and len(chosen[name]) == parameters[name].n_blocks:
-            masks[name] = chosen[name]
-            continue
-        mask = masks.setdefault(name, torch.zeros_like(parameters[name].block_mask(parameters[name].mask)))
-        mask[span] |= chosen[name]
+def _keep_floors(
+    method: Method,
+    parameters: PrunableParameters,
+    names: Sequence[str],
+    survivors: Masks,
+    n_replaced: dict[str, int],
+    *,
+    eligible: Mapping[str, Tensor],
+    scores: Scores,
+) -> None:
+    """Repeat the drop of tensors that were ranked together, if it left one below its floor: within each tensor."""
+    have = {name: count_true(eligible[name]) for name in names}
+    counts = {name: count_true(survivors[name]) + n_replaced[name] for name in names}  # after growth
+    active = {name: count_true(parameters[name].block_mask(parameters[name].mask)) for name in names}
+    least = {name: min(math.ceil(method.floor * parameters[name].n_blocks), active[name]) for name in names}
+    if all(counts[name] >= least[name] for name in names):
+        return
+    counts = apportion(sum(counts.values()), counts, least, have)
+    shares = {name: n_replaced[name] for name in names}
+    replaced = apportion(sum(shares.values()), shares, dict.fromkeys(names, 0), counts)
+    n_replaced |= replaced
+    for name in names:
+        count, generator = counts[name] - replaced[name], parameters[name].generator
+        survivors |= choose(whole_tensor(parameters, name), scores, eligible, count, generator)
 
 
 def _split(
@@ -171,86 +226,9 @@ def _split(
     return totals, apportion(replaced, totals, none, totals)
 
 
-def grow(
-    method: Method,
-    parameters: PrunableParameters,
-    survivors: Mapping[str, Tensor],
-    quotas: Mapping[str, int],
-    generator: Generator,
-) -> Masks:
-    """Choose the new weights.
-
-    Args:
-        method: its grow, grow_scope and granularity are used.
-        parameters: the prunable parameters by name.
-        survivors: bool (n_blocks,) by name: the blocks that the drop left, which are not chosen.
-        quotas: the number of new blocks by name.
-        generator: for random choices.
-
-    Returns:
-        bool masks of each parameter's shape, by name.
-    """
-    assert method.grow is not None
-    free = {name: ~mask for name, mask in survivors.items()}
-    scores = _block_scores(method.grow, parameters)
-    if method.granularity.of:  # every group of N:M grows as many as it dropped
-        return _fill_n_of_m(method, parameters, scores, survivors)
-    grown: Masks = {}
-    for partition in method.grow_scope(parameters):
-        total = sum(quotas[name] for name in {name for group in partition for name, _, _ in group})
-        room = {i: sum(count_true(free[name][span]) for name, span, _ in g) for i, g in enumerate(partition)}
-        counts = apportion(total, dict.fromkeys(room, 1.0), dict.fromkeys(room, 0), room)
-        for index, group in enumerate(partition):
-            for chosen in _positive_scores_first(group, scores, free, counts[index], generator):
-                _add(grown, group, chosen, parameters)
-    return {name: p.weight_mask(grown[name]) for name, p in parameters.items()}
-
-
-def _block_scores(score: Score | None, parameters: PrunableParameters) -> Scores:
-    """Return the scores of the blocks of every tensor; None where the choice is random."""
-    assert score is not None
-    return {name: None if (one := score(p)) is None else p.block_scores(one) for name, p in parameters.items()}
-
-
-def _fill_n_of_m(method: Method, parameters: PrunableParameters, scores: Scores, active: Mapping[str, Tensor]) -> Masks:
-    """Choose as many inactive weights of each group of N:M as it lacks."""
-    pattern, masks = method.granularity, {}
-    for name, p in parameters.items():
-        known = torch.rand(p.n_blocks, generator=p.generator) if (one := scores[name]) is None else one[:]
-        present = active[name].reshape(-1)
-        missing = pattern.keep - present.view(-1, pattern.of).sum(dim=1)  # (groups,)
-        masks[name] = p.weight_mask(largest_in_each_group(known.to(present.device), ~present, missing))
-    return masks
-
-
-def _positive_scores_first(
-    group: RankingGroup, scores: Scores, free: Mapping[str, Tensor], count: int, generator: Generator
-) -> list[Masks]:
-    """Choose by scores above zero, and at random if there are too few (e.g. for words that were not in the batch)."""
-    known = {name: score for name, _, _ in group if (score := scores[name]) is not None}
-    if len(known) < len(group):
-        return [choose(group, scores, free, count, generator)]
-    scored = {name: positive(score, free[name]) for name, score in known.items()}
-    n_scored = sum(count_true(scored[name][span]) for name, span, _ in group)
-    first = choose(group, scores, scored, min(count, n_scored), generator)
-    if count <= n_scored:
-        return [first]
-    unscored = {name: free[name] & ~scored[name] for name in known}
-    return [first, choose(group, dict.fromkeys(known), unscored, count - n_scored, generator)]
-
-
-def check_finite(parameters: PrunableParameters, step: int) -> None:
-    """Check that weights and gradients can be ranked.
-
-    Raises:
-        FloatingPointError: a weight or a gradient is not finite.
-    """
-    for name, parameter in parameters.items():
-        for what, values in (("weight", parameter.tensor), ("gradient", parameter.tensor.grad)):
-            # checking the sum is ten times faster than checking each value; the sum alone may overflow
-            if values is None or values.sum().isfinite() or values.to_dense().isfinite().all():
-                continue
-            raise FloatingPointError(
-                f"Every {what} must be finite at an update, got NaN or infinity in {name!r} at step {step}. "
-                "The masks did not change. Lower the learning rate or clip the gradients."
-            )
+def _drop_scores(method: Method, parameters: PrunableParameters, eligible: Mapping[str, Tensor]) -> Scores:
+    """Return the scores by which blocks are kept."""
+    assert method.drop is not None
+    scores = block_scores_of(method.drop, parameters)
+    check_scores("drop", method.drop, parameters, scores, eligible)
+    return scores

@@ -1,11 +1,14 @@
 """The weight budget: how many blocks of each tensor are active at each optimizer step."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
+from numbers import Real
 
 import torch
 from torch import nn
 
+from hyperpruning.sparsity import schedules
 from hyperpruning.sparsity.allocations import uniform_except
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.scopes import gate
@@ -46,8 +49,7 @@ class WeightBudget:
         self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
         if not self.shapes:
             raise ValueError("At least one parameter must be prunable, got none. Check the filter and the costs.")
-        if not 0 <= sparsity < 1:
-            raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity}.")
+        _check_sparsity(sparsity)
         if total_steps is not None and total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}. Leave it out if it is unknown.")
         if (method.scheduled or method.soft_shrinkage) and (total_steps or 0) < 2:
@@ -115,7 +117,7 @@ class WeightBudget:
         Raises:
             ValueError: no parameter has gates, or the rows of one do not divide into gates of whole blocks.
         """
-        if gate not in (self.method.drop_scope, self.method.grow_scope):
+        if gate not in (self.method.drop_scope, self.method.replace_scope, self.method.grow_scope):
             return
         if set(row_groups.values()) == {1}:
             raise ValueError(
@@ -213,3 +215,22 @@ class WeightBudget:
             f"sparsity must leave every tensor at least one active weight, got {sparsity}, with none in {left}. "
             f"Use at most {most}, or leave {'it' if len(empty) == 1 else 'them'} dense."
         )
+
+
+def _check_sparsity(sparsity: object) -> None:
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
+        raise ValueError(f"sparsity must be a number, got {sparsity!r}. 0.8 prunes 80 % of the weights.")
+    if not 0 <= float(sparsity) < 1:
+        raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity}.")
+
+
+def warn_without_total_steps(method: Method) -> None:
+    """Warn that a method is carried out without the end of the training, where that changes what it does."""
+    if method.drop is None or (method.decay is schedules.constant and method.stop == 1):
+        return
+    warnings.warn(
+        "total_steps must be given when the drop fraction of a method decays or its updates stop, got None: it does "
+        "not decay and they go on, which costs accuracy (rigl-erk at 90 % sparsity: .953 to .913, .936 to .900, "
+        ".929 to .858). Give the Sparsifier total_steps=, the optimizer steps of the whole training.",
+        stacklevel=3,
+    )

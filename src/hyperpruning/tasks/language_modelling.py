@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,12 @@ from hyperpruning.data.corpus import (
 from hyperpruning.kernels import out_of_memory
 from hyperpruning.models.language_model import LanguageModel, repackage_hidden
 from hyperpruning.models.penalties import activation_penalty, temporal_penalty
-from hyperpruning.models.stack import LAYERS
+from hyperpruning.models.stack import LAYERS, MAX_LAYERS, MAX_WIDTH
 from hyperpruning.settings import check_settings, documented, setting
+from hyperpruning.tasks.narrower import narrower_task
 from hyperpruning.training.record import Metric
 from hyperpruning.training.task import Step
 
-MAX_WIDTH, MAX_LAYERS = 1_000_000, 1_000  # far above what is trained: a typing error is a sentence, not a full memory
 PERPLEXITY = Metric("perplexity", unit="", from_loss="exp")
 
 
@@ -110,6 +110,8 @@ class LanguageModelling:
     )
 
     metric: ClassVar[Metric] = PERPLEXITY
+    dense_dropout: ClassVar[float] = 0.1  # the default of [dense] dropout
+    recipe: ClassVar[Mapping[str, Any]] = {"optimizer": "snt_asgd", "lr": 15.0}
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -142,6 +144,15 @@ class LanguageModelling:
         """A new language model for this text."""
         return self.model(len(self.corpus().vocabulary), seed)
 
+    def check_model(self) -> None:
+        """Build the network on the device "meta", without the text.
+
+        Raises:
+            ValueError: sizes or dropouts contradict each other.
+        """
+        with torch.device("meta"):
+            self.model(1)
+
     def model(self, vocabulary: int, seed: int = 0) -> LanguageModel:
         """A new language model for a vocabulary of this size.
 
@@ -153,6 +164,28 @@ class LanguageModelling:
         }
         return LanguageModel(vocabulary, **sizes, seed=seed)
 
+    def narrower(self, weights: int) -> Self:
+        """The same task with the widest network that has at most so many weights in its matrices.
+
+        Embedding and layers become narrower in the same proportion.
+
+        Raises:
+            ValueError: even a network of width 1 has more weights.
+        """
+        vocabulary = len(self.corpus().vocabulary)
+        return narrower_task(
+            self, weights, ("embedding", "hidden"), lambda sizes: replace(self, **sizes).model(vocabulary)
+        )
+
+    def baseline_loss(self, split: str) -> float:
+        """The loss on "valid" or "test" of predicting the frequencies of the training text, whatever came before.
+
+        Every count is raised by 1, since a token of the split may not occur in the training text.
+        """
+        counts = torch.bincount(self.corpus().train, minlength=len(self.corpus().vocabulary)).double() + 1
+        targets = self._columns(split, self.test_batch if split == "test" else self.eval_batch)[1:]
+        return float((counts.sum().log() - counts.log())[targets].mean())
+
     def steps(self, epoch: int, seed: int) -> int:
         """Number of windows of the training text.
 
@@ -160,15 +193,16 @@ class LanguageModelling:
             ValueError: a split is too short for its streams, a window or the probe; batch is not a multiple of
                 gradient_accumulation.
         """
+        corpus = self.corpus()  # looked up once: finding its files takes a millisecond, and this is called every epoch
         for split, batch in (("train", self.batch), ("valid", self.eval_batch), ("test", self.test_batch)):
-            self._column_length(split, batch)
-        self._probe()
+            self._column_length(split, batch, corpus)
+        self._check_probe(corpus)
         if self.batch % self.gradient_accumulation:
             raise ValueError(
                 f"batch must be a multiple of gradient_accumulation in [training], got {self.batch} and "
                 f"{self.gradient_accumulation}. Change one of them."
             )
-        tokens = self._column_length("train", self.batch) - 1
+        tokens = self._column_length("train", self.batch, corpus) - 1
         if self.bptt > tokens:
             raise ValueError(
                 f"bptt must be at most the {tokens} tokens of each of the {self.batch} parallel streams, got "
@@ -182,8 +216,8 @@ class LanguageModelling:
         tokens, std = self._column_length("train", self.batch) - 1, self.bptt_deviation
         return random_bptt_lengths(tokens, self.bptt, generator=generator, std=std, max_length=self.bptt_longest)
 
-    def _column_length(self, split: str, batch: int) -> int:
-        tokens = len(getattr(self.corpus(), split))
+    def _column_length(self, split: str, batch: int, corpus: Corpus | None = None) -> int:
+        tokens = len(getattr(corpus or self.corpus(), split))
         try:
             return batched_length(tokens, batch)
         except ValueError as error:
@@ -194,15 +228,16 @@ class LanguageModelling:
         self._column_length(split, batch)
         return batchify(getattr(self.corpus(), split), batch)
 
-    def _probe(self) -> Tensor:
-        text = self._columns("valid", self.probe_batch)
-        if len(text) < self.probe_steps:
+    def _check_probe(self, corpus: Corpus) -> None:
+        if self._column_length("valid", self.probe_batch, corpus) < self.probe_steps:
             raise ValueError(
                 f"The validation text must have at least probe_steps x probe_batch = {self.probe_steps} x "
-                f"{self.probe_batch} tokens, got {len(self.corpus().valid)}. Lower them in [spectrum], or give more "
-                "text."
+                f"{self.probe_batch} tokens, got {len(corpus.valid)}. Lower them in [spectrum], or give more text."
             )
-        return text[: self.probe_steps]
+
+    def _probe(self) -> Tensor:
+        self._check_probe(self.corpus())
+        return self._columns("valid", self.probe_batch)[: self.probe_steps]
 
     def batches(self, epoch: int, seed: int) -> Iterator[Step]:
         """The training text in windows, in order."""

@@ -90,7 +90,19 @@ def _rung(names: Sequence[str], dense: dict[int, EpochRecord], *, equal: bool = 
 def _record(epoch: int, loss: float, spectrum: tuple[float | None, ...]) -> EpochRecord:
     density = {"rnn.weight_hh_l0": [0.2]}
     train = None if epoch == 0 else loss
-    return EpochRecord(epoch, train, loss, 100, density, 0.1, ever_active=0.4, seconds=1.0, spectrum=spectrum)
+    return EpochRecord(
+        epoch,
+        train,
+        loss,
+        100,
+        density,
+        0.1,
+        ever_active=0.4,
+        seconds=1.0,
+        spectrum=spectrum,
+        averaged_loss=loss + 0.1,
+        averaged_spectrum=spectrum,
+    )
 
 
 def _config(name: str) -> Config:

@@ -8,10 +8,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.search.dimensions import FloatRange
 from hyperpruning.search.driver import search
 from hyperpruning.search.ledger import LEDGER
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.space import FloatRange, SearchSpace
+from hyperpruning.search.space import SearchSpace
 from hyperpruning.testing.comparison import require
 from hyperpruning.testing.tiny_task import TinyTask
 from hyperpruning.training.config import TrainConfig
@@ -59,7 +60,7 @@ def _plan() -> Plan:
     return Plan(
         task=task,
         dense_task=task,
-        train=TrainConfig(epochs=2, lr=0.5, updates_per_epoch=1, device="cpu"),
+        train=TrainConfig(epochs=2, optimizer="snt_asgd", lr=0.5, updates_per_epoch=1, device="cpu"),
         sparsity=0.5,
         space=SearchSpace({"drop_scope": ("tensor", "sign"), "drop_fraction": FloatRange(0.3, 0.6, 0.1)}),
         n_candidates=3,

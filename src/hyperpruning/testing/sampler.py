@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from hyperpruning.search.samplers import suggest
-from hyperpruning.search.space import Config, FloatRange, SearchSpace, is_valid
+from hyperpruning.search.dimensions import Dimension, FloatRange, Range
+from hyperpruning.search.samplers import Sampler, suggest
+from hyperpruning.search.space import Config, SearchSpace
 from hyperpruning.testing.comparison import require
 
 SPACE = SearchSpace(
@@ -22,7 +22,6 @@ TINY = SearchSpace({"drop_scope": ("tensor", "global"), "drop_fraction": FloatRa
 SAMPLED = 1000  # configs of a space that are looked at
 BATCHES, COUNT = 4, 6  # asked of the sampler
 
-Sampler = Callable[[int, int], Any]
 Observations = list[tuple[Config, float]]
 
 
@@ -33,7 +32,7 @@ def check_sampler(sampler: Sampler, space: SearchSpace | None = None) -> None:
     candidates) are accepted; a space of four configs is exhausted, after which no config is given.
 
     Args:
-        sampler: ``(seed, n_startup) -> optuna sampler``, see `hyperpruning.search.samplers.SAMPLERS`.
+        sampler: ``(seed, n_startup, space) -> optuna sampler``, see `hyperpruning.search.samplers.SAMPLERS`.
         space: to ask for; with at least one valid config; default one of 72.
 
     Raises:
@@ -41,10 +40,10 @@ def check_sampler(sampler: Sampler, space: SearchSpace | None = None) -> None:
         ValueError: the space has no valid config.
 
     >>> from optuna.samplers import RandomSampler
-    >>> check_sampler(lambda seed, n_startup: RandomSampler(seed=seed))
+    >>> check_sampler(lambda seed, n_startup, space: RandomSampler(seed=seed))
     """
     space = SPACE if space is None else space
-    valid = [config for config in space.configs(SAMPLED) if is_valid(config)]
+    valid = [config for config in space.configs(SAMPLED) if space.is_valid(config)]
     if not valid:
         raise ValueError(f"space must have a valid config, got {space}. Widen it.")
     observations: Observations = []
@@ -88,12 +87,11 @@ def _ask(sampler: Sampler, space: SearchSpace, observations: Observations, *, se
 def _check_new(fresh: Sequence[Config], observations: Observations, space: SearchSpace, count: int) -> None:
     known = [config for config, _ in observations]
     for place, config in enumerate(fresh):
-        inside = set(config) == set(space.dimensions) and all(
-            config[name] in (choices.values if isinstance(choices, FloatRange) else choices)
-            for name, choices in space.dimensions.items()
+        inside = set(config) <= set(space.dimensions) and all(
+            _contains(space.dimensions[name], value) for name, value in config.items()
         )
         require(
-            inside and is_valid(config),
+            inside and space.active(config) == config and space.is_valid(config),
             f"Configs must be valid methods of the space, got {config}. Draw every value from its distribution.",
         )
         require(
@@ -107,8 +105,14 @@ def _check_new(fresh: Sequence[Config], observations: Observations, space: Searc
     )
 
 
+def _contains(choices: Dimension, value: object) -> bool:
+    if not isinstance(choices, Range):
+        return value in choices
+    return isinstance(value, int | float) and value in (choices.values or [choices.rounded(value)])
+
+
 def _check_exhaustion(sampler: Sampler) -> None:
-    size = TINY.size()
+    size = int(TINY.size())
     fresh = _ask(sampler, TINY, [], seed=0, count=2 * size + 1)
     _check_new(fresh, [], TINY, size)
     rest = _ask(sampler, TINY, [(config, 1.0) for config in fresh], seed=1, count=2)

@@ -15,26 +15,20 @@ from torch import Tensor, nn
 
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.testing.comparison import bits, require
+from hyperpruning.testing.own_loop import check_own_loop
+from hyperpruning.training.checks import method_names
+from hyperpruning.training.own_loop import has_own_loop
 from hyperpruning.training.record import Metric
-from hyperpruning.training.task import Task, as_step, metric_of
+from hyperpruning.training.task import AnyTask, Task, as_step, description_of, metric_of, row_groups_of, with_batches
 
-METHODS = (
-    "network",
-    "steps",
-    "batches",
-    "loss",
-    "evaluate",
-    "recurrence",
-    "row_groups",
-    "identity",
-    "describe",
-)
 EPOCHS = 2  # whose batches are read
 SPLITS = ("valid", "test")
 
 
-def check_task(task: Task, *, seed: int = 0) -> None:
+def check_task(task: AnyTask, *, seed: int = 0) -> None:
     """Check a task: all that `Task` describes, on the CPU, on two whole epochs of its batches and both its splits.
+
+    A task with a training loop of its own (`OwnLoop`) is trained for two epochs, see `check_own_loop`.
 
     Args:
         task: to be checked.
@@ -47,7 +41,7 @@ def check_task(task: Task, *, seed: int = 0) -> None:
     >>> from hyperpruning.testing.tiny_task import TinyTask
     >>> check_task(TinyTask())
     """
-    for name in METHODS:
+    for name in method_names(task):
         require(
             callable(getattr(task, name, None)),
             f"A task must have the method {name}, got {type(task).__name__} without it. Add it (see hp.Task).",
@@ -55,16 +49,21 @@ def check_task(task: Task, *, seed: int = 0) -> None:
     _check_identity(task)
     _check_network(task, seed)
     for epoch in range(EPOCHS):
-        _check_batches(task, epoch, seed)
+        _check_steps(task, epoch, seed)
     network = task.network(seed)
-    _check_loss(task, network, seed)
+    if not has_own_loop(task):
+        for epoch in range(EPOCHS):
+            _check_batches(with_batches(task), epoch, seed)
+        _check_loss(with_batches(task), network, seed)
     network.eval()
     with torch.no_grad():
         for split in SPLITS:
             _check_evaluate(task, network, split)
         _check_recurrence(task, network, seed)
     _check_row_groups(task, network)
-    _check_json("describe", task.describe(network))
+    _check_json("describe", description_of(task, network))
+    if has_own_loop(task):
+        check_own_loop(task, seed=seed)
 
 
 @contextmanager
@@ -75,7 +74,7 @@ def _global_seed(seed: int) -> Iterator[None]:
         yield
 
 
-def _check_identity(task: Task) -> None:
+def _check_identity(task: AnyTask) -> None:
     identity, metric = task.identity(), metric_of(task)
     _check_json("identity", identity)
     require(
@@ -109,7 +108,7 @@ def _check_json(name: str, value: Any) -> None:
     )
 
 
-def _check_network(task: Task, seed: int) -> None:
+def _check_network(task: AnyTask, seed: int) -> None:
     found = []
     for number, each in enumerate((seed, seed, seed + 1)):
         with _global_seed(number):
@@ -130,14 +129,22 @@ def _check_network(task: Task, seed: int) -> None:
     )
 
 
-def _check_batches(task: Task, epoch: int, seed: int) -> None:
+def _check_steps(task: AnyTask, epoch: int, seed: int) -> None:
     steps = task.steps(epoch, seed)
     require(
         isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1,
         f"steps({epoch}, {seed}) must be an int of at least 1, got {steps!r}. Return the number of batches.",
     )
-    count, missing = 0, object()
+
+
+def _check_batches(task: Task, epoch: int, seed: int) -> None:
+    steps, count, missing = task.steps(epoch, seed), 0, object()
     for one, two in zip_longest(_batches(task, epoch, seed, 0), _batches(task, epoch, seed, 1), fillvalue=missing):
+        require(
+            count < steps,
+            f"batches({epoch}, {seed}) must give steps({epoch}, {seed}) = {steps} batches, got more. Correct one of "
+            "them.",
+        )
         require(
             one is not missing and two is not missing and bits(one) == bits(two),
             f"batches({epoch}, {seed}) must give the same batches each time, got another one at {count}. Draw them "
@@ -219,7 +226,7 @@ def _check_gradient(network: nn.Module, loss: Any) -> None:
     )
 
 
-def _check_evaluate(task: Task, network: nn.Module, split: str) -> None:
+def _check_evaluate(task: AnyTask, network: nn.Module, split: str) -> None:
     metric, before = metric_of(task), bits(network.state_dict())
     found = []
     for number in range(2):
@@ -249,7 +256,7 @@ def _check_evaluate(task: Task, network: nn.Module, split: str) -> None:
     )
 
 
-def _check_recurrence(task: Task, network: nn.Module, seed: int) -> None:
+def _check_recurrence(task: AnyTask, network: nn.Module, seed: int) -> None:
     recurrent, probe = task.recurrence(network)
     try:
         exponents = lyapunov_spectrum(recurrent, probe, warmup=0).exponents
@@ -270,8 +277,8 @@ def _check_recurrence(task: Task, network: nn.Module, seed: int) -> None:
     )
 
 
-def _check_row_groups(task: Task, network: nn.Module) -> None:
-    groups, parameters = task.row_groups(network), dict(network.named_parameters())
+def _check_row_groups(task: AnyTask, network: nn.Module) -> None:
+    groups, parameters = row_groups_of(task, network), dict(network.named_parameters())
     require(
         isinstance(groups, Mapping),
         f"row_groups must return a mapping from names to numbers, got a {type(groups).__name__}. {{}} will do.",

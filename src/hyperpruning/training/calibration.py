@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperpruning.sparsity.mask_inits import Calibration, jacobian, jacobian_norm
+from hyperpruning.sparsity.mask_inits import Calibration, grasp, jacobian, jacobian_norm, snip
 from hyperpruning.sparsity.method import Method
+from hyperpruning.training.checks import recurrent_part
 from hyperpruning.training.device import seeded
-from hyperpruning.training.task import Task, as_step
+from hyperpruning.training.task import AnyTask, as_step, loss_and_carry, with_batches
 
 BATCHES = 8  # of the first epoch, whose losses are added up
 STEPS = 20  # of the probe, the last four of which are measured
 
 
-def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) -> Calibration:
+def calibration(task: AnyTask, network: nn.Module, method: Method, *, seed: int) -> Calibration:
     """The calibration function for the mask initialisation of a method; it computes nothing until it is called.
 
     Args:
@@ -27,23 +28,26 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
         seed: seed of batches and dropout.
 
     Raises:
-        ValueError: "jacobian" cannot measure the network's recurrent part.
+        ValueError: "jacobian" cannot measure the network's recurrent part, or "snip" or "grasp" finds no loss.
     """
     device = next(network.parameters()).device
 
     def loss() -> Tensor:
+        learnt = with_batches(task)
         found, carries = [], dict[int, Any]()
         # dropout draws from the global generators; cuDNN's recurrent layers cannot be differentiated twice
         with seeded(seed, device), torch.backends.cudnn.flags(enabled=False):
-            for step in map(as_step, islice(task.batches(0, seed), BATCHES)):
+            for step in map(as_step, islice(learnt.batches(0, seed), BATCHES)):
                 for number, part in enumerate(step.parts):
-                    one, carries[number] = task.loss(network, part, carries.get(number))
+                    one, carries[number] = loss_and_carry(learnt, network, part, carries.get(number))
                     found.append(one / len(step.parts))
         return torch.stack(found).sum()
 
+    if method.mask_init in (snip, grasp):
+        with_batches(task)
     if method.mask_init is not jacobian:
         return loss
-    recurrent, probe = task.recurrence(network)
+    recurrent, probe = recurrent_part(task, network)
     if not isinstance(recurrent, nn.RNNBase):
         raise ValueError(
             "The recurrent part must be an nn.LSTM, nn.GRU or nn.RNN when mask_init is 'jacobian', got a "
@@ -52,7 +56,8 @@ def calibration(task: Task, network: nn.Module, method: Method, *, seed: int) ->
 
     def norm() -> Tensor:
         with torch.backends.cudnn.flags(enabled=False):
-            return stacked_norm(recurrent, probe[:STEPS].detach())
+            steps = probe.transpose(0, 1) if recurrent.batch_first else probe
+            return stacked_norm(recurrent, steps[:STEPS].detach())
 
     return norm
 
@@ -61,15 +66,16 @@ def stacked_norm(recurrent: nn.RNNBase, inputs: Tensor) -> Tensor:
     """The `jacobian_norm` of one of torch's recurrent layers; the state of an LSTM is (h, c).
 
     Args:
-        recurrent: time-first; the dropout between its layers is not applied.
-        inputs: (T, B, I).
+        recurrent: the dropout between its layers is not applied.
+        inputs: (T, B, I), also for a module with `batch_first`.
     """
     parts = 2 if isinstance(recurrent, nn.LSTM) else 1
     shape = parts, recurrent.num_layers, inputs.shape[1], recurrent.hidden_size
 
     def step(state: Tensor, one: Tensor) -> Tensor:
         stacked = state.view(shape[2], parts, shape[1], shape[3]).permute(1, 2, 0, 3).contiguous()
-        after = recurrent(one[None], (stacked[0], stacked[1]) if parts == 2 else stacked[0])[1]
+        steps = one[:, None] if recurrent.batch_first else one[None]
+        after = recurrent(steps, (stacked[0], stacked[1]) if parts == 2 else stacked[0])[1]
         together = torch.stack(after) if parts == 2 else after[None]  # (parts, layers, B, H)
         return together.permute(2, 0, 1, 3).reshape(shape[2], -1)  # (B, D)
 

@@ -21,23 +21,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperpruning.files import write_atomic
+from hyperpruning.files import checked_size, write_atomic
+from hyperpruning.settings import check_types
 from hyperpruning.training.epochs import Training
 from hyperpruning.training.record import EpochRecord, record_from_json
 
 logger = logging.getLogger(__name__)
 KEPT_CHECKPOINTS = 2
+MAX_SIDECAR = 2**28  # bytes
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The sidecar of a checkpoint, readable without torch. `network` is None in those of older versions."""
+    """The sidecar of a checkpoint, readable without torch."""
 
     epoch: int
     identity: str
     sha256: str
+    size: int
+    network: str
     records: tuple[EpochRecord, ...]
-    network: str | None = None
 
 
 def save(training: Training, folder: Path, identity: str, records: Sequence[EpochRecord]) -> None:
@@ -59,6 +62,7 @@ def save(training: Training, folder: Path, identity: str, records: Sequence[Epoc
         "network": folder.name,
         "identity": identity,
         "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
+        "size": len(buffer.getbuffer()),
         "records": [record.to_json() for record in records],
     }
     write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
@@ -73,9 +77,18 @@ def load(training: Training, folder: Path, identity: str) -> tuple[EpochRecord, 
 
     Returns:
         the records of the finished epochs; empty if there is no checkpoint.
+
+    Raises:
+        ValueError: its content is not the state of this training, although its hash is right.
     """
     for state, sidecar in _valid_checkpoints(folder, identity):
-        training.load_state_dict(state)
+        try:
+            training.load_state_dict(state)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"A checkpoint must hold the state of its training, got another one in {folder} for epoch "
+                f"{sidecar.epoch} ({type(error).__name__}). Remove this folder and resume."
+            ) from None
         return sidecar.records
     return ()
 
@@ -95,14 +108,22 @@ def _valid_checkpoints(folder: Path, identity: str) -> Iterator[tuple[dict[str, 
             sidecar = read_sidecar(path)
             if sidecar.identity != identity:
                 raise ValueError("it belongs to another network or experiment")
+            if checked_size(path.with_suffix(".pt"), most=sidecar.size) < sidecar.size:
+                raise ValueError("its tensors are truncated")
             content = path.with_suffix(".pt").read_bytes()
             if hashlib.sha256(content).hexdigest() != sidecar.sha256:
                 raise ValueError("its SHA-256 differs")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except (OSError, ValueError, pickle.UnpicklingError) as error:
+            if not _are_tensors(state["best"]):
+                raise ValueError("its best weights are no tensors")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
             logger.warning("Checkpoint %s is skipped (%s); the previous one is used.", path.with_suffix(".pt"), error)
             continue
         yield state, sidecar
+
+
+def _are_tensors(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, Tensor) for value in values.values())
 
 
 def read_sidecar(path: Path) -> Sidecar:
@@ -112,14 +133,17 @@ def read_sidecar(path: Path) -> Sidecar:
         ValueError: it is damaged.
     """
     try:
+        checked_size(path, most=MAX_SIDECAR)
         content = json.loads(path.read_bytes())
         check = content.pop("check")
         if check != _check(content):
             raise ValueError("its sidecar is damaged")
         records = tuple(record_from_json(record) for record in content.pop("records"))
-        return Sidecar(records=records, **content)
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
+        sidecar = Sidecar(records=records, **content)
+        check_types(sidecar)
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError("its sidecar is damaged") from None
+    return sidecar
 
 
 def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
@@ -132,7 +156,7 @@ def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
             sidecar = read_sidecar(path)
         except (OSError, ValueError):
             continue
-        if sidecar.network in (None, folder.name):
+        if sidecar.network == folder.name:
             return sidecar.records
     return ()
 

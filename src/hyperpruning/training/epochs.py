@@ -4,24 +4,45 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hyperpruning.kernels import float32_precision
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
+from hyperpruning.training.averaging import averaged, is_averaging, non_monotone, start_averaging
+from hyperpruning.training.checks import check_evaluated, counted, unchanged
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of, forward_precision, matmul_precision, seeded
+from hyperpruning.training.optimizers import make_optimizer
+from hyperpruning.training.own_loop import (
+    LoopSparsifier,
+    OwnLoop,
+    all_seeded,
+    complete_config,
+    has_own_loop,
+    restore,
+    started,
+    state_of,
+)
 from hyperpruning.training.pruning import make_sparsifier, prunable_weights
 from hyperpruning.training.record import EpochRecord
-from hyperpruning.training.snt_asgd import SNTASGD, non_monotone
-from hyperpruning.training.task import Task, as_step, loss_and_metric, metric_of
+from hyperpruning.training.task import (
+    AnyTask,
+    as_step,
+    loss_and_carry,
+    loss_and_metric,
+    metric_of,
+    row_groups_of,
+    with_batches,
+)
 
 CHECK_EVERY = 50  # steps between two checks that the loss is finite: each check synchronises the GPU
 
@@ -40,24 +61,54 @@ class Training:
         sparsity: fraction of zero weights over the prunable weights; only with a method.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, method: Method | None = None, *, sparsity: float = 0.0) -> None:
-        self.task, self.config, self.device = task, config, device_of(config.device)
+    def __init__(
+        self, task: AnyTask, config: TrainConfig, method: Method | None = None, *, sparsity: float = 0.0
+    ) -> None:
+        self.task, self.config, self.device = task, complete_config(task, config), device_of(config.device)
         self.network = task.network(config.seed).to(self.device)
-        self.optimizer = SNTASGD(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.objects: Mapping[str, Any] = {}  # of a loop of its own
+        if has_own_loop(task):
+            self.objects = started(task, self.network, config.seed, self.device)
+        self.optimizer: Optimizer = self.objects["optimizer"] if self.objects else self._optimizer()
         self.sparsifier: Sparsifier | None = None
         if method is not None:
-            self.sparsifier = make_sparsifier(task, self.network, self.optimizer, config, method, sparsity=sparsity)
+            self.sparsifier = make_sparsifier(
+                task, self.network, self.optimizer, self.config, method, sparsity=sparsity
+            )
         self.epoch = -1  # the last recorded one; epoch 0 is the network before training
         self.valid_losses: list[float] = []  # from epoch 1 on, after the density has reached its target
         self.best_loss = float("inf")
         self.best: dict[str, Tensor] = {}  # on the CPU
         self.best_masks: dict[str, Tensor] = {}  # only if finetuning continues from them
 
+    def _optimizer(self) -> Optimizer:
+        config = self.config
+        assert config.optimizer is not None
+        assert config.lr is not None
+        assert config.weight_decay is not None
+        return make_optimizer(
+            config.optimizer,
+            self.network.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+
+    @property
+    def lr(self) -> float:
+        """The learning rate: as set, or in a loop of its own the present one."""
+        return float(self.optimizer.param_groups[0]["lr"] if self.config.lr is None else self.config.lr)
+
+    @property
+    def averaging(self) -> bool:
+        """Whether averages of the weights are kept, and evaluated in place of the weights."""
+        return is_averaging(self.optimizer)
+
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
         """The network as it would be exported: averaged and masked weights, evaluation mode, float32."""
         pruned = nullcontext() if self.sparsifier is None else self.sparsifier.masked()
-        with self.optimizer.averaged(), pruned, float32_precision(), torch.no_grad():
+        with averaged(self.optimizer), pruned, float32_precision(), torch.no_grad():
             self.network.eval()
             try:
                 yield self.network
@@ -67,7 +118,11 @@ class Training:
     def record(self, train_loss: float | None = None, dropped: int = 0) -> EpochRecord:
         """Evaluate, and keep the weights if they are the best so far."""
         with self.evaluated() as network:
-            valid, metric = loss_and_metric(self.task.evaluate(network, "valid"))
+            untrained = self.epoch == 0
+            with unchanged(network, 'evaluate(network, "valid")') if untrained else nullcontext():
+                evaluated = self.task.evaluate(network, "valid")
+            check_evaluated(evaluated, "valid", untrained=untrained and self.sparsifier is None)
+            valid, metric = loss_and_metric(evaluated)
             self._check_valid(valid)
             # a network that is denser than the target is never exported
             at_final_density = self.sparsifier is None or self.sparsifier.at_final_density
@@ -85,7 +140,7 @@ class Training:
         masks = self.sparsifier.masks if self.sparsifier is not None else {}
         active = sum(int(mask.sum()) for mask in masks.values())
         active = active or prunable_weights(self.task, self.network, self.config)
-        densities = density(masks, self.task.row_groups(self.network))
+        densities = density(masks, row_groups_of(self.task, self.network))
         ever_active = 1.0 if self.sparsifier is None else self.sparsifier.ever_active
         return EpochRecord(
             self.epoch, train_loss, valid, active, densities, dropped / active, ever_active, valid_metric=metric
@@ -98,7 +153,7 @@ class Training:
             if not math.isfinite(value):
                 raise DivergedError(
                     f"The validation {name} must be finite, got {value} (loss {loss:g}) after epoch {self.epoch}. "
-                    f"Lower the learning rate ({self.config.lr:g})."
+                    f"Lower the learning rate ({self.lr:g})."
                 )
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,12 +167,18 @@ class Training:
             "best_loss": self.best_loss,
             "best": self.best,
             "best_masks": self.best_masks,
-        }
+        } | self._states_of_objects()
+
+    def _states_of_objects(self) -> dict[str, Any]:
+        states = {name: state_of(one) for name, one in self.objects.items() if name != "optimizer"}
+        return {"objects": states} if self.objects else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`; the training continues bit for bit."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for name, one in state.get("objects", {}).items():
+            restore(self.objects[name], one)
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(state["sparsifier"])
         self.epoch, self.valid_losses = state["epoch"], list(state["valid_losses"])
@@ -129,7 +190,7 @@ class Training:
         if self.sparsifier is not None:
             self.sparsifier.restore(self.best_masks)
         self.optimizer.state.clear()
-        self.optimizer.start_averaging()
+        start_averaging(self.optimizer)
 
 
 def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord]:
@@ -157,21 +218,33 @@ def epochs(training: Training, until: int | None = None) -> Iterator[EpochRecord
 def _train_epoch(training: Training) -> tuple[float, int]:
     """Train one epoch; return the mean loss and the number of dropped weights."""
     config, epoch = training.config, training.epoch
+    if has_own_loop(training.task):
+        return _train_own_epoch(training, training.task)
     if epoch == config.finetune_after:
         training.begin_finetuning()
     if _averaging_starts(training):
-        training.optimizer.start_averaging()
-    for group in training.optimizer.param_groups:
-        group["lr"] = _learning_rate(config, epoch)
+        start_averaging(training.optimizer)
     with seeded(config.seed * 1_000_003 + epoch, training.device), matmul_precision(config):
-        return train_batches(training, training.task.batches(epoch, config.seed))
+        task = with_batches(training.task)
+        steps = task.steps(epoch, config.seed)
+        return train_batches(training, counted(task.batches(epoch, config.seed), steps, epoch, config.seed))
 
 
-def _learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate after a number of epochs."""
-    if config.finetune_after is not None and epoch >= config.finetune_after:
-        return config.lr * config.finetune_lr
-    return config.lr * config.lr_decay ** max(0, epoch + 1 - config.lr_decay_after)
+def _train_own_epoch(training: Training, task: OwnLoop) -> tuple[float, int]:
+    """Train one epoch by the loop of the task; return the mean loss and the number of dropped weights."""
+    seed, epoch = training.config.seed, training.epoch
+    stepping = LoopSparsifier(training.sparsifier, task.steps(epoch, seed), f"steps({epoch}, {seed})")
+    with all_seeded(seed * 1_000_003 + epoch, training.device):
+        loss: Any = task.train_epoch(training.network, training.objects, stepping, epoch)
+    stepping.check_count()
+    stepping.check_weights()
+    if not isinstance(loss, float | int):
+        raise ValueError(
+            f"train_epoch must return the mean training loss as a float, got a {type(loss).__name__}. Convert it by "
+            "float(...)."
+        )
+    _check_finite(training, loss, stepping.count)
+    return float(loss), stepping.dropped
 
 
 def _averaging_starts(training: Training) -> bool:
@@ -179,6 +252,7 @@ def _averaging_starts(training: Training) -> bool:
     config, losses = training.config, training.valid_losses
     if training.sparsifier is not None and training.sparsifier.soft_shrinking:
         return False
+    assert config.average_from is not None
     triggered = config.non_monotone and losses and non_monotone(losses, config.non_monotone)
     return bool(triggered) or training.epoch >= config.epochs_in(config.average_from)
 
@@ -186,30 +260,36 @@ def _averaging_starts(training: Training) -> bool:
 def train_batches(training: Training, batches: Iterable[Any]) -> tuple[float, int]:
     """Train on batches in order; return their mean loss and the number of dropped weights."""
     config, network, optimizer = training.config, training.network, training.optimizer
+    task = with_batches(training.task)
+    assert config.max_grad_norm is not None
     total, count, dropped = torch.zeros((), dtype=torch.float64, device=training.device), 0, 0
+    epoch = max(0, training.epoch)
+    steps = task.steps(epoch, config.seed)
     carries: dict[int, Any] = {}
     for step in map(as_step, batches):
         optimizer.zero_grad()
         for number, part in enumerate(step.parts):
             with forward_precision(config):
-                loss, carries[number] = training.task.loss(network, part, carries.get(number))
+                loss, carries[number] = loss_and_carry(task, network, part, carries.get(number))
             loss = loss / len(step.parts)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate(epoch, count, steps) * step.lr_factor
         count += 1
         if count % CHECK_EVERY == 0:
             _check_finite(training, total, count)
         nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
-        optimizer.step(lr_factor=step.lr_factor)
+        optimizer.step()
         if training.sparsifier is not None and (update := training.sparsifier.step()) is not None:
             dropped += sum(update.dropped.values())
     _check_finite(training, total, count)
     return float(total) / count, dropped
 
 
-def _check_finite(training: Training, total: Tensor, count: int) -> None:
+def _check_finite(training: Training, total: Tensor | float, count: int) -> None:
     if not math.isfinite(float(total)):
         raise DivergedError(
             f"The training loss must be finite, got {float(total)} in epoch {training.epoch + 1} within the first "
-            f"{count} steps. Lower the learning rate ({training.config.lr:g})."
+            f"{count} steps. Lower the learning rate ({training.lr:g})."
         )

@@ -9,13 +9,14 @@ from torch.optim import Optimizer
 
 from hyperpruning.sparsity import mask_inits, redistributions, scopes, scores
 from hyperpruning.sparsity.costs import Cost, multiply_adds, weights
-from hyperpruning.sparsity.method import Method
+from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.sparsity.weight_budget import WeightBudget
 from hyperpruning.training.calibration import calibration
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.task import Task
+from hyperpruning.training.optimizers import OPTIMIZERS
+from hyperpruning.training.task import AnyTask, row_groups_of
 
 # what sparsity counts: model -> cost of a weight
 COSTS: dict[str, Callable[[nn.Module], Cost]] = {"weights": lambda network: weights, "multiply_adds": multiply_adds}
@@ -26,24 +27,20 @@ SCOPES: dict[str, Callable[[str, Mapping[str, int]], bool]] = {
 }
 
 
-class MethodError(ValueError):
-    """A method that does not fit the network, the sparsity or the training."""
-
-
-def cost_of(task: Task, network: nn.Module, config: TrainConfig) -> Cost:
+def cost_of(task: AnyTask, network: nn.Module, config: TrainConfig) -> Cost:
     """The cost of a weight of each parameter; 0 if the parameter is not pruned."""
-    cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], task.row_groups(network)
+    cost, inside, recurrent = COSTS[config.counts](network), SCOPES[config.scope], row_groups_of(task, network)
     return lambda name, parameter: cost(name, parameter) if inside(name, recurrent) else 0
 
 
-def prunable_weights(task: Task, network: nn.Module, config: TrainConfig) -> int:
+def prunable_weights(task: AnyTask, network: nn.Module, config: TrainConfig) -> int:
     """Number of prunable weights, i.e. those with a cost above 0; tied weights count once."""
     cost = cost_of(task, network, config)
     return sum(weight.numel() for name, weight in network.named_parameters() if cost(name, weight))
 
 
 def make_sparsifier(
-    task: Task, network: nn.Module, optimizer: Optimizer, config: TrainConfig, method: Method, *, sparsity: float
+    task: AnyTask, network: nn.Module, optimizer: Optimizer, config: TrainConfig, method: Method, *, sparsity: float
 ) -> Sparsifier:
     """Create the Sparsifier of a training, which masks the network.
 
@@ -61,7 +58,7 @@ def make_sparsifier(
             sparsity=sparsity,
             total_steps=sum(steps),
             cost=cost_of(task, network, config),
-            row_groups=task.row_groups(network),
+            row_groups=row_groups_of(task, network),
             calibration=calibration(task, network, method, seed=config.seed),
             when=when.__contains__,
             seed=config.seed,
@@ -70,12 +67,14 @@ def make_sparsifier(
         raise MethodError(str(error)) from error
 
 
-def method_checker(task: Task, network: nn.Module, config: TrainConfig, *, sparsity: float) -> Callable[[Method], None]:
+def method_checker(
+    task: AnyTask, network: nn.Module, config: TrainConfig, *, sparsity: float
+) -> Callable[[Method], None]:
     """Return a function that checks whether a method fits a training, without computing masks.
 
     It raises the same errors as `make_sparsifier`, but takes less than a millisecond instead of seconds.
     """
-    steps, cost, groups = _steps(task, config), cost_of(task, network, config), task.row_groups(network)
+    steps, cost, groups = _steps(task, config), cost_of(task, network, config), row_groups_of(task, network)
     costs = {name: paid for name, weight in network.named_parameters() if (paid := cost(name, weight))}
     pruned = {name: weight for name, weight in network.named_parameters() if name in costs}
 
@@ -97,7 +96,7 @@ def method_checker(task: Task, network: nn.Module, config: TrainConfig, *, spars
     return check
 
 
-def _steps(task: Task, config: TrainConfig) -> list[int]:
+def _steps(task: AnyTask, config: TrainConfig) -> list[int]:
     """The optimizer steps of each epoch."""
     return [task.steps(epoch, config.seed) for epoch in range(config.epochs)]
 
@@ -130,6 +129,12 @@ def update_steps(steps: int, updates: int) -> set[int]:
     return {int((part + 0.5) * steps / updates) + 1 for part in range(updates)}
 
 
+def keeps_momentum(config: TrainConfig) -> bool:
+    """Whether the optimizer of a training keeps a momentum."""
+    entry = OPTIMIZERS.get(str(config.optimizer))
+    return entry is not None and entry.keeps_momentum and config.momentum > 0
+
+
 def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) -> None:
     """Check that a method fits the averaging, the finetuning and the optimizer.
 
@@ -138,12 +143,16 @@ def check_training(method: Method, config: TrainConfig, steps: Sequence[int]) ->
         config: the training settings.
         steps: number of optimizer steps of each epoch.
     """
-    if method.soft_shrinkage and config.average_from < method.stop:
+    if method.soft_shrinkage and config.average_from is not None and config.average_from < method.stop:
         raise ValueError(
             f"average_from must be at least the method's stop = {method.stop:g} with soft shrinkage, got "
             f"{config.average_from:g}. Raise average_from, or lower stop."
         )
-    if method.redistribute is redistributions.momentum and method.grow is not scores.gradient_average:
+    if (
+        method.redistribute is redistributions.momentum
+        and method.grow is not scores.gradient_average
+        and not keeps_momentum(config)
+    ):
         raise ValueError(
             "grow must be 'gradient_average' when redistribute is 'momentum', since the optimizer of the training "
             f"keeps no momentum, got {to_config(method)['grow']!r}. Change one of them."

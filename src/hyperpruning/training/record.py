@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hyperpruning.settings import check_types
+
 
 def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
@@ -67,6 +69,8 @@ class EpochRecord:
         seconds: wall-clock time of the epoch; not part of the ledger.
         spectrum: Lyapunov exponents, nats per step; -inf is None (JSON has no infinity); empty if not computed.
         valid_metric: the task's metric on the validation split; None if it follows from the loss.
+        averaged_loss: valid_loss of the exponential average of the weights; None if it is not kept.
+        averaged_spectrum: as `spectrum`, of the averaged weights.
     """
 
     epoch: int
@@ -79,17 +83,25 @@ class EpochRecord:
     seconds: float = 0.0
     spectrum: tuple[float | None, ...] = ()
     valid_metric: float | None = None
+    averaged_loss: float | None = None
+    averaged_spectrum: tuple[float | None, ...] = ()
 
     @property
     def exponents(self) -> list[float]:
         """The spectrum, with -inf where JSON has None."""
         return [-math.inf if value is None else value for value in self.spectrum]
 
+    @property
+    def averaged_exponents(self) -> list[float]:
+        """The spectrum of the averaged weights, with -inf where JSON has None."""
+        return [-math.inf if value is None else value for value in self.averaged_spectrum]
+
     def to_json(self) -> dict[str, Any]:
-        """The record in JSON types."""
+        """The record in JSON types; values that were not taken are left out."""
         values = asdict(self)
-        if self.valid_metric is None:
-            del values["valid_metric"]
+        for name in ("valid_metric", "averaged_loss", "averaged_spectrum"):
+            if values[name] in (None, ()):
+                del values[name]
         return values
 
 
@@ -97,6 +109,9 @@ def record_from_json(values: Mapping[str, Any]) -> EpochRecord:
     """The record that `EpochRecord.to_json` wrote.
 
     Raises:
-        TypeError: a field is missing or unknown.
+        TypeError: a field is missing, unknown or of another type.
     """
-    return EpochRecord(**{**values, "spectrum": tuple(values.get("spectrum", ()))})
+    spectra = {name: tuple(values.get(name, ())) for name in ("spectrum", "averaged_spectrum")}
+    record = EpochRecord(**{**values, **spectra})
+    check_types(record)
+    return record

@@ -16,10 +16,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from hyperpruning.lyapunov.growth import LUFrame, QRFrame, independent_columns, live_units
+from hyperpruning.lyapunov.growth import LUFrame, QRFrame, RankQRFrame, independent_columns, live_units
 from hyperpruning.lyapunov.layers import DrivenLayer, LayerWithJacobian, forward_mode_jacobian, unroll
 from hyperpruning.lyapunov.preparation import DrivenMap, all_finite
-from hyperpruning.lyapunov.rank import RankLUFrame
 
 CHUNK_STEPS = 64  # time steps per chunk of the trajectory
 JACOBIAN_BYTES = 2**21  # memory for Jacobians at a time, small enough for the cache
@@ -135,10 +134,12 @@ class Block:
     def frame(self, chains: int, like: Tensor) -> LUFrame | QRFrame:
         """Return the initial frame for `chains` copies of this block."""
         start = (chains, len(self.live), self.tracked, like)
+        if self.with_jacobian is None and not self.algorithm.published:
+            return RankQRFrame(*start)
         if self.algorithm.differentiable or self.algorithm.published:
             steps_before_qr = self.algorithm.steps_before_qr if self.algorithm.published else 0
             return QRFrame(*start, steps_before_qr=steps_before_qr)
-        return LUFrame(*start) if self.with_jacobian else RankLUFrame(*start)
+        return LUFrame(*start)
 
     def in_state_order(self, growth: Tensor) -> Tensor:
         """Return the growth of the tracked directions at their positions in the state, -inf elsewhere, (S, B, k)."""

@@ -111,27 +111,14 @@ class LUFrame:
 
     def _eliminate(self, product: Tensor) -> Tensor:
         """Set the basis to the unit lower triangular factor of a row-pivoted LU; return the pivots, (N, k)."""
-        return self._set_basis(*self._factor(product))
-
-    @staticmethod
-    def _factor(product: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the row-pivoted LU, in place of the product, and the exchanges of rows."""
-        exchanges = torch.empty(0, dtype=torch.int32, device=product.device)
-        torch.linalg.lu_factor_ex(product, out=(product, exchanges, torch.empty_like(exchanges)))
-        return product, exchanges
-
-    def _set_basis(self, factors: Tensor, exchanges: Tensor) -> Tensor:
-        """Set the basis to the unit lower triangular factor, in the order of its rows; return the pivots, (N, k)."""
-        growth = factors.diagonal(dim1=-2, dim2=-1).clone()
-        factors.mT.triu_(1).diagonal(dim1=-2, dim2=-1).fill_(1)
-        self._rows = self._row_order(factors, exchanges)
-        self._next, self._basis = self._basis, factors
+        pivots = torch.empty(0, dtype=torch.int32, device=product.device)
+        torch.linalg.lu_factor_ex(product, out=(product, pivots, torch.empty_like(pivots)))  # in place
+        growth = product.diagonal(dim1=-2, dim2=-1).clone()
+        product.mT.triu_(1).diagonal(dim1=-2, dim2=-1).fill_(1)
+        ones, _, _ = torch.lu_unpack(product, pivots, unpack_data=False, out=self._permutation)
+        self._rows = ones.mul_(self._row_numbers).amax(-2).long()  # for each column, the number of the row with its 1
+        self._next, self._basis = self._basis, product
         return growth
-
-    def _row_order(self, factors: Tensor, exchanges: Tensor) -> Tensor:
-        """Return the state entry of each row of the factors, (N, D)."""
-        ones, _, _ = torch.lu_unpack(factors, exchanges, unpack_data=False, out=self._permutation)
-        return ones.mul_(self._row_numbers).amax(-2).long()  # for each column, the number of the row with its 1
 
 
 class QRFrame:
@@ -152,9 +139,50 @@ class QRFrame:
             product = jacobian.gather(-1, self._rows[:, None].expand_as(jacobian)) @ self._q
             self._rows = torch.linalg.vector_norm(product.detach(), dim=-1).argsort(-1, descending=True)
             self._q = product.gather(1, self._rows[..., None].expand_as(product))
-            r = torch.ones_like(self._q)
+            factors = torch.ones_like(self._q[:, 0])
             if self._steps_before_qr <= 1:
-                self._q, r = torch.linalg.qr(self._q)
+                self._q, factors = self._orthonormalised(self._q)
             self._steps_before_qr -= 1
-            growth.append(r.diagonal(dim1=-2, dim2=-1))
+            growth.append(factors)
         return torch.stack(growth).double().abs().log()
+
+    def _orthonormalised(self, product: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next frame and its growth factors, (N, D, k), (N, k)."""
+        frame, r = torch.linalg.qr(product)
+        return frame, r.diagonal(dim1=-2, dim2=-1)
+
+
+class RankQRFrame(QRFrame):
+    """A `QRFrame` that stops tracking a direction which a Jacobian loses, for automatic Jacobians.
+
+    If J maps a combination of tracked directions to zero, the growth of the last of them is -inf. Computed, it is a
+    rounding error, and the new direction is one of rounding errors, which would take part in the volumes of all later
+    ones. A direction is lost where |r_ii| is at most eps^(3/4) of the row that it would come from; it moves to the end
+    of the frame as zeros, its growth is -inf from this step on, and the others go on as if it had not been tracked.
+    """
+
+    def __init__(self, chains: int, size: int, units: Tensor, like: Tensor) -> None:
+        super().__init__(chains, size, units, like)
+        self._lowest = torch.finfo(like.dtype).eps ** 0.75
+        self._position = torch.arange(len(units), device=like.device).repeat(chains, 1)  # of each column
+        self._tracked = self._position >= 0  # whether each column is tracked, (N, k)
+
+    def _orthonormalised(self, product: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next frame and its growth factors at their positions, (N, D, k), (N, k)."""
+        smallest = self._lowest * torch.linalg.vector_norm(product.detach(), dim=-1)[:, : product.shape[-1]]
+        while True:
+            frame, r = torch.linalg.qr(product)
+            growth = r.diagonal(dim1=-2, dim2=-1)
+            lost = (growth.detach().abs() <= smallest) & self._tracked
+            if not bool(lost.any()):
+                break
+            product = self._drop(lost & (lost.cumsum(-1) == 1), product)  # a lost one makes the later ones wrong
+        growth = torch.where(self._tracked, growth, 0.0).gather(-1, self._position.argsort(-1))
+        return frame * self._tracked[:, None], growth
+
+    def _drop(self, lost: Tensor, product: Tensor) -> Tensor:
+        """Move the lost columns of the product to the end, as zeros."""
+        order = lost.long().argsort(dim=-1, stable=True)
+        self._position = self._position.gather(-1, order)
+        self._tracked = (self._tracked & ~lost).gather(-1, order)
+        return product.gather(-1, order[:, None].expand_as(product)) * self._tracked[:, None]

@@ -153,36 +153,37 @@ class QRFrame:
 
 
 class RankQRFrame(QRFrame):
-    """A `QRFrame` that stops tracking a direction which a Jacobian loses, for automatic Jacobians.
+    """A `QRFrame` that finds the directions which an automatic Jacobian loses, during the computation.
 
-    If J maps a combination of tracked directions to zero, the growth of the last of them is -inf. Computed, it is a
-    rounding error, and the new direction is one of rounding errors, which would take part in the volumes of all later
-    ones. A direction is lost where |r_ii| is at most eps^(3/4) of the row that it would come from; it moves to the end
-    of the frame as zeros, its growth is -inf from this step on, and the others go on as if it had not been tracked.
+    If J maps a combination of directions to zero, the growth of the last of them is -inf. Computed, it is a rounding
+    error, and the new direction consists of rounding errors, which would take part in the volumes of the later ones. A
+    direction is lost where |r_ii| is at most eps^(3/4) times the norm of its row. It moves to the end of the frame, so
+    that the others go on as if it had not been tracked; its growth is -inf until the next measurement.
     """
 
     def __init__(self, chains: int, size: int, units: Tensor, like: Tensor) -> None:
         super().__init__(chains, size, units, like)
-        self._lowest = torch.finfo(like.dtype).eps ** 0.75
+        self._smallest = torch.finfo(like.dtype).eps ** 0.75
         self._position = torch.arange(len(units), device=like.device).repeat(chains, 1)  # of each column
-        self._tracked = self._position >= 0  # whether each column is tracked, (N, k)
+        self._lost = self._position < 0  # whether each column is lost, (N, k)
+
+    def advance(self, jacobians: Tensor, measured: Sequence[bool]) -> Tensor:
+        """Advance as a `QRFrame` does; lost directions start again after a step where the growth is measured."""
+        growth = []
+        for jacobian, is_measured in zip(jacobians, measured, strict=True):
+            growth.append(super().advance(jacobian[None], [is_measured]))
+            self._lost = self._lost & (not is_measured)
+        return torch.cat(growth)
 
     def _orthonormalised(self, product: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next frame and its growth factors at their positions, (N, D, k), (N, k)."""
-        smallest = self._lowest * torch.linalg.vector_norm(product.detach(), dim=-1)[:, : product.shape[-1]]
+        """Return the next frame and the growth factors at their positions, (N, D, k), (N, k)."""
+        smallest = self._smallest * torch.linalg.vector_norm(product.detach(), dim=-1)[:, : product.shape[-1]]
         while True:
-            frame, r = torch.linalg.qr(product)
-            growth = r.diagonal(dim1=-2, dim2=-1)
-            lost = (growth.detach().abs() <= smallest) & self._tracked
+            frame, growth = super()._orthonormalised(product)
+            lost = (growth.detach().abs() <= smallest) & ~self._lost
             if not bool(lost.any()):
-                break
-            product = self._drop(lost & (lost.cumsum(-1) == 1), product)  # a lost one makes the later ones wrong
-        growth = torch.where(self._tracked, growth, 0.0).gather(-1, self._position.argsort(-1))
-        return frame * self._tracked[:, None], growth
-
-    def _drop(self, lost: Tensor, product: Tensor) -> Tensor:
-        """Move the lost columns of the product to the end, as zeros."""
-        order = lost.long().argsort(dim=-1, stable=True)
-        self._position = self._position.gather(-1, order)
-        self._tracked = (self._tracked & ~lost).gather(-1, order)
-        return product.gather(-1, order[:, None].expand_as(product)) * self._tracked[:, None]
+                return frame, torch.where(self._lost, 0.0, growth).gather(-1, self._position.argsort(-1))
+            self._lost = self._lost | lost
+            order = self._lost.long().argsort(dim=-1, stable=True)
+            self._position, self._lost = self._position.gather(-1, order), self._lost.gather(-1, order)
+            product = product.gather(-1, order[:, None].expand_as(product))

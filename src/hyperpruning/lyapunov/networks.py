@@ -81,7 +81,7 @@ def _from_step(step: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None)
     if isinstance(owner, nn.Module):
         check_module(owner, inputs)
     layout, vector = start_vector(start, inputs)
-    dtype = computing_dtype(dtype, inputs, second_state=False) if dtype or inputs.element_size() < 4 else None
+    dtype = computing_dtype(dtype, inputs, second_state=True)
     plain = isinstance(start, Tensor) and start.dim() == 2
-    layer = StepLayer(step, layout.size, None if plain else layout, dtype)
+    layer = StepLayer(step, layout.size, dtype, None if plain else layout)
     return prepared([layer], [vector], inputs, dtype, full=False)

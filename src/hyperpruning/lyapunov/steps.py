@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,14 +123,14 @@ class StepLayer:
 
     function: the step.
     state_size: number of entries D of its state.
+    dtype: in which the step computes, whatever the dtype of its own tensors.
     layout: the form of the state; None for a tensor (B, D).
-    dtype: in which the step computes, whatever the dtype of its own tensors; None leaves it as it is.
     """
 
     function: Callable[[Any, Tensor], Any]
     state_size: int
+    dtype: torch.dtype
     layout: StateLayout | None = None
-    dtype: torch.dtype | None = None
 
     @property
     def hidden_size(self) -> int:
@@ -141,7 +140,7 @@ class StepLayer:
     def step(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the next state, (N, D)."""
         layout = self.layout or StateLayout(tree_flatten(state)[1], (tuple(state.shape[1:]),))
-        with nullcontext() if self.dtype is None else ComputeIn(self.dtype):
+        with ComputeIn(self.dtype):
             try:
                 following = layout.flatten(self.function(layout.unflatten(state), input), len(state))
             except RuntimeError as error:  # torch's own sentence on two dtypes names neither the step nor the remedy

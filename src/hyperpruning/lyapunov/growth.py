@@ -157,8 +157,9 @@ class RankQRFrame(QRFrame):
 
     If J maps a combination of directions to zero, the growth of the last of them is -inf. Computed, it is a rounding
     error, and the new direction consists of rounding errors, which would take part in the volumes of the later ones. A
-    direction is lost where |r_ii| is at most eps^(3/4) times the norm of its row. It moves to the end of the frame, so
-    that the others go on as if it had not been tracked; its growth is -inf until the next measurement.
+    direction is lost where |r_ii| is at most eps^(3/4) times the norm of its row. Its growth is -inf from this step on;
+    it moves to the end of the frame, so that the others go on as if it had not been tracked. A unit that is off during
+    the warm-up (a zero row or column) does not count: it can be on where the growth is measured.
     """
 
     def __init__(self, chains: int, size: int, units: Tensor, like: Tensor) -> None:
@@ -166,13 +167,19 @@ class RankQRFrame(QRFrame):
         self._smallest = torch.finfo(like.dtype).eps ** 0.75
         self._position = torch.arange(len(units), device=like.device).repeat(chains, 1)  # of each column
         self._lost = self._position < 0  # whether each column is lost, (N, k)
+        self._ignored = torch.zeros(chains, 1, dtype=torch.bool, device=like.device)  # chains with a unit that is off
+        self._warm = False  # whether the growth was measured before
 
     def advance(self, jacobians: Tensor, measured: Sequence[bool]) -> Tensor:
-        """Advance as a `QRFrame` does; lost directions start again after a step where the growth is measured."""
+        """Advance as a `QRFrame` does; the growth of a lost direction is -inf from the step on that loses it."""
         growth = []
         for jacobian, is_measured in zip(jacobians, measured, strict=True):
+            if not self._warm:
+                support = jacobian.detach() != 0
+                self._ignored = ~(support.any(-1) & support.any(-2)).all(-1, keepdim=True)
             growth.append(super().advance(jacobian[None], [is_measured]))
-            self._lost = self._lost & (not is_measured)
+            if is_measured:
+                self._warm, self._ignored = True, torch.zeros_like(self._ignored)
         return torch.cat(growth)
 
     def _orthonormalised(self, product: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +187,7 @@ class RankQRFrame(QRFrame):
         smallest = self._smallest * torch.linalg.vector_norm(product.detach(), dim=-1)[:, : product.shape[-1]]
         while True:
             frame, growth = super()._orthonormalised(product)
-            lost = (growth.detach().abs() <= smallest) & ~self._lost
+            lost = (growth.detach().abs() <= smallest) & ~self._lost & ~self._ignored
             if not bool(lost.any()):
                 return frame, torch.where(self._lost, 0.0, growth).gather(-1, self._position.argsort(-1))
             self._lost = self._lost | lost

@@ -18,7 +18,7 @@ from hyperpruning.lyapunov.steps import DrivenStep, StepLayer, start_vector
 def driven_map(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool = False) -> DrivenMap:
     """Return the network as a driven map in `dtype`.
 
-    dtype: default float64 if `full` adds a second state (as for an LSTM), otherwise the network's own.
+    dtype: default float64 for a plain step, and if `full` adds a second state (as for an LSTM); otherwise the network's.
     Raises: TypeError or ValueError if the network or the inputs have no spectrum; the message says what to change.
     """
     check_inputs(inputs)
@@ -83,5 +83,5 @@ def _from_step(step: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None)
     layout, vector = start_vector(start, inputs)
     dtype = computing_dtype(dtype, inputs, second_state=True)
     plain = isinstance(start, Tensor) and start.dim() == 2
-    layer = StepLayer(step, layout.size, dtype, None if plain else layout)
+    layer = StepLayer(step, layout.size, None if plain else layout, dtype)
     return prepared([layer], [vector], inputs, dtype, full=False)

@@ -123,14 +123,14 @@ class StepLayer:
 
     function: the step.
     state_size: number of entries D of its state.
-    dtype: in which the step computes, whatever the dtype of its own tensors.
     layout: the form of the state; None for a tensor (B, D).
+    dtype: in which the step computes, whatever the dtype of its own tensors.
     """
 
     function: Callable[[Any, Tensor], Any]
     state_size: int
-    dtype: torch.dtype
     layout: StateLayout | None = None
+    dtype: torch.dtype = torch.float64
 
     @property
     def hidden_size(self) -> int:
@@ -153,7 +153,8 @@ class StepLayer:
 
 
 def _other_dtype(dtype: torch.dtype, got: str) -> ValueError:
-    return ValueError(f"A step must compute in the dtype of its inputs, {dtype}, got {got}. Pass dtype={dtype}.")
+    other = torch.float32 if dtype == torch.float64 else torch.float64
+    return ValueError(f"A step must compute in {dtype}, got {got}. Pass dtype={other}.")
 
 
 class ComputeIn(TorchFunctionMode):
@@ -176,9 +177,9 @@ class ComputeIn(TorchFunctionMode):
             if any(part.dtype == self.dtype for part in given):
                 lower = next(result.dtype for result in results if self._is_rounded(result))
                 raise ValueError(
-                    f"A step must compute in {self.dtype}, which dtype asks for, got a result of "
-                    f"{getattr(func, '__name__', func)} in {lower}. Take this conversion out of the step, or leave "
-                    "dtype out."
+                    f"A step must compute in {self.dtype}, the default or what dtype asks for, got a result of "
+                    f"{getattr(func, '__name__', func)} in {lower}. Take this conversion out of the step, or pass "
+                    f"dtype={lower}."
                 )
         return tree_unflatten([self._converted(result) for result in results], nesting)
 

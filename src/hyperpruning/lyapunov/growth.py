@@ -166,6 +166,7 @@ class RankQRFrame(QRFrame):
         super().__init__(chains, size, units, like)
         self._smallest = torch.finfo(like.dtype).eps ** 0.75
         self._position = torch.arange(len(units), device=like.device).repeat(chains, 1)  # of each column
+        self._back: Tensor | None = None  # column of each position, once a direction is lost
         self._lost = self._position < 0  # whether each column is lost, (N, k)
         self._ignored = torch.zeros(chains, 1, dtype=torch.bool, device=like.device)  # chains with a unit that is off
         self._warm = False  # whether the growth was measured before
@@ -189,8 +190,10 @@ class RankQRFrame(QRFrame):
             frame, growth = super()._orthonormalised(product)
             lost = (growth.detach().abs() <= smallest) & ~self._lost & ~self._ignored
             if not bool(lost.any()):
-                return frame, torch.where(self._lost, 0.0, growth).gather(-1, self._position.argsort(-1))
+                break
             self._lost = self._lost | lost
             order = self._lost.long().argsort(dim=-1, stable=True)
             self._position, self._lost = self._position.gather(-1, order), self._lost.gather(-1, order)
+            self._back = self._position.argsort(-1)
             product = product.gather(-1, order[:, None].expand_as(product))
+        return frame, growth if self._back is None else torch.where(self._lost, 0.0, growth).gather(-1, self._back)

@@ -16,9 +16,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from hyperpruning.lyapunov.growth import LUFrame, QRFrame, RankQRFrame, independent_columns, live_units
+from hyperpruning.lyapunov.growth import LUFrame, QRFrame, independent_columns, live_units
 from hyperpruning.lyapunov.layers import DrivenLayer, LayerWithJacobian, forward_mode_jacobian, unroll
 from hyperpruning.lyapunov.preparation import DrivenMap, all_finite
+from hyperpruning.lyapunov.rank import RankLUFrame, RankQRFrame
 
 CHUNK_STEPS = 64  # time steps per chunk of the trajectory
 JACOBIAN_BYTES = 2**21  # memory for Jacobians at a time, small enough for the cache
@@ -135,7 +136,7 @@ class Block:
         """Return the initial frame for `chains` copies of this block."""
         start = (chains, len(self.live), self.tracked, like)
         if self.with_jacobian is None and not self.algorithm.published:
-            return RankQRFrame(*start)
+            return RankQRFrame(*start) if self.algorithm.differentiable else RankLUFrame(*start)
         if self.algorithm.differentiable or self.algorithm.published:
             steps_before_qr = self.algorithm.steps_before_qr if self.algorithm.published else 0
             return QRFrame(*start, steps_before_qr=steps_before_qr)

@@ -18,7 +18,7 @@ from hyperpruning.lyapunov.steps import DrivenStep, StepLayer, start_vector
 def driven_map(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool = False) -> DrivenMap:
     """Return the network as a driven map in `dtype`.
 
-    dtype: default float64 for a plain step, and if `full` adds a second state (as for an LSTM); otherwise the network's.
+    dtype: default float64 for a plain step, or if `full` adds a second state, as for an LSTM; else the network's own.
     Raises: TypeError or ValueError if the network or the inputs have no spectrum; the message says what to change.
     """
     check_inputs(inputs)

@@ -166,9 +166,9 @@ def lyapunov_spectrum(
     k: number of leading exponents of each layer (exact, and cheaper than all); default all.
     segments: number of equal parts of the measured time, for `Spectrum.convergence` and `Spectrum.standard_error`;
         default 4, at most one per step. Each costs one QR; the exponents do not depend on it.
-    dtype: torch.float32 or torch.float64; default float64 for a second state ("full") and for a plain step, whose lowest
-        exponents float32 cannot represent, otherwise the network's. float32 is never TF32, whatever torch's settings are, except in the
-        backward pass of `differentiable`.
+    dtype: torch.float32 or torch.float64; default float64 for a second state ("full") and for a plain step, because
+        float32 cannot represent their lowest exponents; otherwise the network's. float32 is never TF32, whatever
+        torch's settings are, except in the backward pass of `differentiable`.
     convention: "published" multiplies transposed Jacobians and warms up as the published code does (docs/theory.md),
         to compare with its numbers. Default "forward".
     differentiable: record everything for back-propagation to weights, inputs and start. It is several times slower and

@@ -50,7 +50,7 @@ class LostDirections:
         lost = (pivots.detach().abs() <= self.smallest * rows) & ~self.lost & self._counts
         if not bool(lost.any()):
             return None
-        order = (self.lost | lost).long().argsort(dim=-1, stable=True)
+        order: Tensor = (self.lost | lost).long().argsort(dim=-1, stable=True)
         self.lost, self._position = (self.lost | lost).gather(-1, order), self._position.gather(-1, order)
         self._column = self._position.argsort(-1)
         return order

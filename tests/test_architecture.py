@@ -31,7 +31,7 @@ MAY: dict[str, tuple[str, ...]] = {
 ONLY_IN = {
     "optuna": ("search/samplers.py",),
     "typer": ("cli.py", "cli_errors.py"),
-    "matplotlib": ("report/drawing.py", "report/figures.py"),
+    "matplotlib": ("report/drawing.py", "report/figures.py", "lyapunov/spectrum.py"),
     "pydantic": ("experiment.py",),
     "tomlkit": ("experiment.py",),
     "jinja2": ("report/page.py",),

@@ -31,13 +31,14 @@ MAY: dict[str, tuple[str, ...]] = {
 ONLY_IN = {
     "optuna": ("search/samplers.py",),
     "typer": ("cli.py", "cli_errors.py"),
-    "matplotlib": ("report/figures.py", "lyapunov/spectrum.py"),
+    "matplotlib": ("report/drawing.py", "report/figures.py", "lyapunov/spectrum.py"),
     "pydantic": ("experiment.py",),
     "tomlkit": ("experiment.py",),
     "jinja2": ("report/page.py",),
     "markupsafe": ("report/page.py",),
     "safetensors": ("deploy/model_file.py",),
     "filelock": ("search/ledger.py",),
+    "pandas": ("search/tabulation.py",),
 }
 # who asks what a search does next (docs: the search is one pure function)
 CALLERS_OF_DECIDE = ("search/driver.py", "search/forecast.py", "report/run.py")

@@ -24,6 +24,7 @@ from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.archive import Kind, read_arrays
 from hyperpruning.lyapunov.blocks import Algorithm, growth
 from hyperpruning.lyapunov.networks import driven_map
+from hyperpruning.lyapunov.preparation import DrivenMap
 
 # what `Spectrum.save` writes
 _KINDS = {
@@ -251,12 +252,10 @@ def lyapunov_spectrum(
     published = _checked_convention(convention) == "published"
     with torch.set_grad_enabled(differentiable):
         stack = driven_map(network, inputs, start, dtype, full=state == "full")
-        steps = len(stack.inputs)
-        if not 0 <= warmup < steps:
-            raise ValueError(f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Lower it.")
+        steps = _checked_steps(stack, warmup)
+        measured = steps - warmup
         if segments < 1:
             raise ValueError(f"segments must be at least 1, got {segments}. Raise it.")
-        measured = steps - warmup
         if published:
             stack, measured = stack.with_repeated_start(warmup), steps
         algorithm = Algorithm(differentiable=differentiable, published=published, steps_before_qr=warmup)
@@ -265,6 +264,23 @@ def lyapunov_spectrum(
         lengths = tuple(measured * (part + 1) // parts - measured * part // parts for part in range(parts))
         by_segment = growth(stack, sizes, k, algorithm, lengths)
     return Spectrum(by_segment, lengths, sizes if k is None else (k,) * len(sizes), warmup, state, convention)
+
+
+def check_has_spectrum(network: Any, inputs: Tensor, *, state: State, warmup: int) -> None:
+    """Check, without computing it, that `lyapunov_spectrum` accepts these arguments.
+
+    Raises:
+        TypeError or ValueError: the network or the inputs have no spectrum; the message says what to change.
+    """
+    with torch.no_grad():
+        _checked_steps(driven_map(network, inputs, None, None, full=_checked_state(state) == "full"), warmup)
+
+
+def _checked_steps(stack: DrivenMap, warmup: int) -> int:
+    steps = len(stack.inputs)
+    if not 0 <= warmup < steps:
+        raise ValueError(f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Lower it.")
+    return steps
 
 
 def _counted(number: int, noun: str) -> str:

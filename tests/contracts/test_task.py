@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import nn
 
 import hyperpruning as hp
 from hyperpruning.tasks.language_modelling import LanguageModelling

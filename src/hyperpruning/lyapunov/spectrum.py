@@ -11,7 +11,6 @@ import io
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -25,6 +24,7 @@ from hyperpruning.lyapunov.archive import Kind, read_arrays
 from hyperpruning.lyapunov.blocks import Algorithm, growth
 from hyperpruning.lyapunov.networks import driven_map
 from hyperpruning.lyapunov.preparation import DrivenMap
+from hyperpruning.tabulation import data_frame, html_table
 
 # what `Spectrum.save` writes
 _KINDS = {
@@ -118,29 +118,22 @@ class Spectrum:
 
     def _repr_html_(self) -> str:
         """Return a table of the layers, for notebooks."""
-        rows = [["layer", "exponents", "largest", "median", "smallest finite", "-inf"]]
+        rows = []
         for index, layer in enumerate(self.layers()):
             finite = layer[layer.isfinite()]
             values = [finite.max(), layer.median(), finite.min()] if len(finite) else [layer[0]] * 3
             rows.append([f"{index}", f"{len(layer)}", *(f"{value:.4g}" for value in values)])
             rows[-1].append(f"{len(layer) - len(finite)}")
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><caption>{escape(repr(self))}</caption>{body}</table>"
+        return html_table(repr(self), ["layer", "exponents", "largest", "median", "smallest finite", "-inf"], rows)
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with a row for each exponent: layer, position in the layer, exponent.
 
         Raises: ImportError if pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise ImportError(
-                "Spectrum.to_frame must have pandas, got no such package. Install it with pip install pandas."
-            ) from None
-        layer = [index for index, size in enumerate(self.sizes) for _ in range(size)]
-        position = [index for size in self.sizes for index in range(size)]
-        return pd.DataFrame({"layer": layer, "position": position, "exponent": self.exponents.detach().cpu().numpy()})
+        parts = [part.tolist() for part in self.layers()]
+        rows = [(layer, position, value) for layer, part in enumerate(parts) for position, value in enumerate(part)]
+        return data_frame([dict(zip(("layer", "position", "exponent"), row, strict=True)) for row in rows])
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the exponents of each layer in decreasing order, and return the matplotlib Axes.

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperpruning.search.space import Config, method_config
-from hyperpruning.search.tabulation import data_frame, html_table
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
+from hyperpruning.tabulation import data_frame, html_table
 from hyperpruning.training.record import EpochRecord, Metric
 
 DENSE = "dense"

@@ -41,7 +41,7 @@ ONLY_IN = {
     "pandas": ("tabulation.py",),
 }
 # who asks what a search does next (docs: the search is one pure function)
-CALLERS_OF_DECIDE = ("search/driver.py", "search/forecast.py", "report/run.py")
+CALLERS_OF_DECIDE = ("search/driver.py", "search/forecast.py", "search/replay.py", "report/run.py")
 
 
 def modules():

@@ -38,7 +38,7 @@ ONLY_IN = {
     "markupsafe": ("report/page.py",),
     "safetensors": ("deploy/model_file.py",),
     "filelock": ("search/ledger.py",),
-    "pandas": ("lyapunov/spectrum.py", "search/tabulation.py"),
+    "pandas": ("tabulation.py",),
 }
 # who asks what a search does next (docs: the search is one pure function)
 CALLERS_OF_DECIDE = ("search/driver.py", "search/forecast.py", "report/run.py")

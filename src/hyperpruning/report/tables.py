@@ -11,6 +11,7 @@ from hyperpruning.report.components import criterion_name, join_names
 from hyperpruning.report.run import Run, read_run
 from hyperpruning.search.criteria import loss, rank_sum
 from hyperpruning.search.history import DENSE, SMALL
+from hyperpruning.search.plan import seed_names
 from hyperpruning.search.ranking import spearman
 from hyperpruning.search.schedulers import rung
 from hyperpruning.training.record import Metric
@@ -30,7 +31,8 @@ class Row:
         sparsity: fraction of zero weights over the prunable weights, exact.
         active: active prunable weights.
         best_epoch: the epoch that its weights are from.
-        valid, test: the task's metric.
+        valid, test: the task's metric; of a finalist with several seeds the mean.
+        valid_range, test_range: the lowest and the highest over these seeds; None for one seed.
         spent: epochs that the search by its criterion trains (for the best of all: those of all candidates); None for
             the dense networks.
         full: epochs of training all candidates to the end; None for the dense networks.
@@ -57,6 +59,8 @@ class Row:
     metric: Metric = field(default_factory=Metric)
     size: int | None = None
     why: str | None = None
+    valid_range: tuple[float, float] | None = None
+    test_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
     final = run.history.finals[network]
     candidate, full = network not in (DENSE, SMALL), run.n_candidates * run.epochs
     compared = candidate and run.all_trained
+    seeds = [run.history.finals[one] for one in seed_names(run.plan, network) if one in run.history.finals]
+    valid, test = [run.valid(one) for one in seeds], [run.test(one) for one in seeds]
     return Row(
         label=label,
         criteria=criteria,
@@ -108,8 +114,8 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
         sparsity=1 - final.active / (run.prunable or final.active) if candidate else 0.0,
         active=final.active,
         best_epoch=final.best_epoch,
-        valid=run.valid(final),
-        test=run.test(final),
+        valid=sum(valid) / len(valid),
+        test=sum(test) / len(test),
         spent=(run.search_epochs if criteria else full) if candidate else None,
         full=full if candidate else None,
         place=_ranked(run).index(network) + 1 if compared else None,
@@ -117,6 +123,8 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
         metric=run.metric,
         size=run.size(network),
         why=run.why if network == run.winner else None,
+        valid_range=(min(valid), max(valid)) if len(seeds) > 1 else None,
+        test_range=(min(test), max(test)) if len(seeds) > 1 else None,
     )
 
 
@@ -159,6 +167,9 @@ def verdict(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
         sentences.append(
             f"A search by one criterion trains {chosen.spent} epochs; all candidates to the end take {chosen.full}."
         )
+    if chosen.test_range:
+        sentences.append("Numbers of finalists are means over seeds, with the lowest and the highest in brackets.")
+        return " ".join(sentences)
     return " ".join([*sentences, "This is one run with one seed: small differences can be chance."])
 
 
@@ -225,8 +236,8 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.sparsity:.2f} %",
         f"{row.active:,}",
         "" if row.size is None else f"{row.size / 1024:,.0f} KiB",
-        f"{row.valid:.2f}",
-        f"{row.test:.2f}",
+        _with_range(row.valid, row.valid_range),
+        _with_range(row.test, row.test_range),
         str(row.best_epoch),
         "" if row.spent is None else f"{row.spent} of {row.full}",
         "" if row.place is None else f"{row.place} of {row.of}",
@@ -252,3 +263,8 @@ def evenly_spaced(values: set[int], count: int) -> list[int]:
     if len(ordered) <= count:
         return ordered
     return [ordered[round(index * (len(ordered) - 1) / (count - 1))] for index in range(count)]
+
+
+def _with_range(mean: float, ends: tuple[float, float] | None) -> str:
+    """ "4.11", or with the ends of a range "4.11 (4.08 to 4.15)"."""
+    return f"{mean:.2f}" if ends is None else f"{mean:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"

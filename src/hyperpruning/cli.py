@@ -47,12 +47,15 @@ from hyperpruning.report import tables, terminal
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import read_run
+from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import process_pool, stop
 from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import candidate_name
+from hyperpruning.search.replay import replay_many
+from hyperpruning.search.tables import load_table, save_table, table_of
 from hyperpruning.search.validation import validate
 from hyperpruning.search.worker import job_for, seconds_per_epoch
 from hyperpruning.training.record import Metric
@@ -203,6 +206,56 @@ def export(
     path = export_network(folder, criterion=criterion, candidate=candidate, out=output)
     about = describe_model(path)
     out.print(f"Wrote {path}: {about['network']}, {about['active']:,} active weights.", soft_wrap=True)
+
+
+@app.command(epilog="Example: hyperprune table runs/pool --out pool.npz")
+@guarded
+def table(
+    folders: Annotated[list[Path], typer.Argument(help="A finished search with train_all; then ones of other seeds.")],
+    output: Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help="The table, NAME.npz.")],
+) -> None:
+    """Make a table of a finished pool, on which searches can be replayed."""
+    found = table_of(folders, output.stem)
+    save_table(found, output)
+    out.print(
+        f"Wrote {output}: {len(found.configs)} candidates, {found.epochs} epochs, {found.final_valid.shape[1]} seeds.",
+        soft_wrap=True,
+    )
+
+
+@app.command(epilog="Example: hyperprune replay pool.npz --criterion ls --criterion loss --rungs 1,3 --keep 6,2")
+@guarded
+def replay(
+    tables_: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Tables that `hyperprune table` wrote.")],
+    criterion: Annotated[list[str] | None, typer.Option(help="Criteria, each searched alone.")] = None,
+    scheduler: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = "halving",
+    rungs: Annotated[str | None, typer.Option(help="For rounds, e.g. 1,3.")] = None,
+    keep: Annotated[str | None, typer.Option(help="For rounds, e.g. 6,2.")] = None,
+    min_epochs: Annotated[int, typer.Option(min=1, help="For halving and hyperband.")] = 1,
+    reduction_factor: Annotated[int, typer.Option(min=2, help="For halving and hyperband.")] = 3,
+    n_followed: Annotated[int, typer.Option(min=0, help="Candidates that are followed, for calibrated.")] = 0,
+    n_candidates: Annotated[int | None, typer.Option(min=2, help="Of a search; default: half of the pool.")] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Epochs of a search, with the dense reference's.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Searches on random parts of each pool.")] = 200,
+) -> None:
+    """Replay searches on tables: the regret of each criterion, 0 for the best of a pool and 1 for its median."""
+    settings: dict[str, Any] = {"scheduler": scheduler, "min_epochs": min_epochs, "max_epochs": budget}
+    settings |= {"reduction_factor": reduction_factor, "n_followed": n_followed}
+    settings |= {name: _numbers(name, text) for name, text in (("rungs", rungs), ("keep", keep)) if text is not None}
+    if scheduler == "rounds" and not {"rungs", "keep"} <= settings.keys():
+        raise ValueError("--rungs and --keep must be given with --scheduler rounds, got none. Give both.")
+    for path in tables_:
+        found = replay_many(
+            load_table(path), criterion or ["ls", "loss"], repeats=repeats, n_candidates=n_candidates, **settings
+        )
+        out.print(terminal.replayed(found))
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--{name} must be whole numbers joined by commas, got {text!r}. Write 1,3.") from None
 
 
 @app.command(epilog="Example: hyperprune fetch ptb data/ptb")

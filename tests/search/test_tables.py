@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import hyperpruning as hp
+from hyperpruning.cli import app
 from hyperpruning.search.driver import search
 from hyperpruning.search.replay import replay
 from hyperpruning.search.tables import TableError, load_table, save_table, table_of
@@ -82,6 +84,26 @@ def test_an_unfinished_pool_and_a_file_that_is_no_table_are_refused(pool, text, 
     (tmp_path / "x.npz").write_bytes(b"PK")
     with pytest.raises(TableError, match="A table must be a"):
         load_table(tmp_path / "x.npz")
+
+
+def test_the_commands_make_a_table_and_replay_searches_on_it(pool, tmp_path):
+    path = tmp_path / "pool.npz"
+    made = CliRunner().invoke(app, ["table", str(pool[2] / "pool"), str(pool[2] / "seed1"), "--out", str(path)])
+    assert (made.exit_code, made.output.split(": ")[1]) == (0, "6 candidates, 4 epochs, 2 seeds.\n")
+    words = ["--criterion", "ls", "--criterion", "ls * loss", "--scheduler", "rounds", "--rungs", "1", "--keep", "1"]
+    shown = CliRunner().invoke(app, ["replay", str(path), *words, "--repeats", "5"])
+    assert shown.exit_code == 0
+    assert "ls * loss" in shown.output
+    assert "95 % interval" in shown.output
+    for wrong, says in (
+        (["--scheduler", "rounds"], "--rungs and --keep must be given"),
+        (["--scheduler", "rounds", "--rungs", "a", "--keep", "1"], "--rungs must be whole numbers"),
+        (["--criterion", "lss"], "Did you mean 'loss'?"),
+        (["--budget", "1"], "max_epochs must be at least"),
+    ):
+        refused = CliRunner().invoke(app, ["replay", str(path), *wrong])
+        assert refused.exit_code == 2
+        assert says in " ".join(refused.output.split())
 
 
 def test_they_are_public():

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperpruning.report.tables import HEADINGS, TEXT, Correlation, Row, cells, pivot, signed
+from hyperpruning.search.replay import Summary
 
 WIDEST = {"network": 26, "method": 24}  # a narrower terminal gets a second table rather than narrower columns of text
 NARROWEST = {"network": 12, "method": 16}
@@ -126,6 +127,17 @@ def correlations_table(found: Sequence[Correlation], columns: int = 8) -> Render
 
 def _epoch(epoch: int) -> str:
     return f"e={epoch}"
+
+
+def replayed(found: Sequence[Summary]) -> RenderableType:
+    """The regret of each criterion in replayed searches of one table."""
+    table = _table()
+    for heading in (f"{found[0].table}: criterion", "epochs", "regret", "95 % interval", "best found"):
+        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=bool(table.columns))
+    for one in found:
+        interval = f"{one.low:.2f} to {one.high:.2f}"
+        table.add_row(one.criterion, f"{one.epochs:.0f}", f"{one.regret:.2f}", interval, f"{100 * one.best:.0f} %")
+    return table
 
 
 def _table() -> Table:

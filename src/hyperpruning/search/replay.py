@@ -66,6 +66,54 @@ def replay(table: Table, *, seed: int = 0, n_candidates: int | None = None, **se
     return Replayed(chosen, regret, history.trained_epochs(dense=False))
 
 
+@dataclass(frozen=True)
+class Summary:
+    """Many replayed searches by one criterion.
+
+    Attributes:
+        table, criterion: what was searched, and by what.
+        epochs: mean of the epochs that a search trains, without the dense reference's.
+        regret: mean, see `Replayed`.
+        low, high: its 95 % interval, by a bootstrap over the searches.
+        best: share of the searches that found the best of their candidates.
+    """
+
+    table: str
+    criterion: str
+    epochs: float
+    regret: float
+    low: float
+    high: float
+    best: float
+
+
+def replay_many(
+    table: Table, criteria: Sequence[str], *, repeats: int = 200, n_candidates: int | None = None, **settings: Any
+) -> list[Summary]:
+    """Replay searches on random parts of a table, each criterion alone and on the same parts.
+
+    Args:
+        table: the pool.
+        criteria: names, or names joined (see `criterion_of`).
+        repeats: number of searches for each criterion.
+        n_candidates: of each search; None: half of the pool.
+        settings: of `Plan`, as for `replay`.
+    """
+    count = len(table.configs) // 2 if n_candidates is None else n_candidates
+    found = []
+    for criterion in criteria:
+        searches = [
+            replay(table, seed=seed, n_candidates=count, criteria=(criterion,), **settings) for seed in range(repeats)
+        ]
+        regrets = np.array([one.regret[criterion] for one in searches])
+        draws = np.random.default_rng(0).integers(len(regrets), size=(2000, len(regrets)))
+        low, high = np.quantile(regrets[draws].mean(1), (0.025, 0.975))
+        epochs = float(np.mean([one.epochs for one in searches]))
+        best = float((regrets < 1e-9).mean())
+        found.append(Summary(table.name, criterion, epochs, float(regrets.mean()), float(low), float(high), best))
+    return found
+
+
 def _facts(
     table: Table, order: Sequence[int], plan: Plan, history: History, action: Suggest | Train | Eliminate | Finish
 ) -> Iterator[Fact]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable
 from ctypes import POINTER, Structure, c_int32, c_int64, c_void_p
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -101,7 +100,7 @@ class NativeMatrix:
     def __init__(self, packed: Packed) -> None:
         check_packed(packed)
         self.packed = packed
-        self.arrays = {name: _aligned(array) for name, array in packed.arrays.items()}
+        self.arrays = {name: aligned(array) for name, array in packed.arrays.items()}
         pointers = {name: array.ctypes.data for name, array in self.arrays.items()}
         number = FORMATS.index(packed.format)
         self.struct = MatrixStruct(number, packed.rows, packed.columns, packed.groups, **pointers)
@@ -130,7 +129,3 @@ class Work:
         self.arrays = {name: aligned(array) for name, array in sizes.items()}
         self.struct = WorkStruct(plane=plane, **{name: array.ctypes.data for name, array in self.arrays.items()})
         self.address = ctypes.addressof(self.struct)
-
-
-def _aligned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return array if array.ctypes.data % 64 == 0 and array.flags.c_contiguous else aligned(array)

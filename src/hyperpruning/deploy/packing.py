@@ -1,9 +1,9 @@
 """Packed formats of a weight matrix, as plain arrays with names: what kernel.c reads, and what a file can store.
 
 - dense: rows of values, padded to 16 (fp32) or 64 (int8) columns, and to a multiple of 4 rows.
-- window: no structure needed. Rows sorted by their number of nonzeros; 16 rows are the lanes of a vector. One step takes
-  of each row up to 4 of its next nonzeros inside a window of 64 inputs, which begins at the next nonzero of the row
-  that is furthest behind. A step has one `bases` entry (first input), 64 `offsets` (input - base), and 64 `values`.
+- window: no structure needed. Rows sorted by their number of nonzeros; 16 rows are the lanes of a vector. One step
+  takes of each row up to 4 of its next nonzeros inside a window of 64 inputs, which begins at the next nonzero of the
+  row that is furthest behind. A step has one `bases` entry (first input), 64 `offsets` (input - base), and 64 `values`.
 - block: 8 outputs x 4 inputs, each block that is not zero as a whole; `bases` counts in four inputs.
 
 `starts` gives the first step or block of each group of rows, `order` the matrix row at each packed place. int8 formats
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from hyperpruning.settings import did_you_mean
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 LANES, SLOTS, WINDOW, BLOCK_ROWS, BLOCK_COLUMNS = 16, 4, 64, 8, 4
 STEP, BLOCK, PAD, ALIGNMENT = LANES * SLOTS, BLOCK_ROWS * BLOCK_COLUMNS, 64, 64
 MAX_COLUMNS = 65_535  # a base has 16 bits; sums of 255 * 127 * 65,535 fit 32 bits
@@ -86,7 +87,7 @@ def pack(weight: Tensor, format: str) -> Packed:
         values, arrays["scales"] = _quantised(values)
         arrays["sums"] = values.sum(1, dtype=np.int32)
     packed = _PACK[format.split("_")[0]](values, arrays)
-    return Packed(format, *weight.shape, {name: aligned(array) for name, array in packed.items()})
+    return Packed(format, weight.shape[0], weight.shape[1], {name: aligned(array) for name, array in packed.items()})
 
 
 def unpack(packed: Packed) -> Tensor:
@@ -101,8 +102,10 @@ def unpack(packed: Packed) -> Tensor:
 
 
 def aligned(array: Array) -> Array:
-    """A copy at an address that is a multiple of 64, so that no vector crosses a cache line."""
+    """The array at an address that is a multiple of 64, so that no vector crosses a cache line; a copy if it is not."""
     array = np.ascontiguousarray(array).reshape(-1)
+    if array.ctypes.data % ALIGNMENT == 0:
+        return array
     raw = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     copy = raw[start : start + array.nbytes].view(array.dtype)
@@ -117,6 +120,12 @@ def rounded_up(number: int, multiple: int) -> int:
     32
     """
     return -(-number // multiple) * multiple
+
+
+def _lengths(packed: Packed) -> Array:
+    """Steps or blocks of each group of rows."""
+    starts: Array = packed.arrays["starts"].astype(np.int64)
+    return starts[1:] - starts[:-1]
 
 
 def _groups(format: str, rows: int) -> int:
@@ -204,8 +213,8 @@ def _unpack_window(packed: Packed) -> Array:
     int8 = values.dtype == np.int8
     values = values[:, np.argsort(_INT8)] if int8 else values
     offsets = offsets[:, np.argsort(_INT8 if int8 else _FP32_OFFSETS)]
-    bases, starts = packed.arrays["bases"].astype(np.int64), packed.arrays["starts"].astype(np.int64)
-    group = np.repeat(np.arange(packed.groups), np.diff(starts))
+    bases = packed.arrays["bases"].astype(np.int64)
+    group = np.repeat(np.arange(packed.groups), _lengths(packed))
     lane = group[:, None] * LANES + np.arange(STEP) % LANES  # (S, STEP)
     dense = np.zeros((packed.rows, packed.columns), values.dtype)
     kept = values != 0
@@ -232,7 +241,7 @@ def _unpack_block(packed: Packed) -> Array:
     int8 = values.dtype == np.int8
     shape = (-1, BLOCK_ROWS, BLOCK_COLUMNS) if int8 else (-1, BLOCK_COLUMNS, BLOCK_ROWS)
     taken = values.reshape(shape) if int8 else values.reshape(shape).swapaxes(1, 2)
-    group = np.repeat(np.arange(packed.groups), np.diff(packed.arrays["starts"].astype(np.int64)))
+    group = np.repeat(np.arange(packed.groups), _lengths(packed))
     across = rounded_up(packed.columns, BLOCK_COLUMNS) // BLOCK_COLUMNS
     blocks = np.zeros((packed.groups, across, BLOCK_ROWS, BLOCK_COLUMNS), values.dtype)
     blocks[group, bases] = taken

@@ -94,12 +94,12 @@ def _check_int8(packed: Packed, kind: str) -> None:
 
 def _row_sums(packed: Packed, kind: str, values: Array) -> Array:
     if kind == "dense":
-        return values.reshape(rounded_up(packed.rows, 4), -1).sum(1, dtype=np.int32)[: packed.rows]
+        return np.asarray(values.reshape(rounded_up(packed.rows, 4), -1).sum(1, dtype=np.int32)[: packed.rows])
     lanes = STEP // 4 if kind == "window" else 8
     steps = values.reshape(-1, lanes, 4).sum(2, dtype=np.int32)
     ends = np.concatenate([np.zeros((1, lanes), np.int32), steps.cumsum(0, dtype=np.int32)])
     starts = packed.arrays["starts"].astype(np.int64)
-    return (ends[starts[1:]] - ends[starts[:-1]]).reshape(-1)[: packed.rows]
+    return np.asarray((ends[starts[1:]] - ends[starts[:-1]]).reshape(-1)[: packed.rows])
 
 
 def _sentence(name: str, rule: str, given: object) -> str:

@@ -201,7 +201,7 @@ class Decoder:
     def _mixed(self, mixture: Mixture, h: Tensor) -> Tensor:
         """Log-probabilities (B, V) as of `MixtureOfSoftmaxes`."""
         prior = torch.softmax(self._network.product(mixture.prior, h), -1)  # (B, K)
-        latent = torch.tanh(self._network.product(mixture.latent, h)).view(prior.numel(), -1)  # (B K, E)
+        latent = torch.tanh(self._network.product(mixture.latent, h)).reshape(prior.numel(), -1)  # (B K, E)
         each = torch.softmax(self._network.product(mixture.decoder, latent), -1).view(*prior.shape, -1)  # (B, K, V)
         return torch.log(torch.bmm(prior[:, None], each)[:, 0] + PROBABILITY_FLOOR)
 

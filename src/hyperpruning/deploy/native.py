@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from hyperpruning.deploy.compiler import compile_kernel, load_kernel
-from hyperpruning.deploy.packing import FORMATS, PAD, Packed, aligned, rounded_up
+from hyperpruning.deploy.packing import FORMATS, PAD, Array, Packed, aligned, rounded_up
 from hyperpruning.deploy.packing_checks import check_packed
 from hyperpruning.settings import did_you_mean
 
@@ -118,7 +118,7 @@ class Work:
         matrices = list(matrices)
         plane = rounded_up(max(packed.columns for packed in matrices) + PAD, PAD) + PAD
         rows = rounded_up(max(packed.rows for packed in matrices), 16)
-        sizes = {
+        sizes: dict[str, Array] = {
             "input": np.zeros(plane, np.float32),
             "signed8": np.zeros(plane, np.int8),
             "unsigned8": np.zeros(plane, np.uint8),

@@ -190,11 +190,11 @@ def test_the_state_of_another_network_is_refused():
     with torch.no_grad():
         other.rnn.weight_hh_l0[0, 0] += 1
     decoder, state = Decoder(network), Decoder(other).state_dict()
-    with pytest.raises(ValueError, match="A state must come from state_dict of .* got one of another network"):
+    with pytest.raises(ValueError, match=r"A state must come from state_dict of .* got one of another network"):
         decoder.load_state_dict(state)
     good = decoder.state_dict()
     for wrong in ({}, good | {"state": torch.zeros(1, 3)}, good | {"sum": torch.zeros(2, 19)}, good | {"steps": -1}):
-        with pytest.raises(ValueError, match="A state must come from state_dict of a decoder of the same network, got"):
+        with pytest.raises(ValueError, match=r"A state must come from state_dict of a decoder of the same"):
             decoder.load_state_dict(wrong)
 
 

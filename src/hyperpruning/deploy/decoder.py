@@ -76,6 +76,9 @@ class Decoder:
         self._sha256 = weights_sha256(self._parts.tensors())
         self._tokens = self._parts.embedding is not None
         self._dtype = torch.int64 if self._tokens else torch.float32
+        self._more = not self._network.direct or self._parts.horizon > 0  # than the kernel computes
+        if head is None and self._parts.head is None:
+            self._more = False
         self._state = torch.zeros(0)
         self.reset(batch)
 
@@ -106,6 +109,7 @@ class Decoder:
             raise ValueError(f"batch must be at least 1, got {batch}. Raise it.")
         self._state = torch.zeros(batch, self._parts.state_size)
         self._sum, self._steps = torch.zeros(batch, self._parts.hidden), 0  # of the outputs so far, for a mean
+        self._step = self._network.bound(self._state)
         self._shape = torch.Size([batch] if self._tokens else [batch, self._parts.inputs])
 
     def step(self, x: Tensor | int) -> Tensor:
@@ -125,15 +129,15 @@ class Decoder:
         """
         if not isinstance(x, Tensor):
             x = torch.tensor([x])
-        if x.dtype is not self._dtype or x.device.type != "cpu":
-            x = x.to("cpu", self._dtype)
+        if x.dtype is not self._dtype or not x.is_cpu or not x.is_contiguous():
+            x = x.to("cpu", self._dtype).contiguous()
         if x.shape != self._shape:
             raise ValueError(
                 f"Inputs of a step must have the shape {tuple(self._shape)}, got {tuple(x.shape)}. Call reset(batch) "
                 "for another number of sequences."
             )
-        output = self._network.step(x if x.is_contiguous() else x.contiguous(), self._state)
-        return output if self._network.direct and not self._parts.horizon else self._after(output)
+        output = self._step(x)
+        return self._after(output) if self._more else output
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the sequences: tensors, numbers and a hash of the network, for `torch.save` or memory."""

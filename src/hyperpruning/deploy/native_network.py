@@ -69,21 +69,23 @@ class NativeNetwork:
         self.direct = isinstance(parts.head, Linear) and not parts.pooled
         self.outputs = len(parts.head.bias) if self.direct and isinstance(parts.head, Linear) else parts.hidden
         self.plan = self._plan(parts)
-        self._address, self._step = ctypes.addressof(self.plan), kernel.library.hp_step
+        self._address = ctypes.addressof(self.plan)
 
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        """Advance the state (B, S) in place by the inputs (B,) or (B, I); return (B, `outputs`).
+    def bound(self, state: Tensor) -> Callable[[Tensor], Tensor]:
+        """A step that advances a state (B, S) in place: contiguous inputs (B,) or (B, I) -> (B, `outputs`).
 
-        Raises:
-            IndexError: a token outside the vocabulary.
+        It raises IndexError for a token outside the vocabulary.
         """
-        batch = len(state)
-        output = torch.empty(batch, self.outputs)
-        if self._step(self._address, batch, x.data_ptr(), state.data_ptr(), output.data_ptr()):
-            raise IndexError(
-                f"Tokens must be 0 to {self.plan.vocabulary - 1}, got {x.tolist()}. Use the vocabulary of the network."
-            )
-        return output
+        step, address, batch, outputs = self.kernel.library.hp_step, self._address, len(state), self.outputs
+        pointer, most, empty = state.data_ptr(), self.plan.vocabulary - 1, torch.empty
+
+        def run(x: Tensor) -> Tensor:
+            output = empty(batch, outputs)
+            if step(address, batch, x.data_ptr(), pointer, output.data_ptr()):
+                raise IndexError(f"Tokens must be 0 to {most}, got {x.tolist()}. Use the vocabulary of the network.")
+            return output
+
+        return run
 
     def product(self, linear: Linear, x: Tensor) -> Tensor:
         """W x + b for each of N vectors, (N, C) -> (N, R)."""

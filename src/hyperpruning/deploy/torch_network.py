@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,13 +37,15 @@ class TorchNetwork:
         self.direct = self.head is not None
         self.outputs = len(self.head.bias) if self.head else parts.hidden
 
-    @torch.no_grad()
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        """Advance the state (B, S) in place by the inputs (B,) or (B, I); return (B, `outputs`).
+    def bound(self, state: Tensor) -> Callable[[Tensor], Tensor]:
+        """A step that advances a state (B, S) in place: inputs (B,) or (B, I) -> (B, `outputs`).
 
-        Raises:
-            IndexError: a token outside the vocabulary.
+        It raises IndexError for a token outside the vocabulary.
         """
+        return partial(self._step, state)
+
+    @torch.no_grad()
+    def _step(self, state: Tensor, x: Tensor) -> Tensor:
         if self.parts.embedding is not None:
             size = len(self.parts.embedding)
             if not bool(((x >= 0) & (x < size)).all()):

@@ -48,6 +48,7 @@ typedef struct {
     int8_t *signed8;   /* q */
     uint8_t *unsigned8; /* q + 128 */
     uint8_t *planes;   /* the bytes of x: all first bytes, all second bytes, ... */
+    uint8_t *changes;  /* AVX2: each byte of q xor the byte 16 places later */
     int64_t plane;     /* bytes from one plane to the next */
     int32_t *integers; /* sums in packed order */
     float *floats;     /* the same for fp32 */
@@ -205,35 +206,35 @@ INLINE void rhn_body(int n, int coupled, int first, const float *restrict a, con
 }
 
 /* y = sums * scales, from the packed order to that of the rows. */
-INLINE void finish_int8_body(const hp_matrix *m, const int32_t *restrict sums, float s, float *restrict y) {
+INLINE void finish_int8_body(const hp_matrix *m, const hp_work *w, float s, float *restrict y) {
     const float *restrict scales = m->scales;
-    const int32_t *restrict order = m->order;
-    if (!order) {
-        for (int i = 0; i < m->rows; i++) y[i] = (float)sums[i] * (scales[i] * s);
-        return;
-    }
-    for (int i = 0; i < m->rows; i++) y[order[i]] = (float)sums[i] * (scales[i] * s);
+    const int32_t *restrict sums = w->integers;
+    float *restrict scaled = m->order ? w->floats : y;
+    for (int i = 0; i < m->rows; i++) scaled[i] = (float)sums[i] * (scales[i] * s);
+    if (m->order)
+        for (int i = 0; i < m->rows; i++) y[m->order[i]] = scaled[i];
 }
 
 /* ---------------------------------------------------------------- plain loops */
 
 static void dense_fp32_plain(const hp_matrix *m, const hp_work *w) {
     int stride = (m->columns + 15) / 16 * 16;
-    const float *value = m->values;
-    for (int i = 0; i < m->rows; i++, value += stride) {
+    for (int i = 0; i < m->rows; i++) {
+        const float *value = (const float *)m->values + (size_t)(i / 4) * 4 * stride + i % 4 * 16;
         float part[8] = {0};
         for (int j = 0; j < stride; j += 8)
-            for (int k = 0; k < 8; k++) part[k] += value[j + k] * w->input[j + k];
+            for (int k = 0; k < 8; k++) part[k] += value[j / 16 * 64 + j % 16 + k] * w->input[j + k];
         w->floats[i] = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
     }
 }
 
 static void dense_int8_plain(const hp_matrix *m, const hp_work *w) {
     int stride = (m->columns + 63) / 64 * 64;
-    const int8_t *value = m->values;
-    for (int i = 0; i < m->rows; i++, value += stride) {
+    for (int i = 0; i < m->rows; i++) {
+        const int8_t *value = (const int8_t *)m->values + (size_t)(i / 4) * 4 * stride + i % 4 * 64;
         int32_t sum = 0;
-        for (int j = 0; j < stride; j++) sum += value[j] * w->signed8[j];
+        for (int j = 0; j < stride; j += 64)
+            for (int k = 0; k < 64; k++) sum += value[j * 4 + k] * w->signed8[j + k];
         w->integers[i] = sum;
     }
 }
@@ -310,8 +311,8 @@ static void rnn_plain(int n, int relu, const float *a, const float *b, const flo
 static void rhn_plain(int n, int coupled, int first, const float *a, const float *b, const float *bias, float *s) {
     rhn_body(n, coupled, first, a, b, bias, s);
 }
-static void finish_int8_plain(const hp_matrix *m, const int32_t *sums, float s, float *y) {
-    finish_int8_body(m, sums, s, y);
+static void finish_int8_plain(const hp_matrix *m, const hp_work *w, float s, float *y) {
+    finish_int8_body(m, w, s, y);
 }
 
 /* ---------------------------------------------------------------- AVX2 */
@@ -335,8 +336,30 @@ AVX2 INLINE __m256i add_products(__m256i sum, __m256i weights, __m256i x) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-/* Take bytes 0 ... 63 of a table by 32 indices. */
-AVX2 INLINE __m256i take(const uint8_t *table, __m256i index, __m256i bit4, __m256i bit5) {
+/* changes[j] = bytes[j] xor bytes[j + 16]. */
+AVX2 INLINE void find_changes(const uint8_t *restrict bytes, int n, uint8_t *restrict changes) {
+    for (int j = 0; j < n; j++) changes[j] = bytes[j] ^ bytes[j + 16];
+}
+
+/* Take bytes 0 ... 63 of a table by 32 indices: index[k] = index[0] - 16 k. A byte permute gives 0 where an index is
+ * negative; each of the later three changes the byte of the 16 places before into that of its own. */
+AVX2 INLINE __m256i take(const uint8_t *table, const uint8_t *changes, const __m256i index[4]) {
+    const uint8_t *pieces[4] = {table, changes, changes + 16, changes + 32};
+    __m256i part[4];
+    for (int k = 0; k < 4; k++) {
+        __m256i piece = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)pieces[k]));
+        part[k] = _mm256_shuffle_epi8(piece, index[k]);
+    }
+    return _mm256_xor_si256(_mm256_xor_si256(part[0], part[1]), _mm256_xor_si256(part[2], part[3]));
+}
+
+AVX2 INLINE void four_indices(const uint8_t *offsets, __m256i index[4]) {
+    index[0] = _mm256_loadu_si256((const __m256i *)offsets);
+    for (int k = 1; k < 4; k++) index[k] = _mm256_sub_epi8(index[0], _mm256_set1_epi8((char)(16 * k)));
+}
+
+/* The same without changes, by blends: faster where one index takes from four tables. */
+AVX2 INLINE __m256i take_blended(const uint8_t *table, __m256i index, __m256i bit4, __m256i bit5) {
     __m256i part[4];
     for (int k = 0; k < 4; k++) {
         __m256i piece = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(table + 16 * k)));
@@ -349,15 +372,14 @@ AVX2 INLINE __m256i take(const uint8_t *table, __m256i index, __m256i bit4, __m2
 AVX2 static void dense_fp32_avx2(const hp_matrix *m, const hp_work *w) {
     int stride = (m->columns + 15) / 16 * 16;
     const float *value = m->values, *x = w->input;
-    for (int i = 0; i < m->rows; i += 4, value += 4 * (size_t)stride) {
+    for (int i = 0; i < m->rows; i += 4) {
         __m256 sum[4], more[4];
         for (int k = 0; k < 4; k++) sum[k] = more[k] = _mm256_setzero_ps();
-        for (int j = 0; j < stride; j += 16) {
+        for (int j = 0; j < stride; j += 16, value += 64) {
             __m256 left = _mm256_loadu_ps(x + j), right = _mm256_loadu_ps(x + j + 8);
             for (int k = 0; k < 4; k++) {
-                const float *row = value + (size_t)k * stride + j;
-                sum[k] = _mm256_fmadd_ps(_mm256_loadu_ps(row), left, sum[k]);
-                more[k] = _mm256_fmadd_ps(_mm256_loadu_ps(row + 8), right, more[k]);
+                sum[k] = _mm256_fmadd_ps(_mm256_loadu_ps(value + 16 * k), left, sum[k]);
+                more[k] = _mm256_fmadd_ps(_mm256_loadu_ps(value + 16 * k + 8), right, more[k]);
             }
         }
         for (int k = 0; k < 4; k++) w->floats[i + k] = sum_of_8(_mm256_add_ps(sum[k], more[k]));
@@ -367,13 +389,16 @@ AVX2 static void dense_fp32_avx2(const hp_matrix *m, const hp_work *w) {
 AVX2 static void dense_int8_avx2(const hp_matrix *m, const hp_work *w) {
     int stride = (m->columns + 63) / 64 * 64;
     const int8_t *value = m->values;
-    for (int i = 0; i < m->rows; i += 4, value += 4 * (size_t)stride) {
+    for (int i = 0; i < m->rows; i += 4) {
         __m256i sum[4];
         for (int k = 0; k < 4; k++) sum[k] = _mm256_setzero_si256();
-        for (int j = 0; j < stride; j += 32) {
-            __m256i x = _mm256_loadu_si256((const __m256i *)(w->signed8 + j));
-            for (int k = 0; k < 4; k++)
-                sum[k] = add_products(sum[k], _mm256_loadu_si256((const __m256i *)(value + (size_t)k * stride + j)), x);
+        for (int j = 0; j < stride; j += 64, value += 256) {
+            __m256i left = _mm256_loadu_si256((const __m256i *)(w->signed8 + j));
+            __m256i right = _mm256_loadu_si256((const __m256i *)(w->signed8 + j + 32));
+            for (int k = 0; k < 4; k++) {
+                sum[k] = add_products(sum[k], _mm256_loadu_si256((const __m256i *)(value + 64 * k)), left);
+                sum[k] = add_products(sum[k], _mm256_loadu_si256((const __m256i *)(value + 64 * k + 32)), right);
+            }
         }
         for (int k = 0; k < 4; k++) w->integers[i + k] = integer_sum_of_8(sum[k]);
     }
@@ -387,9 +412,9 @@ AVX2 static void window_fp32_avx2(const hp_matrix *m, const hp_work *w) {
             const uint8_t *table = w->planes + m->bases[step], *offset = m->offsets + (size_t)step * STEP;
             const float *value = values + (size_t)step * STEP;
             for (int half = 0; half < 2; half++, value += 8) {
-                __m256i index = _mm256_loadu_si256((const __m256i *)(offset + 32 * half));
-                __m256i bit4 = _mm256_slli_epi16(index, 3), bit5 = _mm256_slli_epi16(index, 2), byte[4];
-                for (int k = 0; k < 4; k++) byte[k] = take(table + k * w->plane, index, bit4, bit5);
+                __m256i index = _mm256_loadu_si256((const __m256i *)(offset + 32 * half)), byte[4];
+                __m256i bit4 = _mm256_slli_epi16(index, 3), bit5 = _mm256_slli_epi16(index, 2);
+                for (int k = 0; k < 4; k++) byte[k] = take_blended(table + k * w->plane, index, bit4, bit5);
                 __m256i low01 = _mm256_unpacklo_epi8(byte[0], byte[1]), high01 = _mm256_unpackhi_epi8(byte[0], byte[1]);
                 __m256i low23 = _mm256_unpacklo_epi8(byte[2], byte[3]), high23 = _mm256_unpackhi_epi8(byte[2], byte[3]);
                 __m256 x0 = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low01, low23));
@@ -409,14 +434,16 @@ AVX2 static void window_fp32_avx2(const hp_matrix *m, const hp_work *w) {
 
 AVX2 static void window_int8_avx2(const hp_matrix *m, const hp_work *w) {
     const int8_t *values = m->values;
+    find_changes((const uint8_t *)w->signed8, m->columns + PAD - 16, w->changes);
     for (int g = 0; g < m->groups; g++) {
         __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
         for (uint32_t step = m->starts[g]; step < m->starts[g + 1]; step++) {
-            const uint8_t *table = (const uint8_t *)w->signed8 + m->bases[step];
+            const uint8_t *table = (const uint8_t *)w->signed8 + m->bases[step], *changes = w->changes + m->bases[step];
             for (int half = 0; half < 2; half++) {
                 size_t place = (size_t)step * STEP + 32 * half;
-                __m256i index = _mm256_loadu_si256((const __m256i *)(m->offsets + place));
-                __m256i x = take(table, index, _mm256_slli_epi16(index, 3), _mm256_slli_epi16(index, 2));
+                __m256i index[4];
+                four_indices(m->offsets + place, index);
+                __m256i x = take(table, changes, index);
                 sum[half] = add_products(sum[half], _mm256_loadu_si256((const __m256i *)(values + place)), x);
             }
         }
@@ -467,8 +494,8 @@ AVX2 static void rnn_avx2(int n, int relu, const float *a, const float *b, const
 AVX2 static void rhn_avx2(int n, int coupled, int first, const float *a, const float *b, const float *bias, float *s) {
     rhn_body(n, coupled, first, a, b, bias, s);
 }
-AVX2 static void finish_int8_avx2(const hp_matrix *m, const int32_t *sums, float s, float *y) {
-    finish_int8_body(m, sums, s, y);
+AVX2 static void finish_int8_avx2(const hp_matrix *m, const hp_work *w, float s, float *y) {
+    finish_int8_body(m, w, s, y);
 }
 
 /* ---------------------------------------------------------------- AVX-512 VNNI and VBMI: u = q + 128 is unsigned */
@@ -481,13 +508,12 @@ INLINE void remove_shift(const hp_matrix *m, int32_t *sums, int count) {
 AVX512 static void dense_int8_avx512(const hp_matrix *m, const hp_work *w) {
     int stride = (m->columns + 63) / 64 * 64;
     const int8_t *value = m->values;
-    for (int i = 0; i < m->rows; i += 4, value += 4 * (size_t)stride) {
+    for (int i = 0; i < m->rows; i += 4) {
         __m512i sum[4];
         for (int k = 0; k < 4; k++) sum[k] = _mm512_setzero_si512();
-        for (int j = 0; j < stride; j += 64) {
+        for (int j = 0; j < stride; j += 64, value += 256) {
             __m512i x = _mm512_loadu_si512(w->unsigned8 + j);
-            for (int k = 0; k < 4; k++)
-                sum[k] = _mm512_dpbusd_epi32(sum[k], x, _mm512_loadu_si512(value + (size_t)k * stride + j));
+            for (int k = 0; k < 4; k++) sum[k] = _mm512_dpbusd_epi32(sum[k], x, _mm512_loadu_si512(value + 64 * k));
         }
         for (int k = 0; k < 4; k++) w->integers[i + k] = _mm512_reduce_add_epi32(sum[k]);
     }
@@ -566,10 +592,14 @@ INLINE uint8x16x4_t table_neon(const uint8_t *table) {
 static void dense_int8_neon(const hp_matrix *m, const hp_work *w) {
     int stride = (m->columns + 63) / 64 * 64;
     const int8_t *value = m->values;
-    for (int i = 0; i < m->rows; i++, value += stride) {
-        int32x4_t sum = vdupq_n_s32(0);
-        for (int j = 0; j < stride; j += 16) sum = add_products_neon(sum, vld1q_s8(value + j), vld1q_s8(w->signed8 + j));
-        w->integers[i] = vaddvq_s32(sum);
+    for (int i = 0; i < m->rows; i += 4) {
+        int32x4_t sum[4];
+        for (int k = 0; k < 4; k++) sum[k] = vdupq_n_s32(0);
+        for (int j = 0; j < stride; j += 64)
+            for (int k = 0; k < 4; k++)
+                for (int part = 0; part < 64; part += 16, value += 16)
+                    sum[k] = add_products_neon(sum[k], vld1q_s8(value), vld1q_s8(w->signed8 + j + part));
+        for (int k = 0; k < 4; k++) w->integers[i + k] = vaddvq_s32(sum[k]);
     }
 }
 
@@ -642,7 +672,7 @@ typedef struct {
     sum_kernel *sums[FORMATS];
     float (*quantise)(const float *, int, int8_t *, uint8_t *);
     void (*split)(const float *, int, uint8_t *, int64_t);
-    void (*finish_int8)(const hp_matrix *, const int32_t *, float, float *);
+    void (*finish_int8)(const hp_matrix *, const hp_work *, float, float *);
     void (*lstm)(int, const float *, const float *, const float *, float *, float *);
     void (*gru)(int, const float *, const float *, const float *, const float *, float *);
     void (*rnn)(int, int, const float *, const float *, const float *, float *);
@@ -690,7 +720,7 @@ void hp_product(int32_t build, const hp_matrix *m, const hp_work *w, const float
     if (m->format == DENSE_INT8 || m->format == WINDOW_INT8 || m->format == BLOCK_INT8) {
         float s = kernels->quantise(x, m->columns, w->signed8, w->unsigned8);
         kernels->sums[m->format](m, w);
-        kernels->finish_int8(m, w->integers, s, y);
+        kernels->finish_int8(m, w, s, y);
         return;
     }
     memcpy(w->input, x, (size_t)m->columns * sizeof *x);

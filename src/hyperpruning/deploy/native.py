@@ -30,7 +30,7 @@ class WorkStruct(Structure):
     """hp_work."""
 
     _fields_ = (
-        *[(name, c_void_p) for name in ("input", "signed8", "unsigned8", "planes")],
+        *[(name, c_void_p) for name in ("input", "signed8", "unsigned8", "planes", "changes")],
         ("plane", c_int64),
         *[(name, c_void_p) for name in ("integers", "floats")],
     )
@@ -123,6 +123,7 @@ class Work:
             "signed8": np.zeros(plane, np.int8),
             "unsigned8": np.zeros(plane, np.uint8),
             "planes": np.zeros(4 * plane, np.uint8),
+            "changes": np.zeros(4 * plane, np.uint8),
             "integers": np.zeros(rows, np.int32),
             "floats": np.zeros(rows, np.float32),
         }

@@ -1,6 +1,7 @@
 """Packed formats of a weight matrix, as plain arrays with names: what kernel.c reads, and what a file can store.
 
-- dense: rows of values, padded to 16 (fp32) or 64 (int8) columns, and to a multiple of 4 rows.
+- dense: padded to a multiple of 4 rows and of 16 (fp32) or 64 (int8) columns. 64 bytes of each of 4 rows alternate, so
+  that a product reads the values one after the other.
 - window: no structure needed. Rows sorted by their number of nonzeros; 16 rows are the lanes of a vector. One step
   takes of each row up to 4 of its next nonzeros inside a window of 64 inputs, which begins at the next nonzero of the
   row that is furthest behind. A step has one `bases` entry (first input), 64 `offsets` (input - base), and 64 `values`.
@@ -139,18 +140,22 @@ def _quantised(values: Array) -> tuple[Array, Array]:
 
 
 def _pack_dense(values: Array, arrays: dict[str, Array]) -> dict[str, Array]:
-    padded = np.zeros(_dense_shape(values.dtype, *values.shape), values.dtype)
-    padded[: len(values), : values.shape[1]] = values
-    return arrays | {"values": padded}
+    panels, chunks, width = _dense_shape(values.dtype, *values.shape)
+    padded = np.zeros((panels * 4, chunks * width), values.dtype)
+    padded[: values.shape[0], : values.shape[1]] = values
+    return arrays | {"values": padded.reshape(panels, 4, chunks, width).swapaxes(1, 2)}
 
 
-def _dense_shape(dtype: np.dtype[np.generic], rows: int, columns: int) -> tuple[int, int]:
-    return rounded_up(rows, 4), rounded_up(columns, 64 if dtype == np.int8 else 16)
+def _dense_shape(dtype: np.dtype[Any], rows: int, columns: int) -> tuple[int, int, int]:
+    """Panels of four rows, chunks of 64 bytes of a row, and values in a chunk."""
+    width = 64 // dtype.itemsize
+    return -(-rows // 4), -(-columns // width), width
 
 
 def _unpack_dense(packed: Packed) -> Array:
     values = packed.arrays["values"]
-    padded = values.reshape(_dense_shape(values.dtype, packed.rows, packed.columns))
+    panels, chunks, width = _dense_shape(values.dtype, packed.rows, packed.columns)
+    padded = values.reshape(panels, chunks, 4, width).swapaxes(1, 2).reshape(panels * 4, -1)
     return padded[: packed.rows, : packed.columns].copy()
 
 

@@ -94,7 +94,8 @@ def _check_int8(packed: Packed, kind: str) -> None:
 
 def _row_sums(packed: Packed, kind: str, values: Array) -> Array:
     if kind == "dense":
-        return np.asarray(values.reshape(rounded_up(packed.rows, 4), -1).sum(1, dtype=np.int32)[: packed.rows])
+        panels = values.reshape(-(-packed.rows // 4), -1, 4, 64).sum((1, 3), dtype=np.int32)
+        return np.asarray(panels.reshape(-1)[: packed.rows])
     lanes = STEP // 4 if kind == "window" else 8
     steps = values.reshape(-1, lanes, 4).sum(2, dtype=np.int32)
     ends = np.concatenate([np.zeros((1, lanes), np.int32), steps.cumsum(0, dtype=np.int32)])

@@ -28,6 +28,7 @@
 enum { DENSE_FP32, DENSE_INT8, WINDOW_FP32, WINDOW_INT8, BLOCK_FP32, BLOCK_INT8, FORMATS };
 enum { LSTM, GRU, RNN_TANH, RNN_RELU, RHN, UNCOUPLED_RHN };
 enum { PLAIN, AVX2_BUILD, AVX512_BUILD, NEON_BUILD, BUILDS };
+enum { AHEAD = 1024 }; /* bytes to prefetch ahead: hides part of the latency of the last cache level */
 enum { LANES = 16, SLOTS = 4, STEP = LANES * SLOTS, WINDOW = 64, PAD = 64 };
 
 /* A packed matrix; which arrays a format has: packing.py. */
@@ -393,6 +394,7 @@ AVX2 static void dense_int8_avx2(const hp_matrix *m, const hp_work *w) {
         __m256i sum[4];
         for (int k = 0; k < 4; k++) sum[k] = _mm256_setzero_si256();
         for (int j = 0; j < stride; j += 64, value += 256) {
+            for (int k = 0; k < 4; k++) __builtin_prefetch(value + 2 * AHEAD + 64 * k);
             __m256i left = _mm256_loadu_si256((const __m256i *)(w->signed8 + j));
             __m256i right = _mm256_loadu_si256((const __m256i *)(w->signed8 + j + 32));
             for (int k = 0; k < 4; k++) {
@@ -439,6 +441,8 @@ AVX2 static void window_int8_avx2(const hp_matrix *m, const hp_work *w) {
         __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
         for (uint32_t step = m->starts[g]; step < m->starts[g + 1]; step++) {
             const uint8_t *table = (const uint8_t *)w->signed8 + m->bases[step], *changes = w->changes + m->bases[step];
+            __builtin_prefetch(values + (size_t)step * STEP + AHEAD);
+            __builtin_prefetch(m->offsets + (size_t)step * STEP + AHEAD);
             for (int half = 0; half < 2; half++) {
                 size_t place = (size_t)step * STEP + 32 * half;
                 __m256i index[4];
@@ -473,6 +477,7 @@ AVX2 static void block_int8_avx2(const hp_matrix *m, const hp_work *w) {
         for (uint32_t block = m->starts[g]; block < m->starts[g + 1]; block++) {
             int32_t four;
             memcpy(&four, w->signed8 + 4 * m->bases[block], 4);
+            __builtin_prefetch(values + (size_t)block * 32 + AHEAD);
             __m256i weights = _mm256_loadu_si256((const __m256i *)(values + (size_t)block * 32));
             sum = add_products(sum, weights, _mm256_set1_epi32(four));
         }

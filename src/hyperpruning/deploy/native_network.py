@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from hyperpruning.deploy.native import Kernel, LayerStruct, MatrixStruct, NativeMatrix, PlanStruct, Work
-from hyperpruning.deploy.packing import BLOCK_COLUMNS, BLOCK_ROWS, Packed, pack, rounded_up
+from hyperpruning.deploy.packing import BLOCK_COLUMNS, BLOCK_ROWS, pack, rounded_up
 from hyperpruning.deploy.parts import CELLS, Layer, Linear, NetworkParts
 
 CANDIDATES = {
     "exact": ("dense_fp32", "window_fp32", "block_fp32"),
     "int8": ("dense_int8", "window_int8", "block_int8"),
 }
-ROUNDS = 9  # of the timing of a format
-CALL_SECONDS = 2e-5  # that a round of it takes at least
+MEASURED_SECONDS = 0.1  # for the choice of all formats of a network, as long as it is
+MIN_ROUNDS, MAX_ROUNDS = 5, 200
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class NativeNetwork:
     def __init__(self, parts: NetworkParts, precision: str, kernel: Kernel, formats: dict[str, str]) -> None:
         self.kernel, self.reports = kernel, list[MatrixReport]()
         self.matrices: dict[str, NativeMatrix] = {}
-        for linear in parts.linears():
-            matrix, report = choose_format(linear, precision, kernel, formats.get(linear.name))
+        linears = list(parts.linears())
+        chosen = choose_formats(linears, precision, kernel, formats)
+        for linear, (matrix, report) in zip(linears, chosen, strict=True):
             self.matrices[linear.name] = matrix
             self.reports.append(report)
         self.work = Work(matrix.packed for matrix in self.matrices.values())
@@ -141,21 +142,25 @@ class NativeNetwork:
         return value.data_ptr()
 
 
-def choose_format(
-    linear: Linear, precision: str, kernel: Kernel, format: str | None
-) -> tuple[NativeMatrix, MatrixReport]:
-    """Pack a matrix in the format that is fastest on this processor, or in a given one."""
-    weight = linear.weight
-    names = likely_formats(weight, precision) if format is None else [format]
-    matrices = {name: NativeMatrix(pack(weight, name)) for name in names}
-    times = measure(kernel, list(matrices.values())) if len(names) > 1 else [math.nan]
-    best = min(zip(times, names, strict=True))[1]
-    matrix = matrices[best]
-    sparsity = float((weight == 0).double().mean())
-    microseconds = {name: seconds * 1e6 for name, seconds in zip(names, times, strict=True)}
-    return matrix, MatrixReport(
-        linear.name, matrix.packed.rows, matrix.packed.columns, sparsity, best, matrix.packed.nbytes, microseconds
-    )
+def choose_formats(
+    linears: Sequence[Linear], precision: str, kernel: Kernel, formats: Mapping[str, str]
+) -> list[tuple[NativeMatrix, MatrixReport]]:
+    """Pack each matrix in the format that is fastest on this processor, or in the given one."""
+    candidates = []
+    for linear in linears:
+        given = formats.get(linear.name)
+        names = likely_formats(linear.weight, precision) if given is None else [given]
+        candidates.append({name: NativeMatrix(pack(linear.weight, name)) for name in names})
+    times = measure(kernel, candidates) if any(len(one) > 1 for one in candidates) else [{}] * len(linears)
+    chosen = []
+    for linear, matrices, seconds in zip(linears, candidates, times, strict=True):
+        best = min(matrices, key=lambda name: seconds.get(name, 0.0))
+        sparsity = float((linear.weight == 0).double().mean())
+        microseconds = {name: value * 1e6 for name, value in seconds.items()}
+        packed = matrices[best].packed
+        report = MatrixReport(linear.name, packed.rows, packed.columns, sparsity, best, packed.nbytes, microseconds)
+        chosen.append((matrices[best], report))
+    return chosen
 
 
 def likely_formats(weight: Tensor, precision: str) -> list[str]:
@@ -177,37 +182,23 @@ def _blocks(weight: Tensor) -> int:
     return int(blocks.any(3).any(1).sum())
 
 
-def measure(kernel: Kernel, matrices: Sequence[NativeMatrix]) -> list[float]:
-    """Seconds of one product with each matrix: the shortest of some rounds, in turn."""
-    packed = [matrix.packed for matrix in matrices]
-    work, x = Work(packed), torch.linspace(-1, 1, packed[0].columns)
-    y = torch.empty(packed[0].rows)
-    calls = [_call(kernel, matrix, work, x, y) for matrix in matrices]
-    return shortest(calls)
+def measure(kernel: Kernel, candidates: Sequence[Mapping[str, NativeMatrix]]) -> list[dict[str, float]]:
+    """Seconds of one product with each matrix in each of its formats: the shortest of some rounds.
 
-
-def _call(kernel: Kernel, matrix: NativeMatrix, work: Work, x: Tensor, y: Tensor) -> Callable[[], None]:
-    return lambda: kernel.product(matrix, work, x, y)
-
-
-def shortest(calls: Iterable[Callable[[], object]]) -> list[float]:
-    """Seconds of each call: the shortest of some rounds, in turn, after one that is not counted."""
-    calls = list(calls)
-    counts, times = [], [math.inf] * len(calls)
-    for call in calls:
-        call()
-        start = time.perf_counter()
-        call()
-        counts.append(max(1, math.ceil(CALL_SECONDS / max(1e-9, time.perf_counter() - start))))
-    for _ in range(ROUNDS):
-        for number, (call, count) in enumerate(zip(calls, counts, strict=True)):
-            start = time.perf_counter()
-            for _ in range(count):
-                call()
-            times[number] = min(times[number], (time.perf_counter() - start) / count)
+    A round goes through all matrices of the network in one format, then in the next: the caches hold as much of a
+    matrix as they would in a step.
+    """
+    packed = [matrix.packed for matrices in candidates for matrix in matrices.values()]
+    work, x = Work(packed), torch.linspace(-1, 1, max(one.columns for one in packed))
+    y = torch.empty(max(one.rows for one in packed))
+    times = [dict.fromkeys(matrices, math.inf) for matrices in candidates]
+    end, rounds = time.perf_counter() + MEASURED_SECONDS, 0
+    while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and time.perf_counter() < end):
+        for position in range(max(map(len, candidates))):
+            for matrices, shortest in zip(candidates, times, strict=True):
+                name = list(matrices)[min(position, len(matrices) - 1)]
+                start = time.perf_counter()
+                kernel.product(matrices[name], work, x, y)
+                shortest[name] = min(shortest[name], time.perf_counter() - start)
+        rounds += 1
     return times
-
-
-def total_bytes(packed: Iterable[Packed]) -> int:
-    """Bytes that one step reads of these matrices."""
-    return sum(one.nbytes for one in packed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hyperpruning.deploy.native_network import MatrixReport, shortest
+from hyperpruning.deploy.native_network import MIN_ROUNDS, MatrixReport
 from hyperpruning.deploy.packing import pack, unpack
 from hyperpruning.deploy.parts import Layer, Linear, NetworkParts
 
@@ -102,15 +104,16 @@ def _choose(linear: Linear, int8: bool) -> tuple[Tensor, MatrixReport]:
         warnings.simplefilter("ignore")
         matrices = {"torch dense": weight, "torch CSR": weight.to_sparse_csr()}
     x = torch.linspace(-1, 1, weight.shape[1])[:, None]
-    times = shortest(_call(matrix, x) for matrix in matrices.values())
-    best = min(zip(times, matrices, strict=True))[1]
+    times = dict.fromkeys(matrices, math.inf)
+    for _ in range(MIN_ROUNDS + 1):
+        for name, matrix in matrices.items():
+            start = time.perf_counter()
+            matrix @ x
+            times[name] = min(times[name], time.perf_counter() - start)
+    best = min(times, key=times.__getitem__)
     sparsity = float((weight == 0).double().mean())
     read = int(torch.count_nonzero(weight)) * 12 if best == "torch CSR" else weight.numel() * 4
-    microseconds = {name: seconds * 1e6 for name, seconds in zip(matrices, times, strict=True)}
+    microseconds = {name: seconds * 1e6 for name, seconds in times.items()}
     return matrices[best], MatrixReport(
         linear.name, weight.shape[0], weight.shape[1], sparsity, best, read, microseconds
     )
-
-
-def _call(matrix: Tensor, x: Tensor) -> Callable[[], Tensor]:
-    return lambda: matrix @ x

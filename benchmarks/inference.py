@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import logging
 import platform
 import subprocess
 import tempfile
@@ -261,6 +262,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="for each network and sparsity")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # ONNX Runtime's advice to preprocess the graph
     warnings.filterwarnings("ignore", message=".*(Sparse CSR|quantiz).*")
     names = ["2 x LSTM 256", "GRU 384"] if options.quick else [options.only] if options.only else list(NETWORKS)
     tables = json.loads(RESULTS.read_text())["networks"] if RESULTS.is_file() else {}

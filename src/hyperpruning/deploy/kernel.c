@@ -23,7 +23,9 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define AVX2 __attribute__((target("avx2,fma")))
+#ifndef AVX512 /* tests/deploy/avx512_in_c.h runs these functions on any processor */
 #define AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")))
+#endif
 
 enum { DENSE_FP32, DENSE_INT8, WINDOW_FP32, WINDOW_INT8, BLOCK_FP32, BLOCK_INT8, FORMATS };
 enum { LSTM, GRU, RNN_TANH, RNN_RELU, RHN, UNCOUPLED_RHN };

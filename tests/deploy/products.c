@@ -1,7 +1,7 @@
 /* Products of packed matrices from stdin in a build of kernel.c; test_other_builds.py compares what it writes.
  *
- * A record: int32 build, format, rows, columns, groups; int64 bytes of each array; the arrays; x. Written: y, sigmoid(y)
- * and tanh(y), float32. */
+ * A record: int32 build, format, rows, columns, groups; int64 bytes of each array; the arrays; x. Written: float32 y,
+ * sigmoid(y) and tanh(y). */
 #include "kernel.c"
 
 #include <stdio.h>
@@ -28,7 +28,8 @@ static int32_t record(void) {
     int rows = head[2], columns = head[3];
     float *x = bytes(sizeof *x * (size_t)columns), *y = bytes(3 * sizeof *y * (size_t)rows);
     if (fread(x, sizeof *x, (size_t)columns, stdin) != (size_t)columns) exit(2);
-    hp_matrix m = {head[1], rows, columns, head[4], arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], arrays[5], arrays[6]};
+    hp_matrix m = {head[1],   rows,      columns,   head[4],   arrays[0], arrays[1],
+                   arrays[2], arrays[3], arrays[4], arrays[5], arrays[6]};
     int64_t plane = (columns + 2 * PAD) / 64 * 64 + 64;
     hp_work w = {bytes(4 * (size_t)plane), bytes((size_t)plane), bytes((size_t)plane), bytes(4 * (size_t)plane),
                  bytes((size_t)plane), plane, bytes(4 * (size_t)rows), bytes(4 * (size_t)rows)};

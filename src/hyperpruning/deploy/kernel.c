@@ -468,7 +468,8 @@ AVX2 static void block_fp32_avx2(const hp_matrix *m, const hp_work *w) {
             for (int k = 0; k < 4; k++)
                 sum[k] = _mm256_fmadd_ps(_mm256_loadu_ps(value + 8 * k), _mm256_broadcast_ss(x + k), sum[k]);
         }
-        _mm256_storeu_ps(w->floats + g * 8, _mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3])));
+        __m256 left = _mm256_add_ps(sum[0], sum[1]), right = _mm256_add_ps(sum[2], sum[3]);
+        _mm256_storeu_ps(w->floats + g * 8, _mm256_add_ps(left, right));
     }
 }
 
@@ -535,7 +536,8 @@ AVX512 static void window_fp32_avx512(const hp_matrix *m, const hp_work *w) {
             const uint8_t *table = w->planes + m->bases[step];
             const float *value = values + (size_t)step * STEP;
             __m512i index = _mm512_loadu_si512(m->offsets + (size_t)step * STEP), byte[4];
-            for (int k = 0; k < 4; k++) byte[k] = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(table + k * w->plane));
+            for (int k = 0; k < 4; k++)
+                byte[k] = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(table + k * w->plane));
             __m512i low01 = _mm512_unpacklo_epi8(byte[0], byte[1]), high01 = _mm512_unpackhi_epi8(byte[0], byte[1]);
             __m512i low23 = _mm512_unpacklo_epi8(byte[2], byte[3]), high23 = _mm512_unpackhi_epi8(byte[2], byte[3]);
             __m512 x0 = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low01, low23));
@@ -665,7 +667,8 @@ static void block_int8_neon(const hp_matrix *m, const hp_work *w) {
             int32_t four;
             memcpy(&four, w->signed8 + 4 * m->bases[block], 4);
             int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
-            for (int k = 0; k < 2; k++) sum[k] = add_products_neon(sum[k], vld1q_s8(values + (size_t)block * 32 + 16 * k), x);
+            for (int k = 0; k < 2; k++)
+                sum[k] = add_products_neon(sum[k], vld1q_s8(values + (size_t)block * 32 + 16 * k), x);
         }
         for (int k = 0; k < 2; k++) vst1q_s32(w->integers + g * 8 + 4 * k, sum[k]);
     }

@@ -30,7 +30,7 @@ wheel: .venv/ready  ## the wheel in an empty environment runs the demo and the e
 	cp -r examples build/wheel
 	cd build/wheel && venv/bin/hyperprune demo
 	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt "$$(echo build/wheel/*.whl)[examples]"
-	cd build/wheel && for each in examples/*.py; do venv/bin/python $$each || exit 1; done
+	cd build/wheel && for each in examples/*.py; do venv/bin/python $$each --small || exit 1; done
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; name one: make PYTHON=...")'

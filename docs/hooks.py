@@ -41,8 +41,9 @@ class Docstrings(griffe.Extension):
         if cls.docstring is not None:
             cls.docstring.value = inspect.getdoc(found) or ""
         for field in dataclasses.fields(found):
-            missing = field.default is dataclasses.MISSING
-            cls.members[field.name].value = None if missing else repr(field.default)
+            if field.name in cls.members:  # an inherited one is shown where it is declared
+                missing = field.default is dataclasses.MISSING
+                cls.members[field.name].value = None if missing else repr(field.default)
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Split what a docstring says of several names at once."""

@@ -48,14 +48,8 @@ class FirstSymbol:
     def recurrence(self, network):  # what moves, and the inputs that drive it
         return network.rnn, self.sequences(0, 4).to(network.answer.weight.device)
 
-    def row_groups(self, network):  # three gates in the rows of each weight
-        return {"rnn.weight_ih_l0": 3, "rnn.weight_hh_l0": 3}
-
     def identity(self):  # all that results depend on
         return {"task": "first symbol", **vars(self)}
-
-    def describe(self, network):  # goes into the header of winner.safetensors
-        return self.identity()
 
 
 if __name__ == "__main__":

@@ -66,26 +66,32 @@ def test_readme_and_tutorial_show_the_commands():
         assert shown >= {"search", "init", "status", "resume", "report", "evaluate", "spectrum"}, page
 
 
-EXTRAS = ("lightning", "skorch")  # packages of examples; importing them takes seconds
+EXTRAS = ("aeon", "lightning", "sklearn", "skorch")  # packages of examples
+SLOW = {"lightning", "skorch"}  # importing them takes seconds
 
 
 def example_parameter(path):
-    needed = [
-        package for package in EXTRAS if re.search(rf"^(import|from) {package}\b", path.read_text(), re.MULTILINE)
-    ]
+    needed = {package for package in EXTRAS if re.search(rf'(import|from|find_spec\(") ?{package}\b', path.read_text())}
     missing = [package for package in needed if find_spec(package) is None]
-    skip = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
-    marks = [skip, pytest.mark.slow, pytest.mark.filterwarnings("ignore")] if needed else []
+    marks = [pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")]
+    marks += [pytest.mark.slow, pytest.mark.filterwarnings("ignore")] if needed & SLOW else []
     return pytest.param(path, marks=marks, id=path.name)
 
 
 @pytest.mark.parametrize("example", [example_parameter(path) for path in sorted((ROOT / "examples").glob("*.py"))])
 def test_examples_run(example, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(example), "--small"])
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out
     lines = example.read_text().splitlines()
     assert len(lines) <= (100 if example.name == "own_loop.py" else 75)
+
+
+def test_every_example_is_on_its_page():
+    page = (DOCS / "examples.md").read_text()
+    for example in (ROOT / "examples").glob("*.py"):
+        assert f'--8<-- "examples/{example.name}"' in page, f"{example.name} must be on docs/examples.md."
 
 
 def test_a_loop_of_ones_own_is_put_into_a_search_with_30_lines():
@@ -93,6 +99,11 @@ def test_a_loop_of_ones_own_is_put_into_a_search_with_30_lines():
     added = whole.split("# What you add: at most 30 lines.\n")[1]
     assert len([line for line in added.splitlines() if line.strip()]) <= 30
     assert whole.count("sparsifier.step()") == 1
+
+
+def test_a_classifier_is_pruned_by_a_search_of_25_lines():
+    search = (ROOT / "examples" / "digits.py").read_text().split("# For comparison")[0]
+    assert len([line for line in search.splitlines() if line.strip()]) <= 25
 
 
 @pytest.mark.parametrize("document", [page for page in PAGES if blocks(page, "toml")], ids=by_name)
@@ -132,3 +143,11 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(document):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert target.startswith("http") or (document.parent / target).exists(), target
     assert not re.search(r"\b(TODO|FIXME|[A-Z]+_TABLE|XXX)\b", text)
+
+
+def test_results_of_methods_that_have_changed_name_the_commit_that_they_hold_for():
+    text = (ROOT / "docs" / "results.md").read_text()
+    measured = [line for line in text.splitlines() if re.match(r"\| (iss-p|granet)\b", line)]
+    assert len(measured) == 11
+    assert all("(6a145ef)" in line for line in measured)
+    assert "All numbers of `iss-p` and `granet` on this page hold for commit 6a145ef" in text

@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 import re
 import tomllib
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from hyperpruning.api import hyperprune, model_spectrum
 from hyperpruning.deploy.model_file import describe_model, load_model
 from hyperpruning.experiment import (
-    SETTINGS_OF,
+    KINDS,
     Experiment,
     ExperimentError,
     demo_experiment,
+    owners,
     read_experiment,
     replaced,
     settings_page,
@@ -91,9 +93,9 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
         "search.sampler must be one of tpe, random, gp, qmc, grid, nsga2, got 'tpee'. Did you mean 'tpe'?",
         "got 'rank_sums'. Did you mean 'rank_sum'?",
         "got 'magnitud'. Did you mean 'magnitude'?",
-        "space.drop_fraction.low cannot be 'two': input should be a valid number",
+        "space.drop_fraction.low must be a valid number, got 'two'.",
         "pruning.sparsity must be at least 0 and below 1, got 1.0.",
-        "training.epochs cannot be 2.5: input should be a valid integer",
+        "training.epochs must be a whole number, got 2.5.",
         "got 'l3'. Did you mean 'l2'?",
     ):
         assert part in lines or any(part in line for line in lines), part
@@ -114,9 +116,10 @@ def test_the_page_of_settings_is_up_to_date():
 
 
 def test_a_setting_is_in_the_file_with_its_sentence_and_on_the_page():
-    text, page = Experiment().to_toml(), settings_page()
-    for owner in SETTINGS_OF:
-        for field in dataclasses.fields(owner):
+    page = settings_page()
+    for kind in KINDS:
+        text = Experiment(task={"kind": kind}).to_toml()
+        for owner, field in ((one, field) for one in owners(kind) for field in dataclasses.fields(one)):
             if field.metadata.get("section"):
                 assert re.search(rf"^(# )?{field.name} =.*# {re.escape(field.metadata['doc'])}$", text, re.MULTILINE)
                 assert f"| `{field.name}` |" in page
@@ -210,7 +213,7 @@ def test_a_tied_model_is_counted_and_stored_once(text, tmp_path):
     active, total = sum(int(weight.count_nonzero()) for weight in matrices), sum(weight.numel() for weight in matrices)
     assert active == round(0.4 * total)
     assert description["sparsity"] == 1 - active / total
-    assert weights_sha256(model.state_dict()) == history.finals[history.winners["ls"]].sha256
+    assert weights_sha256(model.state_dict()) == history.finals[description["network"]].sha256
 
 
 @pytest.mark.parametrize("content", [None, "[data", b"\xff\xfe"])
@@ -268,6 +271,8 @@ def test_a_winner_whose_weights_were_lost_is_trained_again(text, tmp_path):
         ("model", {"hidden": (8,) * 20_000}, "hidden must list at most 1000 layers, got 20000"),
         ("model", {"embedding": 10**7}, "embedding must be at least 1 and at most 1000000"),
         ("training", {"epochs": 10**9}, "epochs must be at least 1 and at most 10000"),
+        ("training", {"threads": 1_000_000}, "threads must be at least 1 and at most 4096, got 1000000"),
+        ("training", {"threads": 10**12}, "threads must be at least 1 and at most 4096, got 1000000000000"),
         ("training", {"lr": 1e308}, r"lr must be above 0 and at most 1e\+38"),
         ("pruning", {"updates_per_epoch": 10**18}, "updates_per_epoch must be at least 0 and at most 1000000"),
         ("search", {"n_candidates": 10**9}, "n_candidates must be at least 2 and at most 100000"),
@@ -290,3 +295,35 @@ def test_what_is_no_file_is_no_experiment(tmp_path):
         (tmp_path / "deep.toml").write_text(text)
         with pytest.raises(ExperimentError, match=says):
             read_experiment(tmp_path / "deep.toml")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["[" + "b." * 199 + "b]", *(f"x{number}." + "a." * 198 + "a = 1" for number in range(160))],
+        ["[training]", *(f"x{number} = 1" for number in range(6_000))],
+    ],
+)
+def test_64_kilobytes_of_keys_cost_little_memory_and_few_words(tmp_path, lines):
+    path = tmp_path / "dotted.toml"
+    path.write_text("\n".join(lines))
+    assert 50_000 < path.stat().st_size <= 2**16
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExperimentError) as caught:
+            read_experiment(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    assert "is not a setting" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 21
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", 'a"b', "a\\b", "a\x7fb", "\u2028", "[red]", "''"])
+def test_a_data_folder_of_any_name_is_found_again(text, tmp_path, name):
+    folder = text.rename(tmp_path / name)
+    experiment = small(folder)
+    path = tmp_path / "experiment.toml"
+    path.write_text(experiment.to_toml(), encoding="utf-8")
+    assert read_experiment(path) == experiment
+    assert len(read_experiment(path).plan().task.corpus().train) > 0

@@ -92,7 +92,7 @@ def own(**options):
         forecasting(horizon=1, model=OneStep, stride=2),
         own(),
     ],
-    ids=str,
+    ids=("gru", "rhn", "module", "packed", "mae", "one-step", "own"),
 )
 def test_they_keep_what_a_task_promises(task):
     check_task(task)

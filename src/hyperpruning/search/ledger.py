@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hyperpruning.search.history import Fact, History, from_json, to_json
+from hyperpruning.search.fact_json import from_json, to_json
+from hyperpruning.search.history import Fact, History
 
 logger = logging.getLogger(__name__)
 LEDGER = "ledger.jsonl"

@@ -8,10 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.lyapunov.spectrum import check_has_spectrum
 from hyperpruning.search.criteria import CRITERIA, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS
@@ -19,7 +21,7 @@ from hyperpruning.search.space import SearchSpace, method_config, space_from_ide
 from hyperpruning.settings import check_settings, described, did_you_mean, documented, setting
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
-from hyperpruning.training.checks import check_promises
+from hyperpruning.training.checks import check_promises, recurrent_part
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import device_of
 from hyperpruning.training.own_loop import complete_config
@@ -84,6 +86,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self._check_parts()
         if self.task is not None:
             object.__setattr__(self, "train", complete_config(self.task, self.train))
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
@@ -94,6 +97,14 @@ class Plan:
                 f"{did_you_mean(self.winner, (BEST, *self.criteria))}"
             )
         object.__setattr__(self, "dense", frozen_dense(self.dense))
+
+    def _check_parts(self) -> None:
+        for name, kind in (("train", TrainConfig), ("space", SearchSpace), ("spectrum", SpectrumConfig)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got a {type(value).__name__}. Create one.")
+        for name in ("task", "dense_task"):
+            if isinstance(value := getattr(self, name), type):
+                raise ValueError(f"{name} must be an object, got the class {value.__name__}. Create one of it.")
 
     @property
     def metric(self) -> Metric:
@@ -169,6 +180,9 @@ def validate(plan: Plan) -> None:
     if isinstance(plan.dense, FrozenDense):
         plan.dense.load_into(plan.dense_task.network(plan.train.seed))
     network = check_promises(plan.task, plan.train.seed)
+    _check_spectrum(plan.task, network, plan.spectrum)
+    if type(plan.dense_task) is not type(plan.task):  # of one class, they differ in settings such as the dropout
+        _check_spectrum(plan.dense_task, check_promises(plan.dense_task, plan.train.seed), plan.spectrum)
     check = method_checker(plan.task, network, plan.train, sparsity=plan.sparsity)
     for method in _valid_methods(plan):
         check(method)
@@ -179,6 +193,15 @@ def validate(plan: Plan) -> None:
                 f"density, got one that ends after epoch {until} with rungs = {list(plan.rungs)}. Raise rungs, or "
                 "leave out methods with a density schedule."
             )
+
+
+def _check_spectrum(task: AnyTask, network: nn.Module, config: SpectrumConfig) -> None:
+    """Check that a network has the spectrum that the plan asks for, e.g. that the warm-up is not too long."""
+    network.eval()
+    with torch.no_grad():
+        recurrent, probe = recurrent_part(task, network)
+    check_has_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)
+    network.train()
 
 
 def _valid_methods(plan: Plan) -> list[Method]:

@@ -98,6 +98,6 @@ def session(cell: str, layers: Matrices, x: Tensor, *, int8: bool) -> Callable[[
         after = runner.run(outputs, feed)
         if len(inputs) > 1:
             feed.update(zip(inputs[1:], after, strict=True))
-        return after[0]
+        return after[outputs.index(below)][0]
 
     return step

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -141,28 +141,43 @@ def dynamic_int8(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.ops.quantized.linear_dynamic(x[None], prepacked)[0]
 
 
-def contestants(network: Network, sparsity: float) -> tuple[dict[str, Job], dict[str, int]]:
-    """The jobs by name, and the bytes of weights that one step reads."""
-    jobs, read = dict[str, Job](), dict[str, int]()
-    module, x = pruned(network, sparsity, (1, 1)), torch.randn(network.hidden)
+def dense_contestants(network: Network) -> tuple[dict[str, Job], dict[str, int]]:
+    """The jobs by name, and the bytes of weights that one step reads: their times do not depend on zeros."""
+    module, x = pruned(network, 0.0, (1, 1)), inputs(network)
     layers = matrices(network, module)
     weights = sum(weight.numel() for layer in layers for weight, _ in layer)
-    nonzeros = sum(int(torch.count_nonzero(weight)) for layer in layers for weight, _ in layer)
+    jobs, read = dict[str, Job](), dict[str, int]()
     if network.cell != "softmax":
         sequence, state = x[None, None], torch.zeros(network.layers, 1, network.hidden)
         start = (state, state) if network.cell == "lstm" else state
-        jobs["nn." + network.cell.upper()] = lambda: module(sequence, start)
-        read["nn." + network.cell.upper()] = 4 * weights
-    products = {"addmv": (addmv, 4 * weights), "torch CSR": (csr, 12 * nonzeros), "torch int8": (dynamic_int8, weights)}
-    for name, (product, size) in products.items():
+        jobs["torch.nn"], read["torch.nn"] = lambda: module(sequence, start), 4 * weights
+    for name, product, size in (("addmv", addmv, 4 * weights), ("torch int8", dynamic_int8, weights)):
         jobs[name] = torch_step(network, [tuple(product(*pair) for pair in layer) for layer in layers], x)
         read[name] = size
     for name, size in (("ORT fp32", 4 * weights), ("ORT int8", weights)):
         jobs[name], read[name] = session(network.cell, layers, x, int8=name.endswith("8")), size
+    for format in FORMATS[:2]:
+        jobs[format], read[format] = ours(network, module, format, x)
+    return jobs, read
+
+
+def sparse_contestants(network: Network, sparsity: float) -> tuple[dict[str, Job], dict[str, int]]:
+    """The same for what makes use of zeros."""
+    module, x = pruned(network, sparsity, (1, 1)), inputs(network)
+    layers = matrices(network, module)
+    jobs, read = dict[str, Job](), dict[str, int]()
+    if sparsity:
+        jobs["torch CSR"] = torch_step(network, [tuple(csr(*pair) for pair in layer) for layer in layers], x)
+        read["torch CSR"] = sum(12 * int(torch.count_nonzero(weight)) for layer in layers for weight, _ in layer)
     blocks = pruned(network, sparsity, (8, 4))
-    for format in FORMATS:
+    for format in FORMATS[2:]:
         jobs[format], read[format] = ours(network, blocks if format.startswith("block") else module, format, x)
     return jobs, read
+
+
+def inputs(network: Network) -> Tensor:
+    """The input of the step, always the same."""
+    return torch.randn(network.hidden, generator=torch.Generator().manual_seed(1))
 
 
 def ours(network: Network, module: nn.Module, format: str, x: Tensor) -> tuple[Job, int]:
@@ -200,58 +215,61 @@ def reader() -> Callable[[int], Job]:
     return read
 
 
-def in_turn(jobs: dict[str, Job], seconds: float) -> dict[str, list[float]]:
-    """Seconds of single steps of each job; every job has a turn in every round."""
-    steps = dict[str, int]()
+def in_turn(jobs: Mapping[Any, Job], seconds: float) -> dict[Any, list[float]]:
+    """Seconds of single steps of each job; every job has a turn in every round, and a slow one has a short turn."""
+    steps, times = {}, {name: list[float]() for name in jobs}
     for name, job in jobs.items():
         job()
         start = time.perf_counter()
         job()
-        steps[name] = max(1, min(200, int(0.002 / max(1e-9, time.perf_counter() - start))))
-    times: dict[str, list[float]] = {name: [] for name in jobs}
+        steps[name] = 0.002 / max(1e-9, time.perf_counter() - start)
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < 5 or time.perf_counter() < end:
         for name, job in jobs.items():
-            job()
-            for _ in range(3):
+            if steps[name] > 0.05:
+                job()
+            count = max(1, min(200, int(steps[name])))
+            for _ in range(3 if steps[name] > 0.5 else 1):
                 start = time.perf_counter()
-                for _ in range(steps[name]):
+                for _ in range(count):
                     job()
-                times[name].append((time.perf_counter() - start) / steps[name])
+                times[name].append((time.perf_counter() - start) / count)
         rounds += 1
     return times
 
 
-def measured(network: Network, sparsity: float, seconds: float, read: Callable[[int], Job]) -> list[dict[str, Any]]:
-    """The rows of one network at one sparsity."""
-    jobs, sizes = contestants(network, sparsity)
-    jobs |= {f"read {name}": read(sizes[name]) for name in FORMATS}
+def measured(network: Network, sparsities: Sequence[float], seconds: float) -> list[dict[str, Any]]:
+    """The rows of one network: each dense contestant once, the sparse ones at each sparsity, all in one run."""
+    read, jobs, sizes = reader(), dict[tuple[str, float | None], Job](), dict[tuple[str, float | None], int]()
+    for sparsity in (None, *sparsities):
+        found = dense_contestants(network) if sparsity is None else sparse_contestants(network, sparsity)
+        jobs |= {(name, sparsity): job for name, job in found[0].items()}
+        sizes |= {(name, sparsity): size for name, size in found[1].items()}
+    reads = {("read " + name, sparsity): read(size) for (name, sparsity), size in sizes.items() if name in FORMATS}
     with torch.no_grad():
-        times = in_turn(jobs, seconds)
-    best = {name: min(values) for name, values in times.items()}
+        times = in_turn(jobs | reads, seconds)
+    best = {key: min(values) for key, values in times.items()}
     rows = []
-    for name, size in sizes.items():
-        row = {"contestant": name, "sparsity": sparsity, "us": best[name] * 1e6, "median us": median(times[name]) * 1e6}
-        row |= {"times addmv": best["addmv"] / best[name], "times ORT int8": best["ORT int8"] / best[name]}
-        row |= {"bytes": size, "GB/s": size / best[name] / 1e9}
+    for (name, sparsity), size in sizes.items():
+        lowest = best[name, sparsity]
+        row = {"contestant": name, "sparsity": sparsity, "us": lowest * 1e6}
+        row |= {"median us": median(times[name, sparsity]) * 1e6, "bytes": size, "GB/s": size / lowest / 1e9}
+        row |= {"times addmv": best["addmv", None] / lowest, "times ORT int8": best["ORT int8", None] / lowest}
         if name in FORMATS:
-            row["share of bandwidth"] = best[f"read {name}"] / best[name]
+            row["share of bandwidth"] = best["read " + name, sparsity] / lowest
         rows.append(row)
     return rows
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print the table of a network: for each contestant and sparsity, us (times addmv; times ORT int8; bandwidth)."""
-    print(f"\n{title}: us of a step (times addmv; times ORT int8; share of the read bandwidth)")
-    sparsities = sorted({row["sparsity"] for row in rows})
-    print(f"{'':12}" + "".join(f"{sparsity:>34.0%}" for sparsity in sparsities))
-    for name in dict.fromkeys(row["contestant"] for row in rows):
-        cells = []
-        for row in rows:
-            if row["contestant"] == name:
-                share = f"; {row['share of bandwidth']:.0%}" if "share of bandwidth" in row else ""
-                cells.append(f"{row['us']:.1f} ({row['times addmv']:.1f}; {row['times ORT int8']:.1f}{share})")
-        print(f"{name:12}" + "".join(f"{cell:>34}" for cell in cells), flush=True)
+    """Print the rows of a network."""
+    print(f"\n{title}")
+    titles = ("us", "median us", "times addmv", "times ORT int8", "bytes", "GB/s", "share of bandwidth")
+    print(f"{'':12} {'sparsity':>9}" + "".join(f"{title:>19}" for title in titles))
+    for row in sorted(rows, key=lambda row: row["sparsity"] or -1):
+        sparsity = "any" if row["sparsity"] is None else f"{row['sparsity']:.0%}"
+        cells = [f"{row[key]:,.0f}" if key == "bytes" else f"{row[key]:.2f}" if key in row else "" for key in titles]
+        print(f"{row['contestant']:12} {sparsity:>9}" + "".join(f"{cell:>19}" for cell in cells), flush=True)
 
 
 def main() -> None:
@@ -259,17 +277,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("--quick", action="store_true", help="two small networks, two sparsities, nothing written")
     parser.add_argument("--only", choices=list(NETWORKS), help="one network; the file keeps the others' rows")
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each network and sparsity")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for each network")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # ONNX Runtime's advice to preprocess the graph
     warnings.filterwarnings("ignore", message=".*(Sparse CSR|quantiz).*")
     names = ["2 x LSTM 256", "GRU 384"] if options.quick else [options.only] if options.only else list(NETWORKS)
     tables = json.loads(RESULTS.read_text())["networks"] if RESULTS.is_file() else {}
-    read = reader()
     for name in names:
-        sparsities, seconds = ((0.0, 0.9), 0.5) if options.quick else (SPARSITIES, options.seconds)
-        tables[name] = [row for one in sparsities for row in measured(NETWORKS[name], one, seconds, read)]
+        sparsities, seconds = ((0.0, 0.9), 1.0) if options.quick else (SPARSITIES, options.seconds)
+        tables[name] = measured(NETWORKS[name], sparsities, seconds)
         show(name, tables[name])
         if not options.quick:
             versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "kernel": Kernel().build}

@@ -11,6 +11,7 @@ import hyperpruning as hp
 NAMES = [
     "METHODS",
     "SNTASGD",
+    "Decoder",
     "Direction",
     "DrivenStep",
     "Experiment",

@@ -9,6 +9,7 @@ import typing
 
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
     from hyperpruning.api import hyperprune
+    from hyperpruning.deploy.decoder import Decoder
     from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
     from hyperpruning.exports import export
@@ -39,6 +40,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
 __all__ = [
     "METHODS",
     "SNTASGD",
+    "Decoder",
     "Direction",
     "DrivenStep",
     "Experiment",
@@ -75,6 +77,7 @@ __all__ = [
 _MODULES = {
     "METHODS": "sparsity.catalogue",
     "SNTASGD": "training.snt_asgd",
+    "Decoder": "deploy.decoder",
     "Direction": "lyapunov.modules",
     "DrivenStep": "lyapunov.steps",
     "Experiment": "experiment",

@@ -18,8 +18,9 @@ from hyperpruning.testing.comparison import bits
 from hyperpruning.testing.tiny_task import TinyTask
 from hyperpruning.training.checkpoint import load, save
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.epochs import DivergedError, Training, epochs, train_batches
+from hyperpruning.training.epochs import epochs, train_batches
 from hyperpruning.training.own_loop import LEFT_TO_THE_LOOP
+from hyperpruning.training.state import DivergedError, Training
 
 
 class Average:

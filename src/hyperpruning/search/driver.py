@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hyperpruning.faults import fault
 from hyperpruning.files import write_atomic
 from hyperpruning.search.configured import constrained
 from hyperpruning.search.deadline import deadline_in
@@ -112,6 +113,7 @@ def search(
                 return run.history
             if actions == before:
                 raise RuntimeError(f"The executor must return what it trained, got nothing new for {actions[0]}.")
+            fault("driver.decide")
             run.carry_out(actions)
             before = actions
         run.remove_eliminated_tensors()

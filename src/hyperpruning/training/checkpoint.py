@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperpruning.faults import fault
 from hyperpruning.files import checked_size, write_atomic
 from hyperpruning.settings import check_types
 from hyperpruning.training.record import EpochRecord, record_from_json
@@ -64,6 +65,7 @@ def save(
     stem = f"epoch-{training.epoch:04d}"
     if training.progress is not None:
         stem += f"-step-{training.progress.step:08d}"
+    fault("checkpoint.tensors")
     write_atomic(folder / f"{stem}.pt", buffer.getvalue())
     sidecar: dict[str, Any] = {
         "epoch": training.epoch,
@@ -73,7 +75,9 @@ def save(
         "size": len(buffer.getbuffer()),
         "records": [record.to_json() for record in records],
     }
+    fault("checkpoint.sidecar")
     write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
+    fault("checkpoint.remove")
     kept = [path.stem for path in _newest_first(folder) if path.stem <= stem][:keep]
     for path in folder.glob("*epoch-*"):  # also files of another or a killed search
         if path.stem not in kept:
@@ -176,6 +180,7 @@ def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
 
 def remove_tensors(folder: Path) -> None:
     """Remove the tensors of an eliminated network; its records are kept."""
+    fault("checkpoint.release")
     for path in (*folder.glob("epoch-*.pt"), *folder.glob(".epoch-*")):  # temporary files of a killed process
         path.unlink(missing_ok=True)
 

@@ -6,11 +6,13 @@ This process must not train: torch's autograd cannot be forked.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +20,15 @@ import torch
 
 from hyperpruning import faults
 from hyperpruning.exports import write_models
-from hyperpruning.files import weights_sha256
 from hyperpruning.search.driver import search
 from hyperpruning.search.ledger import LEDGER, _lines
 from hyperpruning.testing.executor import _plan
 
 NEVER = f"driver.decide:{10**9}:kill"
-ONLY_WHEN_RESUMED = "ledger.cut"
 
 
 def run(folder: Path) -> None:
-    """A whole search, and the model files of its networks; a checkpoint after every second or third step or so."""
+    """A whole search with a checkpoint after every step, and the model files of its networks."""
     plan = replace(_plan(), checkpoint_minutes=0)
     write_models(plan, search(plan, folder), folder)
 
@@ -67,26 +67,36 @@ def outcome(folder: Path) -> tuple[set[str], dict[str, bytes]]:
 
 def whole(folder: Path) -> dict[str, int]:
     """Run the search without a fault; return how often it comes to each point."""
-    counts = folder.with_suffix(".json")
+    written = folder.with_suffix(".json")
 
     def counted() -> None:
-        fault = faults.arm(NEVER)
+        fault, before = faults.arm(NEVER), set(sys.modules)
         run(folder)
-        counts.write_text(json.dumps(fault.hits))
+        written.write_text(json.dumps([fault.hits, [name for name in sys.modules if name not in before]]))
 
     assert ended(forked(counted)) == 0
-    return json.loads(counts.read_text())
+    hits, modules = json.loads(written.read_text())
+    for name in modules:  # once here, not in each process
+        with suppress(Exception):
+            importlib.import_module(name)
+    return hits
 
 
-def cases(hits: dict[str, int], count: int) -> Iterator[str]:
-    """At least so many faults: each kind at each point, at occurrences that are spread over the search."""
+def cases(hits: dict[str, int], count: int) -> list[str]:
+    """So many faults, or a few more: each kind at each point, at occurrences that are spread over the search."""
     pairs = [(point, kind) for point in hits for kind in faults.KINDS[: 6 if point in faults.WRITING else 3]]
-    each = {point: 1 for point, _ in pairs}
-    while sum(each[point] for point, _ in pairs) < count and any(each[p] < hits[p] for p in each):
-        each = {point: min(hits[point], number + 1) for point, number in each.items()}
-    for point, kind in pairs:
-        for index in range(each[point]):
-            yield f"{point}:{1 + index * (hits[point] - 1) // max(1, each[point] - 1)}:{kind}"
+    if count < len(pairs):
+        chosen = pairs[:: len(pairs) // count][:count]
+        return [f"{point}:{1 + hits[point] // 2}:{kind}" for point, kind in chosen]
+    each = 1
+    while sum(min(each, hits[point]) for point, _ in pairs) < count and each < max(hits.values()):
+        each += 1
+    return [f"{point}:{1 + number}:{kind}" for point, kind in pairs for number in spread(hits[point], each)]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """So many of the numbers below a total, the first and the last among them."""
+    return sorted({round(index * (total - 1) / max(1, count - 1)) for index in range(min(count, total))})
 
 
 def one_case(folder: Path, text: str, expected: Path) -> None:
@@ -108,9 +118,7 @@ def main(folder: Path, count: int, processes: int) -> int:
     """Inject faults; return the number of those that changed the result."""
     torch.set_num_threads(1)
     expected, running, failed, number = folder / "expected", {}, 0, 0
-    todo = list(cases(whole(expected), count))
-    if count < len(faults.POINTS):
-        todo = todo[:: max(1, len(todo) // count)][:count]
+    todo = cases(whole(expected), count)
     while todo or running:
         while todo and len(running) < processes:
             text, place = todo.pop(), folder / f"case{number}"
@@ -119,10 +127,10 @@ def main(folder: Path, count: int, processes: int) -> int:
         pid, status = os.wait()
         code = os.waitstatus_to_exitcode(status)
         failed += code != 0
-        print(json.dumps({"fault": running.pop(pid), "same": code == 0}), flush=True)
+        sys.stdout.write(json.dumps({"fault": running.pop(pid), "same": code == 0}) + "\n")
+        sys.stdout.flush()
     return failed
 
 
 if __name__ == "__main__":
-    assert weights_sha256({}) is not None
     sys.exit(min(1, main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -53,7 +53,8 @@ def test_every_point_and_every_kind(memory, capsys):
 
 
 def test_the_environment_names_the_fault():
-    script = "from hyperpruning.faults import fault\nfault('driver.decide')\nprint('one', flush=True)\nfault('driver.decide')"
+    twice = "fault('driver.decide')\nprint('one', flush=True)\nfault('driver.decide')"
+    script = f"from hyperpruning.faults import fault\n{twice}"
     environment = ENVIRONMENT | {VARIABLE: "driver.decide:2:kill"}
     ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (-9, "one\n")

@@ -8,12 +8,11 @@ import pytest
 
 import hyperpruning as hp
 from hyperpruning.report.page import write_report
-from hyperpruning.report.run import read_run
 from hyperpruning.report.status import status
 from hyperpruning.search.deadline import Deadline, deadline_in, this_machine
 from hyperpruning.search.driver import search
-from hyperpruning.search.executors import process_pool
-from hyperpruning.search.ledger import LEDGER
+from hyperpruning.search.ledger import LEDGER, read
+from hyperpruning.search.schedulers import decide
 from hyperpruning.testing.executor import _plan
 from hyperpruning.training.checkpoint import newest_records
 
@@ -30,21 +29,15 @@ class Ticking:
         return self.now
 
 
-def pieces(plan, folder, **options):
-    """Continue a search until it is finished; return the number of calls."""
-    for count in range(1, 200):
-        search(plan, folder, **options)
-        if read_run(folder).finished:
-            return count
-    raise AssertionError
-
-
 def test_a_search_in_pieces_of_some_steps_has_the_ledger_of_a_search_at_a_stretch(tmp_path, monkeypatch):
     plan = _plan()
     search(plan, tmp_path / "whole")
     Ticking(monkeypatch, 1.0)
-    count = pieces(replace(plan, max_hours=25 / 3600), tmp_path / "pieces")
-    assert count > 3
+    count = 0
+    while count == 0 or decide(plan, read(tmp_path / "pieces")):
+        search(replace(plan, max_hours=12 / 3600), tmp_path / "pieces")
+        count += 1
+    assert count > 4
     assert (tmp_path / "pieces" / LEDGER).read_bytes() == (tmp_path / "whole" / LEDGER).read_bytes()
 
 
@@ -56,19 +49,6 @@ def test_status_and_report_work_on_what_is_there(tmp_path, monkeypatch):
     assert list(folder.glob("networks/*/*-step-*.pt"))
     assert not status(folder).finished
     assert write_report(folder).is_file()
-
-
-def test_the_budget_is_respected_with_processes_and_the_ledger_stays_in_order(tmp_path):
-    plan = _plan()
-    search(plan, tmp_path / "whole")
-    with process_pool(2) as pool:
-        pool.submit(time.monotonic).result()
-        search(replace(plan, max_hours=0.05 / 3600), tmp_path / "pieces", executor=pool)
-        assert not read_run(tmp_path / "pieces").finished
-        found = (tmp_path / "pieces" / LEDGER).read_bytes()
-        assert (tmp_path / "whole" / LEDGER).read_bytes().startswith(found)
-        search(plan, tmp_path / "pieces", executor=pool)
-    assert (tmp_path / "pieces" / LEDGER).read_bytes() == (tmp_path / "whole" / LEDGER).read_bytes()
 
 
 def test_another_machine_counts_the_seconds_that_were_left():

@@ -179,11 +179,16 @@ def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
 
 @app.command(epilog="Example: hyperprune report runs/mine")
 @guarded
-def report(folder: Run) -> None:
-    """Write the report of a search, finished or not, and print its tables."""
+def report(
+    folder: Run,
+    output: Annotated[
+        Path | None, typer.Option("--out", parser=_named, metavar="PATH", help="The file; default: report.html in it.")
+    ] = None,
+) -> None:
+    """Write the report of a search, finished or not, and print its tables; the run folder may be read-only."""
     _check_started(folder)
     try:
-        page = write_report(folder)
+        page = write_report(folder, output)
     except OSError:
         _print_results(folder)
         raise

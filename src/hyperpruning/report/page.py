@@ -18,19 +18,20 @@ from hyperpruning.report.status import status
 from hyperpruning.report.tables import results, verdict
 
 
-def write_report(folder: Path) -> Path:
-    """Write the report of a search, finished or not, into its run folder.
+def write_report(folder: Path, path: Path | None = None) -> Path:
+    """Write the report of a search, finished or not.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; it may be on a read-only disk.
+        path: the file to write; None: ``report.html`` in the run folder.
 
     Returns:
-        the path of ``report.html``.
+        its path.
 
     Raises:
         RunFolderError: the folder holds no search.
     """
-    path = folder / "report.html"
+    path = folder / "report.html" if path is None else path
     write_atomic(path, report(folder).encode())
     return path
 

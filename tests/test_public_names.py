@@ -29,14 +29,19 @@ NAMES = [
     "Spectrum",
     "SpectrumConfig",
     "SupervisedTask",
+    "Table",
     "Task",
     "TrainConfig",
     "check_driven_layer",
     "export",
     "hyperprune",
     "load_model",
+    "load_table",
     "lyapunov_spectrum",
+    "replay",
+    "save_table",
     "spectrum_distance",
+    "table_of",
 ]
 
 

@@ -19,7 +19,9 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.lyapunov.steps import DrivenStep
     from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
     from hyperpruning.search.plan import Plan
+    from hyperpruning.search.replay import replay
     from hyperpruning.search.space import SearchSpace
+    from hyperpruning.search.tables import Table, load_table, save_table, table_of
     from hyperpruning.sparsity.catalogue import METHODS
     from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
@@ -55,14 +57,19 @@ __all__ = [
     "Spectrum",
     "SpectrumConfig",
     "SupervisedTask",
+    "Table",
     "Task",
     "TrainConfig",
     "check_driven_layer",
     "export",
     "hyperprune",
     "load_model",
+    "load_table",
     "lyapunov_spectrum",
+    "replay",
+    "save_table",
     "spectrum_distance",
+    "table_of",
 ]
 
 _MODULES = {
@@ -86,14 +93,19 @@ _MODULES = {
     "Spectrum": "lyapunov.spectrum",
     "SpectrumConfig": "lyapunov.config",
     "SupervisedTask": "tasks.supervised",
+    "Table": "search.tables",
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
     "export": "exports",
     "hyperprune": "api",
     "load_model": "deploy.model_file",
+    "load_table": "search.tables",
     "lyapunov_spectrum": "lyapunov.spectrum",
+    "replay": "search.replay",
+    "save_table": "search.tables",
     "spectrum_distance": "lyapunov.distances",
+    "table_of": "search.tables",
 }
 
 

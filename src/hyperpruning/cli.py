@@ -43,7 +43,7 @@ from hyperpruning.exports import plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import status as progress
-from hyperpruning.report import tables
+from hyperpruning.report import tables, terminal
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import read_run
@@ -58,7 +58,8 @@ from hyperpruning.search.worker import job_for, seconds_per_epoch
 from hyperpruning.training.record import Metric
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 110)
+WIDTH = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else 110  # None: the terminal's
+out = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
 
 
 def _named(value: str | Path) -> Path:
@@ -182,18 +183,14 @@ def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
 def report(
     folder: Run,
     output: Annotated[
-        Path | None, typer.Option("--out", parser=_named, metavar="PATH", help="The file; default: report.html in it.")
+        Path | None,
+        typer.Option("--out", parser=_named, metavar="PATH", help="The page; default: report.html in the run folder."),
     ] = None,
 ) -> None:
-    """Write the report of a search, finished or not, and print its tables; the run folder may be read-only."""
+    """Print the tables of a search, finished or not, and write its report."""
     _check_started(folder)
-    try:
-        page = write_report(folder, output)
-    except OSError:
-        _print_results(folder)
-        raise
     _print_results(folder)
-    out.print(f"Report: {page}", soft_wrap=True)
+    out.print(f"Report: {write_report(folder, output)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune export runs/mine --criterion loss")
@@ -378,9 +375,11 @@ def _progress(folder: Path, workers: int, metric: Metric) -> Iterator[Callable[[
 
 
 def _print_results(folder: Path) -> None:
-    rows = tables.results(folder)
-    out.print(tables.results_table(rows))
-    out.print(tables.correlations_table(tables.correlations(folder)))
+    rows, correlations = tables.results(folder), tables.correlations(folder)
+    if rows:
+        out.print(terminal.results_table(rows))
+    if any(found.rho is not None for found in correlations):
+        out.print(terminal.correlations_table(correlations))
     out.print(tables.verdict(rows, read_run(folder).notes))
 
 

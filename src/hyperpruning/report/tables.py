@@ -1,4 +1,4 @@
-"""The results and what predicted them: numbers first, their tables for the terminal after."""
+"""The results and what predicted them; report/terminal.py and the page draw their tables."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.report.run import Run, criterion_name, read_run
+from hyperpruning.report.components import criterion_name, join_names
+from hyperpruning.report.run import Run, read_run
 from hyperpruning.search.criteria import loss, rank_sum
 from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.ranking import spearman
@@ -140,7 +138,7 @@ def verdict(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     if chosen is None:
         return " ".join([*notes, "The search has no winner yet."])
     selected = [row.label.removeprefix("by ") for row in rows if row.criteria and row.network == chosen.network]
-    by = f", selected by {' and '.join(selected)}" if selected else ""
+    by = f", selected by {join_names(selected)}" if selected else ""
     said = f"test {chosen.metric.name} {chosen.test:.2f}"
     sentences = [*notes, f"The winner is {chosen.network}{by} ({said}): {chosen.why}."]
     if "ls" in by_criterion and "loss" in by_criterion:
@@ -216,7 +214,7 @@ def _predictors(run: Run, names: Sequence[str], epoch: int) -> dict[str, Mapping
 
 
 HEADINGS = ("network", "method", "sparsity", "active", "file", "valid", "test", "epoch", "epochs spent", "place")
-TEXT = ("network", "method")  # columns that may wrap in a terminal
+TEXT = ("network", "method")  # the columns of text; the others hold numbers
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -233,34 +231,6 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if row.spent is None else f"{row.spent} of {row.full}",
         "" if row.place is None else f"{row.place} of {row.of}",
     )
-
-
-def results_table(rows: Sequence[Row]) -> Table:
-    """The results for a terminal; valid and test are the task's metric."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    printed = [dict(zip(HEADINGS, cells(row), strict=True)) for row in rows]
-    headings = [heading for heading in HEADINGS if any(row[heading] for row in printed) or heading in TEXT]
-    for heading in headings:
-        text = heading in TEXT
-        table.add_column(heading, justify="left" if text else "right", no_wrap=not text, overflow="fold")
-    for row in printed:
-        table.add_row(*(row[heading] for heading in headings))
-    return table
-
-
-def correlations_table(found: Sequence[Correlation], columns: int = 8) -> Table:
-    """The correlations for a terminal, with the distance of this search only, at the first epochs and the last."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("rank correlation with the end", no_wrap=True)
-    epochs = sorted({correlation.epoch for correlation in found if correlation.epoch > 0})
-    epochs = epochs if len(epochs) <= columns else [*epochs[: columns - 1], epochs[-1]]
-    for epoch in epochs:
-        table.add_column(f"e={epoch}", justify="right", no_wrap=True)
-    distances = [predictor for predictor in pivot(found) if predictor.startswith("LS ")]
-    for predictor, by_epoch in pivot(found).items():
-        if predictor not in distances[1:]:
-            table.add_row(predictor, *(signed(by_epoch[epoch].rho) for epoch in epochs))
-    return table
 
 
 def pivot(found: Sequence[Correlation]) -> dict[str, dict[int, Correlation]]:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperpruning.faults import fault
-from hyperpruning.search.history import DENSE, SMALL, Fact, History, candidate_and_seed, from_json, to_json
+from hyperpruning.search.fact_json import from_json, to_json
+from hyperpruning.search.history import DENSE, SMALL, Fact, History, candidate_and_seed
 
 logger = logging.getLogger(__name__)
 LEDGER = "ledger.jsonl"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.search.brackets import SCHEDULERS, Bracket, brackets_of, most_epochs, rungs_of
-from hyperpruning.search.criteria import CRITERIA, MIN_FOLLOWED, criterion_of
+from hyperpruning.search.criteria import AVERAGED, CRITERIA, FOLLOWING, MIN_FOLLOWED, SPECTRAL, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
 from hyperpruning.search.space import (
@@ -29,7 +29,6 @@ from hyperpruning.training.task import AnyTask, metric_of
 BEST = "best"
 # settings that results do not depend on: a run may be continued with others
 NOT_IN_IDENTITY = ("max_hours", "checkpoint_minutes", "keep_checkpoints")
-AVERAGING = {"averaged_loss", "averaged_ls", "blend", "calibrated"}  # criteria that need the averages of the weights
 
 
 @documented
@@ -148,6 +147,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self._check_parts()
         if self.task is not None:
             object.__setattr__(self, "train", complete_config(self.task, self.train))
         self._set_rounds()
@@ -210,21 +210,32 @@ class Plan:
         """Check that the records will have what the criteria need."""
         for criterion in self.criteria:
             words = set(criterion.replace("+", " ").replace("*", " ").split())
-            needs: dict[str, tuple[set[str], bool]] = {
-                "half_life above 0": (
-                    {"averaged_loss", "averaged_ls", "blend", "calibrated"},
-                    self.train.half_life > 0,
-                ),
+            needs = {
+                "half_life above 0": (AVERAGED, self.train.half_life > 0),
                 "averaged = true in [spectrum]": ({"averaged_ls"}, self.spectrum.averaged),
-                f"n_followed at least {MIN_FOLLOWED}": ({"calibrated"}, self.n_followed >= MIN_FOLLOWED),
+                f"n_followed at least {MIN_FOLLOWED}": (FOLLOWING, self.n_followed >= MIN_FOLLOWED),
             }
             for need, (names, given) in needs.items():
                 if words & names and not given:
                     raise ValueError(f"The criterion {criterion} must have {need}, got less. Set it, or leave it out.")
+            at = self.rungs if words & SPECTRAL else ()
+            if self.spectrum.epochs and (missing := sorted(set(at) - set(self.spectrum.epochs))):
+                raise ValueError(
+                    f"The criterion {criterion} must have spectra at the rungs {list(at)}, got none at {missing}. Add "
+                    "them to epochs in [spectrum]."
+                )
         if self.n_followed > self.n_candidates:
             raise ValueError(
                 f"n_followed must be at most n_candidates = {self.n_candidates}, got {self.n_followed}. Lower it."
             )
+
+    def _check_parts(self) -> None:
+        for name, kind in (("train", TrainConfig), ("space", SearchSpace), ("spectrum", SpectrumConfig)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got a {type(value).__name__}. Create one.")
+        for name in ("task", "dense_task"):
+            if isinstance(value := getattr(self, name), type):
+                raise ValueError(f"{name} must be an object, got the class {value.__name__}. Create one of it.")
 
     @property
     def metric(self) -> Metric:

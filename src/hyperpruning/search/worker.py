@@ -294,6 +294,8 @@ def seconds_per_epoch(job: Job, *, batches: int = 20, enough: float = 3.0) -> fl
 
 
 def _with_spectrum(training: Training, record: EpochRecord, config: SpectrumConfig) -> EpochRecord:
+    if config.epochs and record.epoch not in config.epochs:
+        return record
     spectrum = _spectrum(training, config, untrained=record.epoch == 0)
     moving: tuple[float | None, ...] = ()
     if config.averaged and training.config.half_life:

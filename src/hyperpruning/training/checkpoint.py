@@ -126,7 +126,7 @@ def _valid_checkpoints(folder: Path, identity: str) -> Iterator[tuple[dict[str, 
             if hashlib.sha256(content).hexdigest() != sidecar.sha256:
                 raise ValueError("its SHA-256 differs")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            if not _are_tensors(state["best"]):
+            if not (isinstance(state, dict) and _are_tensors(state.get("best"))):
                 raise ValueError("its best weights are no tensors")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
             logger.warning("Checkpoint %s is skipped (%s); the previous one is used.", path.with_suffix(".pt"), error)

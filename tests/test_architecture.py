@@ -9,7 +9,7 @@ import hyperpruning
 
 ROOT = Path(hyperpruning.__file__).parent
 LEAVES = ("data", "models", "sparsity", "lyapunov")
-GROUND = ("kernels", "files", "settings", "tabulation")  # on which all may stand
+GROUND = ("kernels", "faults", "files", "settings", "tabulation")  # on which all may stand
 # what each room may import of the others
 MAY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*GROUND, *LEAVES), ()),

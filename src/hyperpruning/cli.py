@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
-from hyperpruning.cli_errors import explain, guarded, interrupt
+from hyperpruning.cli_errors import explain, guarded, interrupt, say_time_is_up
 from hyperpruning.data import download
 from hyperpruning.deploy.model_file import describe_model
 from hyperpruning.experiment import (
@@ -73,6 +73,9 @@ def _named(value: str | Path) -> Path:
 
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
+MaxHours = Annotated[
+    float | None, typer.Option(help="Stop after so many hours, within an epoch too (exit code 3); resume continues.")
+]
 Out = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help="The run folder.")]
 STEM_HELP = "Stem of the files: STEM.npz and STEM.svg."
 Stem = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help=STEM_HELP)]
@@ -121,6 +124,7 @@ def search(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
     workers: Workers = DEFAULT_WORKERS,
+    max_hours: MaxHours = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
     """Find the best way to prune a language model of a text. Run it again to continue."""
@@ -135,7 +139,7 @@ def search(
     if dry_run:
         _dry_run(chosen, folder, workers)
     else:
-        _search(chosen, folder, workers)
+        _search(_limited(chosen, max_hours), folder, workers)
 
 
 @app.command(epilog="Example: hyperprune init experiment.toml --data my_text")
@@ -158,7 +162,7 @@ def init(
 
 @app.command(epilog="Example: hyperprune resume runs/mine")
 @guarded
-def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
+def resume(folder: Run, workers: Workers = DEFAULT_WORKERS, max_hours: MaxHours = None) -> None:
     """Continue a search that was interrupted."""
     if not (folder / EXPERIMENT).exists():
         read(folder)
@@ -166,7 +170,7 @@ def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
             f"A run folder must have an {EXPERIMENT} to be resumed, got {folder} without one. Call `hyperprune search` "
             "(or, for your own plan, hp.hyperprune) again with the same arguments."
         )
-    _search(read_experiment(folder / EXPERIMENT), folder, workers)
+    _search(_limited(read_experiment(folder / EXPERIMENT), max_hours), folder, workers)
 
 
 @app.command(epilog="Example: hyperprune status runs/mine")
@@ -371,6 +375,11 @@ def _experiment(
     return Experiment(data=where | what)
 
 
+def _limited(experiment: Experiment, max_hours: float | None) -> Experiment:
+    """The experiment with another budget in wall-clock time, if one is given."""
+    return experiment if max_hours is None else replaced(experiment, search={"max_hours": max_hours})
+
+
 def _check_started(folder: Path) -> None:
     """Check that a search that has begun has written its first line; warn of damaged ones."""
     if (folder / EXPERIMENT).is_file() and not (folder / LEDGER).exists():
@@ -381,7 +390,7 @@ def _check_started(folder: Path) -> None:
 
 
 def _search(experiment: Experiment, folder: Path, workers: int) -> None:
-    """Run a search with a progress display; print the tables at the end."""
+    """Run a search with a progress display; print the tables at the end, or how to continue it."""
     pool = process_pool(workers) if workers > 1 else None
     try:
         with _progress(folder, workers, experiment.plan().metric) as on_fact:
@@ -394,6 +403,9 @@ def _search(experiment: Experiment, folder: Path, workers: int) -> None:
         raise typer.Exit(explain(error, folder)) from None
     if pool is not None:
         pool.shutdown()
+    if not read_run(folder).finished:
+        out.print(progress.status_table(progress.status(folder), workers=workers))
+        raise typer.Exit(say_time_is_up(experiment.search.max_hours, folder))
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 

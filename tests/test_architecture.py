@@ -38,6 +38,8 @@ ONLY_IN = {
     "markupsafe": ("report/page.py",),
     "safetensors": ("deploy/model_file.py",),
     "filelock": ("search/ledger.py",),
+    "distributed": ("search/executors.py",),
+    "ray": ("search/executors.py",),
 }
 # who asks what a search does next (docs: the search is one pure function)
 CALLERS_OF_DECIDE = ("search/driver.py", "search/forecast.py", "report/run.py")

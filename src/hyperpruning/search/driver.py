@@ -50,6 +50,7 @@ from hyperpruning.search.schedulers import (
     pruned_weights,
     survivors,
 )
+from hyperpruning.search.shared_folder import token_in
 from hyperpruning.search.space import Config
 from hyperpruning.search.validation import validate
 from hyperpruning.search.worker import OUT_OF_MEMORY, Job, JobResult, job_for, run_job, small_job
@@ -96,12 +97,8 @@ def search(
     with locked(folder) if lock else nullcontext():
         run = _Run(plan, folder, executor, on_fact)
         run.open(files or {})
-        before: list[Action] = []
-        while actions := decide(plan, run.history):
-            if actions == before:
-                raise RuntimeError(f"The executor must return what it trained, got nothing new for {actions[0]}.")
-            run.carry_out(actions)
-            before = actions
+        with token_in(folder) if executor is not None else nullcontext() as run.token:
+            run.until_finished()
         run.remove_eliminated_tensors()
     return run.history
 
@@ -128,6 +125,7 @@ class _Run:
     ) -> None:
         check_run_folder(plan, folder)
         self.plan, self.folder, self.executor, self.on_fact = plan, folder, executor, on_fact
+        self.token: str | None = None
         self.ledger = Ledger(folder)
         self.history = read(folder, warn=True) if self.ledger.path.exists() else History()
 
@@ -152,6 +150,15 @@ class _Run:
                 "The search was started with other versions or on another device, so that results may differ: %s.",
                 "; ".join(differences),
             )
+
+    def until_finished(self) -> None:
+        """Carry out what `decide` says until it says nothing more."""
+        before: list[Action] = []
+        while actions := decide(self.plan, self.history):
+            if actions == before:
+                raise RuntimeError(f"The executor must return what it trained, got nothing new for {actions[0]}.")
+            self.carry_out(actions)
+            before = actions
 
     def record(self, fact: Fact) -> None:
         """Append a fact to the ledger and to the history."""
@@ -196,7 +203,8 @@ class _Run:
             for job in jobs:
                 self.record_result(job.name, run_job(job, on_epoch=partial(self.record_epoch, job.name)))
             return
-        futures = [self.executor.submit(run_job, job) for job in jobs]
+        for_worker = [replace(job, folder=job.folder.resolve(), token=self.token) for job in jobs]
+        futures = [self.executor.submit(run_job, job) for job in for_worker]
         try:
             for job, future in zip(jobs, futures, strict=True):
                 self.record_result(job.name, future.result())

@@ -32,10 +32,13 @@ NAMES = [
     "Task",
     "TrainConfig",
     "check_driven_layer",
+    "dask_executor",
     "export",
     "hyperprune",
     "load_model",
     "lyapunov_spectrum",
+    "process_pool",
+    "ray_executor",
     "spectrum_distance",
 ]
 

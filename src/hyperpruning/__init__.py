@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
     from hyperpruning.lyapunov.steps import DrivenStep
     from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
+    from hyperpruning.search.executors import dask_executor, process_pool, ray_executor
     from hyperpruning.search.plan import Plan
     from hyperpruning.search.space import SearchSpace
     from hyperpruning.sparsity.catalogue import METHODS
@@ -58,10 +59,13 @@ __all__ = [
     "Task",
     "TrainConfig",
     "check_driven_layer",
+    "dask_executor",
     "export",
     "hyperprune",
     "load_model",
     "lyapunov_spectrum",
+    "process_pool",
+    "ray_executor",
     "spectrum_distance",
 ]
 
@@ -89,10 +93,13 @@ _MODULES = {
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
+    "dask_executor": "search.executors",
     "export": "exports",
     "hyperprune": "api",
     "load_model": "deploy.model_file",
     "lyapunov_spectrum": "lyapunov.spectrum",
+    "process_pool": "search.executors",
+    "ray_executor": "search.executors",
     "spectrum_distance": "lyapunov.distances",
 }
 

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +49,7 @@ from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import read_run
 from hyperpruning.search.driver import ask
-from hyperpruning.search.executors import process_pool, stop
+from hyperpruning.search.executors import chosen_executor, stop
 from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
@@ -69,6 +70,16 @@ def _named(value: str | Path) -> Path:
 
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
+Dask = Annotated[
+    str | None, typer.Option("--dask", metavar="ADDRESS", help='Train on a Dask cluster: tcp://HOST:8786, or "local".')
+]
+Ray = Annotated[
+    str | None, typer.Option("--ray", metavar="ADDRESS", help='Train on a Ray cluster: HOST:6379, "auto" or "local".')
+]
+Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs per network on a Ray cluster; 0.25: four on each.")]
+Fallback = Annotated[
+    bool, typer.Option("--fallback", help="If the cluster cannot be reached, train in processes of this machine.")
+]
 Out = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help="The run folder.")]
 STEM_HELP = "Stem of the files: STEM.npz and STEM.svg."
 Stem = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help=STEM_HELP)]
@@ -103,7 +114,7 @@ def hyperprune_command(
 @guarded
 def demo(folder: Out = Path("runs/demo"), workers: Workers = DEMO_WORKERS) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
-    _search(demo_experiment(), folder, workers)
+    _search(demo_experiment(), folder, workers, chosen_executor(workers))
 
 
 @app.command(epilog="Example: hyperprune search --data my_text --sparsity 0.8 --out runs/mine")
@@ -117,6 +128,10 @@ def search(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
     workers: Workers = DEFAULT_WORKERS,
+    dask: Dask = None,
+    ray: Ray = None,
+    gpus: Gpus = 0,
+    fallback: Fallback = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
     """Find the best way to prune a language model of a text. Run it again to continue."""
@@ -131,7 +146,8 @@ def search(
     if dry_run:
         _dry_run(chosen, folder, workers)
     else:
-        _search(chosen, folder, workers)
+        executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
+        _search(chosen, folder, workers, executor)
 
 
 @app.command(epilog="Example: hyperprune init experiment.toml --data my_text")
@@ -154,7 +170,14 @@ def init(
 
 @app.command(epilog="Example: hyperprune resume runs/mine")
 @guarded
-def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
+def resume(
+    folder: Run,
+    workers: Workers = DEFAULT_WORKERS,
+    dask: Dask = None,
+    ray: Ray = None,
+    gpus: Gpus = 0,
+    fallback: Fallback = False,
+) -> None:
     """Continue a search that was interrupted."""
     if not (folder / EXPERIMENT).exists():
         read(folder)
@@ -162,7 +185,9 @@ def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
             f"A run folder must have an {EXPERIMENT} to be resumed, got {folder} without one. Call `hyperprune search` "
             "(or, for your own plan, hp.hyperprune) again with the same arguments."
         )
-    _search(read_experiment(folder / EXPERIMENT), folder, workers)
+    experiment = read_experiment(folder / EXPERIMENT)
+    executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
+    _search(experiment, folder, workers, executor)
 
 
 @app.command(epilog="Example: hyperprune status runs/mine")
@@ -325,20 +350,19 @@ def _check_started(folder: Path) -> None:
     read(folder, warn=True)
 
 
-def _search(experiment: Experiment, folder: Path, workers: int) -> None:
-    """Run a search with a progress display; print the tables at the end."""
-    pool = process_pool(workers) if workers > 1 else None
+def _search(experiment: Experiment, folder: Path, workers: int, executor: Executor | None) -> None:
+    """Run a search with a progress display, and close the executor; print the tables at the end."""
     try:
         with _progress(folder, workers, experiment.plan().metric) as on_fact:
-            hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
+            hyperprune(experiment, folder, executor=executor, on_fact=on_fact)
     except BaseException as error:
-        if pool is not None:
-            stop(pool)
+        if executor is not None:
+            stop(executor)
         if isinstance(error, SystemExit):  # rich's, when the output pipe is closed
             raise
         raise typer.Exit(explain(error, folder)) from None
-    if pool is not None:
-        pool.shutdown()
+    if executor is not None:
+        executor.shutdown()
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 

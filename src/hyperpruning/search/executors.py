@@ -6,6 +6,7 @@ process. The ledger of a search does not depend on its executor.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -53,7 +54,7 @@ class _RememberingContext(SpawnContext):
     def __init__(self) -> None:
         self.processes: list[SpawnProcess] = []
 
-    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]
         process = SpawnProcess(*args, **options)
         self.processes.append(process)
         return process
@@ -188,6 +189,35 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     return ClusterExecutor(call, close)
 
 
+def chosen_executor(
+    workers: int, *, dask: str | None = None, ray: str | None = None, gpus: float = 0, fallback: bool = False
+) -> Executor | None:
+    """The executor that the options of the command name; None trains in this process.
+
+    Args:
+        workers: networks trained at the same time on this machine.
+        dask, ray: address of a cluster, or "local".
+        gpus: GPUs that a network needs, of a Ray cluster.
+        fallback: whether a cluster that cannot be used is replaced by processes of this machine, with a warning.
+
+    Raises:
+        ClusterError: the cluster cannot be used.
+        ValueError: two clusters are named.
+    """
+    if dask is not None and ray is not None:
+        raise ValueError(f"A search must run on one cluster, got --dask {dask} and --ray {ray}. Give one of them.")
+    try:
+        if dask is not None:
+            return dask_executor(dask, workers=workers)
+        if ray is not None:
+            return ray_executor(ray, workers=workers, gpus=gpus)
+    except ClusterError as error:
+        if not fallback:
+            raise
+        logger.warning("%s Training in %d processes of this machine.", error, workers)
+    return process_pool(workers) if workers > 1 else None
+
+
 class ClusterExecutor(Executor):
     """An executor over a cluster: for each job, a thread of this process waits for the cluster.
 
@@ -218,8 +248,8 @@ class ClusterExecutor(Executor):
 def stop(executor: Executor) -> None:
     """Stop an executor at once; the epochs that are finished are in the checkpoints.
 
-    The processes of a `process_pool` are killed, and the jobs of a cluster cancelled. A worker of a cluster that goes on
-    nevertheless notices after its epoch that the search has ended.
+    The processes of a `process_pool` are killed, and the jobs of a cluster cancelled. A worker of a cluster that goes
+    on nevertheless notices after its epoch that the search has ended.
     """
     if isinstance(executor, ProcessPool):
         executor.kill()
@@ -251,7 +281,7 @@ def _unreachable(address: str, reason: str) -> ClusterError:
 
 def _package(module: str, extra: str) -> Any:
     try:
-        return __import__(module)
+        return importlib.import_module(module)
     except ImportError:
         raise ClusterError(
             f"This executor must have the package {module}, got none. Install it: pip install 'hyperpruning[{extra}]'."

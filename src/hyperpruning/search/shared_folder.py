@@ -1,8 +1,8 @@
 """The run folder as the workers of a cluster see it: each checks that it is the driver's.
 
-The driver writes a token into the run folder, and each job carries it. A worker on a machine that does not see the folder
-finds no token, or another one, and says so before it trains. A worker that goes on after its driver has ended, or that a
-newer driver has replaced, notices it after its epoch.
+The driver writes a token into the run folder, and each job carries it. A worker on a machine that does not see the
+folder finds no token, or another one, and says so before it trains. A worker that goes on after its driver has ended,
+or after a newer driver has begun, notices it after its epoch.
 """
 
 from __future__ import annotations

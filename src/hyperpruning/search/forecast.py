@@ -73,8 +73,8 @@ def _simulated_record(history: History, network: str, epoch: int) -> EpochRecord
     """A random record; its spectrum has as many exponents as the others of the epoch."""
     draw = _generator(network)
     loss, shift = draw.random(), draw.random() if network not in (DENSE, SMALL) else 0.0
-    known = [records[epoch].spectrum for records in history.epochs.values() if epoch in records]
-    exponents = next(iter(known), (0.0,))
+    known = (records[epoch].spectrum for records in history.epochs.values() if epoch in records)
+    exponents = next(known, (0.0,))
     return EpochRecord(
         epoch, None, loss, 0, {}, 0.0, spectrum=tuple((0.0 if one is None else one) + shift for one in exponents)
     )

@@ -236,6 +236,8 @@ class History:
     failures: dict[str, str] = field(default_factory=dict)
     winners: dict[str, str] = field(default_factory=dict)
     choice: Choice | None = None
+    memo: Any = field(default=None, init=False, repr=False, compare=False)  # see schedulers.py: saves time only
+    _trained: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(self, fact: Fact) -> None:
         """Add a fact."""
@@ -262,9 +264,11 @@ class History:
     def trained(self, network: str) -> int:
         """The last epoch of a network such that no record up to it is missing; -1 for none."""
         records = self.epochs.get(network, {})
-        epoch = -1
+        epoch = self._trained.get(network, -1)
+        epoch = epoch if epoch in records else -1
         while epoch + 1 in records:
             epoch += 1
+        self._trained[network] = epoch
         return epoch
 
     def at(self, epoch: int) -> dict[str, EpochRecord]:

@@ -86,26 +86,42 @@ def decide(plan: Plan, history: History) -> list[Action]:
     return actions or _finalists(plan, history, surviving) or _eliminated(plan, history)
 
 
+@dataclass
+class _Sampled:
+    """What `_sampling` need not ask again of a history that only grows: the batches, and how many are complete."""
+
+    plan: Plan
+    batches: list[list[str]]
+    first_rungs: dict[str, int]
+    complete: int = 0
+
+
+def _sampled(plan: Plan, history: History) -> _Sampled:
+    if history.memo is None or history.memo.plan is not plan:
+        first = {
+            name: one.rungs[0] if one.rungs else plan.rungs[0] if plan.rungs else plan.train.epochs
+            for one in plan.brackets()  # one without rungs compares its candidates at the first of all
+            for name in names_of(one)
+        }
+        history.memo = _Sampled(plan, list(batches(plan)), first)
+    found: _Sampled = history.memo
+    return found
+
+
 def _sampling(plan: Plan, history: History) -> list[Action]:
     """Suggest candidates batch by batch, and train each batch to the first rung of its bracket."""
-    first = _first_rungs(plan)
-    for batch, names in enumerate(batches(plan)):
+    sampled = _sampled(plan, history)
+    for batch in range(sampled.complete, len(sampled.batches)):
+        names = sampled.batches[batch]
         missing = tuple(name for name in names if name not in history.candidates)
         if missing and not history.space_exhausted:
             return [Suggest(batch, missing)]
         known = [name for name in names if name in history.candidates]
-        if actions := _training(plan, history, known, first[names[0]], dense=_dense_until(plan, batch)):
+        until, dense = sampled.first_rungs[names[0]], _dense_until(plan, batch)
+        if actions := _training(plan, history, known, until, dense=dense):
             return actions
+        sampled.complete = batch + 1
     return []
-
-
-def _first_rungs(plan: Plan) -> dict[str, int]:
-    """The first rung of each candidate; where a bracket has none, the first of all."""
-    return {
-        name: one.rungs[0] if one.rungs else plan.rungs[0] if plan.rungs else plan.train.epochs
-        for one in plan.brackets()
-        for name in names_of(one)
-    }
 
 
 def _elimination(plan: Plan, history: History) -> tuple[list[Action], dict[str, list[str]]]:

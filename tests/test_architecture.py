@@ -29,7 +29,8 @@ MAY: dict[str, tuple[str, ...]] = {
 }
 # third-party packages: the files (or rooms) that alone may import them
 ONLY_IN = {
-    "optuna": ("search/samplers.py",),
+    "optuna": ("search/samplers.py", "search/mirror.py"),
+    "tensorboard": ("report/watching.py",),
     "typer": ("cli.py", "cli_errors.py"),
     "matplotlib": ("report/figures.py",),
     "pydantic": ("experiment.py",),

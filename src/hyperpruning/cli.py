@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -43,8 +44,8 @@ from hyperpruning.exports import export as export_network
 from hyperpruning.exports import plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.report import comparing, tables, watching
 from hyperpruning.report import status as progress
-from hyperpruning.report import tables
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import read_run
@@ -192,10 +193,62 @@ def resume(
 
 @app.command(epilog="Example: hyperprune status runs/mine")
 @guarded
-def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
+def status(
+    folder: Run,
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> None:
     """Show the progress of a search, also while it runs."""
     _check_started(folder)
-    out.print(progress.status_table(progress.status(folder), workers=workers))
+    found = progress.status(folder)
+    if as_json:
+        typer.echo(json.dumps(progress.to_json(found, workers=workers)))
+    else:
+        out.print(progress.status_table(found, workers=workers))
+
+
+@app.command(epilog="Example: hyperprune watch runs/mine --tensorboard runs/events")
+@guarded
+def watch(
+    folder: Run,
+    events: Annotated[
+        Path | None, typer.Option("--tensorboard", help="Write event files for TensorBoard into this empty folder.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--optuna-storage", metavar="URL", help="Mirror into a storage of Optuna: sqlite:///optuna.db."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Write what is there, and end.")] = False,
+) -> None:
+    """Show a search in TensorBoard or in optuna-dashboard, also while it runs."""
+    if events is None and storage is None:
+        raise ValueError(
+            "A search must be shown somewhere, got nothing. Add --tensorboard DIR or --optuna-storage URL."
+        )
+    if once:
+        read(folder)
+    observers = [] if events is None else [watching.tensorboard(events)]
+    observers += [] if storage is None else [watching.optuna_storage(storage, folder.resolve().name)]
+    for fact in watching.follow(folder, every=0 if once else 2):
+        for observer in observers:
+            observer(fact)
+
+
+@app.command(epilog="Example: hyperprune compare runs/one runs/two --out compare.html")
+@guarded
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="The run folders of several searches.")],
+    output: Annotated[
+        Path | None, typer.Option("--out", parser=_named, metavar="PATH", help="Write an HTML page, too.")
+    ] = None,
+) -> None:
+    """Compare the results of several searches, finished or not."""
+    rows = comparing.compare(folders)
+    out.print(comparing.comparison_table(rows))
+    for note in comparing.notes(rows):
+        out.print(note, soft_wrap=True)
+    if output is not None:
+        out.print(f"Page: {comparing.write_comparison(rows, output)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune report runs/mine")

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.search.forecast import epochs_of_one_search, forecast
+from hyperpruning.search.forecast import epochs_of_one_search, planned_epochs
 from hyperpruning.search.history import DENSE, SMALL, FinalResult, Header, History
-from hyperpruning.search.ledger import LEDGER, RunFolderError, read
+from hyperpruning.search.ledger import LEDGER, LedgerReader, RunFolderError
 from hyperpruning.search.plan import BEST, Plan, recorded_plan
 from hyperpruning.search.schedulers import Action, decide, reference, winner
 from hyperpruning.sparsity.method import Method
@@ -89,7 +90,7 @@ class Run:
     @cached_property
     def planned_epochs(self) -> int:
         """Epochs of all networks at the end of the search; an estimate until the last round is decided."""
-        return forecast(self.plan, self.history).trained_epochs()
+        return planned_epochs(self.plan, self.history)
 
     @cached_property
     def search_epochs(self) -> int:
@@ -159,19 +160,29 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder; an unchanged ledger is not read again.
+    """Read a run folder; of a ledger that was read before only what is new.
 
     Raises:
         RunFolderError: there is no ledger, its first line is missing, or it is from another version.
     """
-    path = folder / LEDGER
-    stat = path.stat() if path.is_file() else None
-    return _read(folder, (stat.st_mtime_ns, stat.st_size) if stat else None)
+    reader, last = _reader(folder)
+    with _reading:  # a live table reads in a thread of its own
+        before, history = reader.stamp, reader.read()
+        if reader.stamp != before or "run" not in last:
+            last["run"] = _run(folder, history)
+    return last["run"]
+
+
+_reading = Lock()
 
 
 @lru_cache(maxsize=4)
-def _read(folder: Path, stamp: tuple[int, int] | None) -> Run:
-    history = read(folder)
+def _reader(folder: Path) -> tuple[LedgerReader, dict[str, Run]]:
+    """The reader of a ledger, and a place for what was read last."""
+    return LedgerReader(folder), {}
+
+
+def _run(folder: Path, history: History) -> Run:
     if history.header is None:
         raise RunFolderError(
             f"A ledger must begin with the settings of its search, got {folder / LEDGER} without. Resume the search."

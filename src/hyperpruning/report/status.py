@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -97,12 +98,16 @@ def status(folder: Path) -> Status:
     records = {name: _records(run, name) for name in (DENSE, *small, *run.history.candidates)}
     trained = {name: max(0, len(found) - 1) for name, found in records.items()}
     timed = [record.seconds for found in records.values() for record in found if record.seconds > 0]
-    done = sum(trained.values())
+    done, dropped = sum(trained.values()), _dropped(run)
     return Status(
         stage=_stage(run),
         networks=tuple(
             Network(
-                name, run.method(name), trained[name], run.value(found[-1]) if found else None, _outcomes(run, name)
+                name,
+                run.method(name),
+                trained[name],
+                run.value(found[-1]) if found else None,
+                _outcomes(run, name, dropped),
             )
             for name, found in records.items()
         ),
@@ -124,20 +129,28 @@ def _records(run: Run, name: str) -> Sequence[EpochRecord]:
     return beside if len(beside) > run.history.trained(name) else [stated[epoch] for epoch in sorted(stated)]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=16_384)
 def _newest(folder: Path, stamp: int) -> tuple[EpochRecord, ...]:
     return newest_records(folder)
 
 
-def _outcomes(run: Run, name: str) -> dict[str, str]:
-    return (
-        {} if name in (DENSE, SMALL) else {criterion: _outcome(run, name, criterion) for criterion in run.plan.criteria}
-    )
+def _outcomes(run: Run, name: str, dropped: Mapping[str, set[str]]) -> dict[str, str]:
+    if name in (DENSE, SMALL):
+        return {}
+    return {criterion: _outcome(run, name, criterion, dropped[criterion]) for criterion in run.plan.criteria}
 
 
-def _outcome(run: Run, name: str, criterion: str) -> str:
+def _dropped(run: Run) -> dict[str, set[str]]:
+    """The candidates that each criterion has eliminated."""
+    dropped: dict[str, set[str]] = {criterion: set() for criterion in run.plan.criteria}
+    for (criterion, _), found in run.history.rounds.items():
+        dropped.setdefault(criterion, set()).update(found.dropped)
+    return dropped
+
+
+def _outcome(run: Run, name: str, criterion: str, dropped: set[str]) -> str:
     history = run.history
-    if any(name in found.dropped for (by, _), found in history.rounds.items() if by == criterion):
+    if name in dropped:
         return "out"
     if name in history.failures:
         return "failed"
@@ -178,6 +191,11 @@ def _stage(run: Run) -> str:
 COLOURS = {"in": "green", "chosen": "bold green", "out": "dim", "failed": "red"}
 
 
+def to_json(status: Status, *, workers: int = 1) -> dict[str, Any]:
+    """A status in JSON types, with the estimated seconds that are left; names and units as in `Status`."""
+    return asdict(status) | {"left": status.left(workers)}
+
+
 def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> RenderableType:
     """Draw a status for a terminal.
 
@@ -193,8 +211,9 @@ def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> Rendera
     table.add_column(Text(f"valid {status.metric.name}"), justify="right", max_width=10)
     for criterion in status.criteria:
         table.add_column(Text(criterion_name(criterion)), min_width=8, max_width=10)
-    shown = sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]
-    for network in (network for network in status.networks if network in shown):
+    first = sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]
+    shown = {network.name for network in first}
+    for network in (network for network in status.networks if network.name in shown):
         outcomes = [network.outcomes.get(criterion, "") for criterion in status.criteria]
         table.add_row(
             Text(network.name),

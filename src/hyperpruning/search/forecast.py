@@ -11,6 +11,8 @@ from hyperpruning.search.plan import BEST, Plan
 from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train, decide
 from hyperpruning.training.record import EpochRecord
 
+SIMULATED = 500  # candidates; a forecast of more takes seconds
+
 
 def forecast(plan: Plan, history: History) -> History:
     """A forecast of the history at the end of a search.
@@ -31,6 +33,11 @@ def forecast(plan: Plan, history: History) -> History:
             for fact in _simulated_facts(plan, history, action):
                 history.add(fact)
     return history
+
+
+def planned_epochs(plan: Plan, history: History) -> int:
+    """Epochs of all networks at the end of a search: of `forecast`, or of many candidates the most that it can be."""
+    return forecast(plan, history).trained_epochs() if plan.n_candidates <= SIMULATED else plan.most_epochs()
 
 
 def epochs_of_one_search(plan: Plan, criterion: str, n_candidates: int) -> int:

@@ -209,11 +209,17 @@ def in_words(config: Mapping[str, str | float]) -> str:
     >>> in_words({"method": "rigl"})
     'rigl'
     """
+    return _in_words(tuple(config.items()))
+
+
+@lru_cache(maxsize=16_384)
+def _in_words(items: tuple[tuple[str, str | float], ...]) -> str:
+    config = dict(items)
     try:
         values: dict[str, Any] = to_config(from_config(config))
     except (ValueError, TypeError):  # a component that this version does not know
         return ", ".join(f"{name} = {value}" for name, value in config.items())
-    default = to_config(Method())
+    default = _default_method()
     main = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction")
     named = config.get("method")
     if named is not None:
@@ -224,6 +230,11 @@ def in_words(config: Mapping[str, str | float]) -> str:
     drop = " ".join(str(values[name]) for name in ("drop_scope", "drop") if values[name] != "tensor")
     parts = (values["allocation"], drop, values["grow"], values["redistribute"])
     return ", ".join([*map(str, parts), f"f = {values['drop_fraction']:g}", *others])
+
+
+@lru_cache(maxsize=1)
+def _default_method() -> dict[str, Any]:
+    return to_config(Method())
 
 
 def winners_by_network(run: Run) -> dict[str, list[str]]:

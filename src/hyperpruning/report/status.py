@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -95,7 +96,8 @@ def status(folder: Path) -> Status:
     run = read_run(folder)
     small = [SMALL] if any(getattr(action, "network", None) == SMALL for action in run.actions) else []
     small = [SMALL] if SMALL in run.history.epochs else small
-    records = {name: _records(run, name) for name in (DENSE, *small, *run.history.candidates)}
+    changed = _changed(run.folder / "networks")
+    records = {name: _records(run, name, changed.get(name)) for name in (DENSE, *small, *run.history.candidates)}
     trained = {name: max(0, len(found) - 1) for name, found in records.items()}
     timed = [record.seconds for found in records.values() for record in found if record.seconds > 0]
     done, dropped = sum(trained.values()), _dropped(run)
@@ -121,10 +123,17 @@ def status(folder: Path) -> Status:
     )
 
 
-def _records(run: Run, name: str) -> Sequence[EpochRecord]:
+def _changed(folder: Path) -> dict[str, int]:
+    """When the checkpoints of each network changed last, nanoseconds."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.is_dir()}
+
+
+def _records(run: Run, name: str, changed: int | None) -> Sequence[EpochRecord]:
     """The records in the ledger or in the newest checkpoint, whichever has more; only a checkpoint has times."""
-    folder = run.folder / "networks" / name
-    beside = _newest(folder, folder.stat().st_mtime_ns) if folder.is_dir() else ()
+    beside = () if changed is None else _newest(run.folder / "networks" / name, changed)
     stated = run.history.epochs.get(name, {})
     return beside if len(beside) > run.history.trained(name) else [stated[epoch] for epoch in sorted(stated)]
 

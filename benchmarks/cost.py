@@ -1,9 +1,10 @@
 """What the published decisions cost in epochs: benchmarks/cost.py.
 
-The published search of the stacked LSTM asks for 40 candidates, of which 26 are different, and compares them after every
-third epoch; 14, 8, 5, 3 and 2 are kept, and the last two are trained for 100 epochs. The published script trains each
-survivor from its beginning in every round. Here a candidate continues from its checkpoint, and none is trained twice:
-the same decisions are then counted by the search's own `decide`. Prints a table and writes benchmarks/results/cost.json.
+The published search of the stacked LSTM asks for 40 candidates, of which 26 are different, and compares them after
+every third epoch; 14, 8, 5, 3 and 2 are kept, and the last two are trained for 100 epochs. The published script trains
+each survivor from its beginning in every round. Here a candidate continues from its checkpoint, and none is trained
+twice: the same decisions are then counted by the search's own `decide`. Prints a table and writes
+benchmarks/results/cost.json.
 """
 
 import json

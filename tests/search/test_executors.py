@@ -15,6 +15,7 @@ from hyperpruning.search.driver import search
 from hyperpruning.search.executors import (
     ClusterError,
     check_reachable,
+    chosen_executor,
     dask_executor,
     process_pool,
     ray_executor,
@@ -184,6 +185,17 @@ def test_a_cluster_that_cannot_be_reached_is_named(make, package):
 def test_an_address_that_is_none(address):
     with pytest.raises(ClusterError, match="must be reachable"):
         check_reachable(address, default_port=1)
+
+
+def test_fallback_only_if_told_to(caplog):
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    with pytest.raises(ClusterError, match="got no connection to 127.0.0.1:1 "):
+        chosen_executor(2, dask="127.0.0.1:1")
+    assert chosen_executor(1, dask="127.0.0.1:1", fallback=True) is None
+    assert "got no connection to 127.0.0.1:1 " in caplog.text
+    assert "Training in 1 processes of this machine." in caplog.text
+    with pytest.raises(ValueError, match="must run on one cluster, got --dask local and --ray auto"):
+        chosen_executor(2, dask="local", ray="auto")
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -189,7 +189,7 @@ def test_an_address_that_is_none(address):
 
 def test_fallback_only_if_told_to(caplog):
     pytest.importorskip("distributed", reason="needs the extra dask")
-    with pytest.raises(ClusterError, match="got no connection to 127.0.0.1:1 "):
+    with pytest.raises(ClusterError, match=r"got no connection to 127\.0\.0\.1:1 "):
         chosen_executor(2, dask="127.0.0.1:1")
     assert chosen_executor(1, dask="127.0.0.1:1", fallback=True) is None
     assert "got no connection to 127.0.0.1:1 " in caplog.text

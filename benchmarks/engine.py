@@ -32,11 +32,11 @@ from measuring import table
 
 import hyperpruning as hp
 from hyperpruning.search.driver import search
-from hyperpruning.search.executors import ProcessPool
 from hyperpruning.search.history import DENSE, Candidate, Epoch, FinalResult, History, Winner
 from hyperpruning.search.ledger import LEDGER, read
 from hyperpruning.search.schedulers import Eliminate, Finish, Suggest, Train, decide, observations
 from hyperpruning.search.worker import Job, JobResult
+from hyperpruning.search.worker_pool import WorkerPool
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.testing.tiny_task import TinyTask
 from hyperpruning.training.record import EpochRecord
@@ -73,7 +73,7 @@ def _coordinates(job: Job) -> tuple[int, int, float]:
     return allocation, scope, float(config["drop_fraction"])
 
 
-class TableLookups(ProcessPool):
+class TableLookups(WorkerPool):
     """Two processes that look results up instead of training."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:

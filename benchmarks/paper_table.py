@@ -8,7 +8,8 @@ from pathlib import Path
 
 from slicing import Budget, needed
 
-from hyperpruning.report.run import criterion_name, in_words
+from hyperpruning.report.components import criterion_name
+from hyperpruning.report.run import in_words
 from hyperpruning.search.criteria import ls
 from hyperpruning.search.forecast import epochs_of_one_search, most_epochs
 from hyperpruning.search.history import DENSE, History

@@ -28,9 +28,10 @@ import torch
 from damage import damage
 from hyperpruning.api import hyperprune, model_spectrum
 from hyperpruning.cli import app
-from hyperpruning.deploy.model_file import load_model
+from hyperpruning.deploy.model_file import load_model, save_model
 from hyperpruning.files import weights_sha256
 from hyperpruning.lyapunov.spectrum import Spectrum
+from hyperpruning.models.sequence_model import Forecaster, SequenceClassifier
 from hyperpruning.report import figures
 from small import WORDS, small
 
@@ -60,7 +61,7 @@ class Outcome:
 
 
 def made(folder: Path) -> Path:
-    """A finished search with a spectrum file, and the text beside it."""
+    """A finished search with a spectrum file and the model files of other tasks, and the text beside it."""
     text = folder / "text"
     text.mkdir()
     draw = random.Random(0)
@@ -73,6 +74,13 @@ def made(folder: Path) -> Path:
     )
     hyperprune(experiment, folder / "run")
     model_spectrum(folder / "run", steps=8, warmup=2, sequences=2).save(folder / "run" / "spectrum.npz")
+    sizes = {"cell": "gru", "hidden": 6}
+    for kind, network in (
+        ("classification", SequenceClassifier(2, 3, **sizes)),
+        ("forecasting", Forecaster(2, 4, **sizes)),
+    ):
+        description = {"kind": kind, "model": network.sizes, "sha256": weights_sha256(network.state_dict())}
+        save_model(folder / "run" / f"{kind}.safetensors", network.state_dict(), description)
     return folder / "run"
 
 

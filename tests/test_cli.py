@@ -1,8 +1,10 @@
 """The command line as a person meets it: real processes, exit codes, and one sentence for everything that is wrong."""
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from hyperpruning.cli_errors import Terminated, guarded, interrupt
 from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS
 from hyperpruning.data.download import URLS
 from hyperpruning.deploy.model_file import save_model
+from hyperpruning.files import write_atomic
 from hyperpruning.search.ledger import LEDGER
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from small import small, write_text
@@ -157,6 +160,23 @@ def test_a_text_that_changed_since_the_training_is_read_only_as_data(experiment,
     assert run("evaluate", finished, "--fraction", 0.5)[0] == 0
 
 
+def test_a_search_is_not_resumed_on_a_text_whose_splits_end_elsewhere(experiment, finished, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(experiment.parent, folder, ignore=shutil.ignore_patterns("run"))
+    settings = finished / "experiment.toml"
+    settings.write_text(settings.read_text().replace(str(experiment.parent), str(folder)))
+    lines = (finished / LEDGER).read_bytes().splitlines(keepends=True)
+    (finished / LEDGER).write_bytes(b"".join(lines[:20]))
+    train, valid = ((folder / f"{split}.txt").read_text() for split in ("train", "valid"))
+    (folder / "train.txt").write_text(train[:-800])
+    (folder / "valid.txt").write_text(train[-800:] + valid)
+    code, said = run("resume", finished, "--workers", 1)
+    assert code == 2
+    assert "A run folder must belong to one search" in said
+    assert "task.text_sha256 is " in said
+    assert (finished / LEDGER).read_bytes() == b"".join(lines[:20])
+
+
 def test_evaluation_and_spectrum_take_place_on_the_device_in_float32(finished, monkeypatch):
     seen = []
 
@@ -233,6 +253,22 @@ def test_a_report_that_cannot_be_written_still_prints_its_tables(finished):
     assert code == 2
     assert "by LS distance" in said
     assert f"{finished / 'report.html'} cannot be read or written" in said
+
+
+def test_a_file_that_may_not_be_read_or_written_is_named(finished, tmp_path, monkeypatch):
+    def denied(self, *words, **options):
+        if self.name in ("winner.safetensors", f".report.html.{os.getpid()}"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *words, **options)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", denied)
+    for words in (["evaluate", finished], ["spectrum", finished], ["report", finished]):
+        file = finished / ("report.html" if words[0] == "report" else "winner.safetensors")
+        code, said = run(*words)
+        assert code == 2
+        assert f"{file} cannot be read or written (Permission denied). Give another path." in said
+        assert ("by LS distance" in said) == (words[0] == "report")
 
 
 def test_paths_that_are_no_folders_are_a_sentence(experiment, tmp_path):
@@ -324,6 +360,40 @@ def test_experiments_that_cannot_be_run(tmp_path, toml, says):
     assert not (tmp_path / "run" / LEDGER).exists()
 
 
+def test_a_search_of_nothing_says_what_it_wants(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = run("search")
+    assert code == 2
+    assert said == (
+        "A search must have an experiment.toml, --data DIR or --preset NAME, got none. Give one of them: `hyperprune "
+        "init` writes an experiment.toml, and `hyperprune demo` needs none of them."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.pt", b"PK\x03\x04\x00\x00\xff\x80", ", which is no text. Write one with `hyperprune init`; a trained"),
+        (
+            "model.safetensors",
+            (64).to_bytes(8, "little") + b"{}",
+            ", which is no text. Write one with `hyperprune init`",
+        ),
+        ("empty.toml", b"# nothing", "An experiment must have at least one setting, got"),
+    ],
+)
+def test_a_search_of_a_file_that_is_no_experiment_says_what_it_wants(tmp_path, monkeypatch, name, content, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    code, said = run("search", name)
+    assert code == 2
+    assert says in said
+    assert name in said
+    assert "`hyperprune init`" in said
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_run_folder_of_another_experiment_shows_the_difference(finished, experiment):
     before = (finished / LEDGER).read_bytes()
     code, said = run("search", experiment, "--out", finished, "--workers", 1, "--sparsity", 0.7)
@@ -339,6 +409,59 @@ def test_a_run_folder_in_use(finished, experiment):
         code, said = run("resume", finished, "--workers", 1)
     assert code == 2
     assert "is in use" in said
+
+
+@pytest.fixture
+def read_only(finished, monkeypatch):
+    """A finished search in a folder that cannot be written."""
+
+    def write(path, content):
+        if path.is_relative_to(finished):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        write_atomic(path, content)
+
+    for path in (*finished.rglob("*"), finished):
+        path.chmod(path.stat().st_mode & ~0o222)  # root can write all the same
+    monkeypatch.setattr("hyperpruning.report.page.write_atomic", write)
+    yield finished
+    for path in (finished, *finished.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+def test_status_and_report_work_in_a_folder_that_is_read_only(read_only, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (read_only, *read_only.rglob("*"))}
+    code, said = run("status", read_only)
+    assert (code, "finished" in said) == (0, True)
+    code, said = run("report", read_only, "--out", tmp_path / "page.html")
+    assert code == 0
+    assert "by LS distance" in said
+    assert said.endswith(f"Report: {tmp_path / 'page.html'}")
+    assert "</html>" in (tmp_path / "page.html").read_text()
+    code, said = run("report", read_only)
+    assert code == 2
+    assert "by LS distance" in said
+    assert said.endswith("report.html cannot be read or written (Read-only file system). Give another path.")
+    assert {path: path.stat().st_mtime_ns for path in (read_only, *read_only.rglob("*"))} == before
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_what_commands_print_fits_a_narrow_terminal(finished, monkeypatch, width):
+    monkeypatch.setattr("hyperpruning.cli.out.width", width)
+    runner = CliRunner()
+    for command in ("status", "report"):
+        result = runner.invoke(app, [command, str(finished)])
+        assert result.exit_code == 0
+        lines = [line for line in result.output.splitlines() if str(finished) not in line]  # a path is never folded
+        assert max(map(len, lines)) <= width
+        assert not re.search(r"\d\.?…", result.output)
+        assert "…" not in result.output or command == "status"  # a method is shortened between its parts
+
+
+def test_the_width_is_what_the_environment_says_also_in_a_pipe(finished):
+    command = [sys.executable, "-m", "hyperpruning", "status", str(finished)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "60"})
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    assert "kept by" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["status", "resume", "report"])
@@ -358,6 +481,23 @@ def test_a_search_that_was_killed_before_its_first_line(experiment, finished, tm
         assert f"Nothing has been recorded in {folder} yet." in said
     assert run("resume", folder, "--workers", 1)[0] == 0
     assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("lr", "says"), [(1e6, "must be finite, got inf (loss "), (1e30, "loss must be finite, got nan")]
+)
+def test_a_dense_network_that_diverges_is_a_sentence_in_every_command(experiment, tmp_path, lr, says):
+    path, folder = tmp_path / "experiment.toml", tmp_path / "run"
+    text = experiment.read_text().replace("lr = 5.0", f"lr = {lr:.1f}").replace("norm = 0.25", "norm = 1e30")
+    path.write_text(text)
+    for words in (["search", path, "--out", folder], ["resume", folder]):
+        code, said = run(*words, "--workers", 1)
+        assert code == 2
+        assert says in said
+        assert said.endswith(f"Lower the learning rate ({lr:g}).")
+    for command in ("status", "report"):
+        code, said = run(command, folder)
+        assert code == 0, said
 
 
 def test_a_model_file_that_is_a_pickle(tmp_path):
@@ -386,7 +526,7 @@ def test_no_space_left_and_then_some(experiment, finished, tmp_path, monkeypatch
 
 
 def test_an_unexpected_error_is_a_sentence_with_a_file(monkeypatch, finished):
-    def broken(folder):
+    def broken(*words):
         raise KeyError("oops")
 
     monkeypatch.setattr("hyperpruning.cli.write_report", broken)
@@ -419,6 +559,8 @@ def test_an_interrupted_search_says_how_to_go_on(experiment, finished, tmp_path,
     while not list(folder.glob("networks/c0*/*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGINT)  # a second one does not interrupt the handling of the first
     _, said = process.communicate(timeout=30)
     assert process.returncode == code
     assert f"hyperprune resume {folder}" in said

@@ -143,3 +143,11 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(document):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert target.startswith("http") or (document.parent / target).exists(), target
     assert not re.search(r"\b(TODO|FIXME|[A-Z]+_TABLE|XXX)\b", text)
+
+
+def test_results_of_methods_that_have_changed_name_the_commit_that_they_hold_for():
+    text = (ROOT / "docs" / "results.md").read_text()
+    measured = [line for line in text.splitlines() if re.match(r"\| (iss-p|granet)\b", line)]
+    assert len(measured) == 11
+    assert all("(6a145ef)" in line for line in measured)
+    assert "All numbers of `iss-p` and `granet` on this page hold for commit 6a145ef" in text

@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 import re
 import tomllib
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,9 @@ def test_every_mistake_is_named_at_once_with_the_nearest_name():
         "search.sampler must be one of tpe, random, gp, qmc, grid, nsga2, got 'tpee'. Did you mean 'tpe'?",
         "got 'rank_sums'. Did you mean 'rank_sum'?",
         "got 'magnitud'. Did you mean 'magnitude'?",
-        "space.drop_fraction.low cannot be 'two': input should be a valid number",
+        "space.drop_fraction.low must be a valid number, got 'two'.",
         "pruning.sparsity must be at least 0 and below 1, got 1.0.",
-        "training.epochs cannot be 2.5: input should be a valid integer",
+        "training.epochs must be a whole number, got 2.5.",
         "got 'l3'. Did you mean 'l2'?",
     ):
         assert part in lines or any(part in line for line in lines), part
@@ -270,6 +271,8 @@ def test_a_winner_whose_weights_were_lost_is_trained_again(text, tmp_path):
         ("model", {"hidden": (8,) * 20_000}, "hidden must list at most 1000 layers, got 20000"),
         ("model", {"embedding": 10**7}, "embedding must be at least 1 and at most 1000000"),
         ("training", {"epochs": 10**9}, "epochs must be at least 1 and at most 10000"),
+        ("training", {"threads": 1_000_000}, "threads must be at least 1 and at most 4096, got 1000000"),
+        ("training", {"threads": 10**12}, "threads must be at least 1 and at most 4096, got 1000000000000"),
         ("training", {"lr": 1e308}, r"lr must be above 0 and at most 1e\+38"),
         ("pruning", {"updates_per_epoch": 10**18}, "updates_per_epoch must be at least 0 and at most 1000000"),
         ("search", {"n_candidates": 10**9}, "n_candidates must be at least 2 and at most 100000"),
@@ -292,3 +295,35 @@ def test_what_is_no_file_is_no_experiment(tmp_path):
         (tmp_path / "deep.toml").write_text(text)
         with pytest.raises(ExperimentError, match=says):
             read_experiment(tmp_path / "deep.toml")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["[" + "b." * 199 + "b]", *(f"x{number}." + "a." * 198 + "a = 1" for number in range(160))],
+        ["[training]", *(f"x{number} = 1" for number in range(6_000))],
+    ],
+)
+def test_64_kilobytes_of_keys_cost_little_memory_and_few_words(tmp_path, lines):
+    path = tmp_path / "dotted.toml"
+    path.write_text("\n".join(lines))
+    assert 50_000 < path.stat().st_size <= 2**16
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExperimentError) as caught:
+            read_experiment(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    assert "is not a setting" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 21
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", 'a"b', "a\\b", "a\x7fb", "\u2028", "[red]", "''"])
+def test_a_data_folder_of_any_name_is_found_again(text, tmp_path, name):
+    folder = text.rename(tmp_path / name)
+    experiment = small(folder)
+    path = tmp_path / "experiment.toml"
+    path.write_text(experiment.to_toml(), encoding="utf-8")
+    assert read_experiment(path) == experiment
+    assert len(read_experiment(path).plan().task.corpus().train) > 0

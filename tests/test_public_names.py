@@ -11,6 +11,7 @@ import hyperpruning as hp
 NAMES = [
     "METHODS",
     "SNTASGD",
+    "Decoder",
     "Direction",
     "DrivenStep",
     "Experiment",
@@ -29,6 +30,7 @@ NAMES = [
     "Spectrum",
     "SpectrumConfig",
     "SupervisedTask",
+    "Table",
     "Task",
     "TrainConfig",
     "check_driven_layer",
@@ -36,10 +38,14 @@ NAMES = [
     "export",
     "hyperprune",
     "load_model",
+    "load_table",
     "lyapunov_spectrum",
     "process_pool",
     "ray_executor",
+    "replay",
+    "save_table",
     "spectrum_distance",
+    "table_of",
 ]
 
 

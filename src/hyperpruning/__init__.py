@@ -9,6 +9,7 @@ import typing
 
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
     from hyperpruning.api import hyperprune
+    from hyperpruning.deploy.decoder import Decoder
     from hyperpruning.deploy.model_file import load_model
     from hyperpruning.experiment import Experiment
     from hyperpruning.exports import export
@@ -20,7 +21,9 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
     from hyperpruning.search.executors import dask_executor, process_pool, ray_executor
     from hyperpruning.search.plan import Plan
+    from hyperpruning.search.replay import replay
     from hyperpruning.search.space import SearchSpace
+    from hyperpruning.search.tables import Table, load_table, save_table, table_of
     from hyperpruning.sparsity.catalogue import METHODS
     from hyperpruning.sparsity.method import Method
     from hyperpruning.sparsity.sparsifier import Sparsifier
@@ -38,6 +41,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
 __all__ = [
     "METHODS",
     "SNTASGD",
+    "Decoder",
     "Direction",
     "DrivenStep",
     "Experiment",
@@ -56,6 +60,7 @@ __all__ = [
     "Spectrum",
     "SpectrumConfig",
     "SupervisedTask",
+    "Table",
     "Task",
     "TrainConfig",
     "check_driven_layer",
@@ -63,15 +68,20 @@ __all__ = [
     "export",
     "hyperprune",
     "load_model",
+    "load_table",
     "lyapunov_spectrum",
     "process_pool",
     "ray_executor",
+    "replay",
+    "save_table",
     "spectrum_distance",
+    "table_of",
 ]
 
 _MODULES = {
     "METHODS": "sparsity.catalogue",
     "SNTASGD": "training.snt_asgd",
+    "Decoder": "deploy.decoder",
     "Direction": "lyapunov.modules",
     "DrivenStep": "lyapunov.steps",
     "Experiment": "experiment",
@@ -90,6 +100,7 @@ _MODULES = {
     "Spectrum": "lyapunov.spectrum",
     "SpectrumConfig": "lyapunov.config",
     "SupervisedTask": "tasks.supervised",
+    "Table": "search.tables",
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
@@ -97,10 +108,14 @@ _MODULES = {
     "export": "exports",
     "hyperprune": "api",
     "load_model": "deploy.model_file",
+    "load_table": "search.tables",
     "lyapunov_spectrum": "lyapunov.spectrum",
     "process_pool": "search.executors",
     "ray_executor": "search.executors",
+    "replay": "search.replay",
+    "save_table": "search.tables",
     "spectrum_distance": "lyapunov.distances",
+    "table_of": "search.tables",
 }
 
 

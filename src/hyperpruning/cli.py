@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.live import Live
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
-from hyperpruning.cli_errors import explain, guarded, interrupt
+from hyperpruning.cli_errors import explain, guarded, interrupt, say_time_is_up
 from hyperpruning.data import download
 from hyperpruning.deploy.model_file import describe_model
 from hyperpruning.experiment import (
@@ -44,23 +44,27 @@ from hyperpruning.exports import export as export_network
 from hyperpruning.exports import plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.report import comparing, tables, watching
+from hyperpruning.report import comparing, tables, terminal, watching
 from hyperpruning.report import status as progress
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import read_run
+from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import chosen_executor, stop
 from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import candidate_name
+from hyperpruning.search.replay import replay_many
+from hyperpruning.search.tables import load_table, save_table, table_of
 from hyperpruning.search.validation import validate
 from hyperpruning.search.worker import job_for, seconds_per_epoch
 from hyperpruning.training.record import Metric
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 110)
+WIDTH = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else 110  # None: the terminal's
+out = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
 
 
 def _named(value: str | Path) -> Path:
@@ -80,6 +84,9 @@ Ray = Annotated[
 Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs per network on a Ray cluster; 0.25: four on each.")]
 Fallback = Annotated[
     bool, typer.Option("--fallback", help="If the cluster cannot be reached, train in processes of this machine.")
+]
+MaxHours = Annotated[
+    float | None, typer.Option(help="Stop after so many hours, within an epoch too (exit code 3); resume continues.")
 ]
 Out = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help="The run folder.")]
 STEM_HELP = "Stem of the files: STEM.npz and STEM.svg."
@@ -133,6 +140,7 @@ def search(
     ray: Ray = None,
     gpus: Gpus = 0,
     fallback: Fallback = False,
+    max_hours: MaxHours = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
     """Find the best way to prune a language model of a text. Run it again to continue."""
@@ -148,7 +156,7 @@ def search(
         _dry_run(chosen, folder, workers)
     else:
         executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
-        _search(chosen, folder, workers, executor)
+        _search(_limited(chosen, max_hours), folder, workers, executor)
 
 
 @app.command(epilog="Example: hyperprune init experiment.toml --data my_text")
@@ -178,6 +186,7 @@ def resume(
     ray: Ray = None,
     gpus: Gpus = 0,
     fallback: Fallback = False,
+    max_hours: MaxHours = None,
 ) -> None:
     """Continue a search that was interrupted."""
     if not (folder / EXPERIMENT).exists():
@@ -186,7 +195,7 @@ def resume(
             f"A run folder must have an {EXPERIMENT} to be resumed, got {folder} without one. Call `hyperprune search` "
             "(or, for your own plan, hp.hyperprune) again with the same arguments."
         )
-    experiment = read_experiment(folder / EXPERIMENT)
+    experiment = _limited(read_experiment(folder / EXPERIMENT), max_hours)
     executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
     _search(experiment, folder, workers, executor)
 
@@ -253,16 +262,17 @@ def compare(
 
 @app.command(epilog="Example: hyperprune report runs/mine")
 @guarded
-def report(folder: Run) -> None:
-    """Write the report of a search, finished or not, and print its tables."""
+def report(
+    folder: Run,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", parser=_named, metavar="PATH", help="The page; default: report.html in the run folder."),
+    ] = None,
+) -> None:
+    """Print the tables of a search, finished or not, and write its report."""
     _check_started(folder)
-    try:
-        page = write_report(folder)
-    except OSError:
-        _print_results(folder)
-        raise
     _print_results(folder)
-    out.print(f"Report: {page}", soft_wrap=True)
+    out.print(f"Report: {write_report(folder, output)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune export runs/mine --criterion loss")
@@ -279,6 +289,56 @@ def export(
     path = export_network(folder, criterion=criterion, candidate=candidate, out=output)
     about = describe_model(path)
     out.print(f"Wrote {path}: {about['network']}, {about['active']:,} active weights.", soft_wrap=True)
+
+
+@app.command(epilog="Example: hyperprune table runs/pool --out pool.npz")
+@guarded
+def table(
+    folders: Annotated[list[Path], typer.Argument(help="A finished search with train_all; then ones of other seeds.")],
+    output: Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help="The table, NAME.npz.")],
+) -> None:
+    """Make a table of a finished pool, on which searches can be replayed."""
+    found = table_of(folders, output.stem)
+    save_table(found, output)
+    out.print(
+        f"Wrote {output}: {len(found.configs)} candidates, {found.epochs} epochs, {found.final_valid.shape[1]} seeds.",
+        soft_wrap=True,
+    )
+
+
+@app.command(epilog="Example: hyperprune replay pool.npz --criterion ls --criterion loss --rungs 1,3 --keep 6,2")
+@guarded
+def replay(
+    tables_: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Tables that `hyperprune table` wrote.")],
+    criterion: Annotated[list[str] | None, typer.Option(help="Criteria, each searched alone.")] = None,
+    scheduler: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = "halving",
+    rungs: Annotated[str | None, typer.Option(help="For rounds, e.g. 1,3.")] = None,
+    keep: Annotated[str | None, typer.Option(help="For rounds, e.g. 6,2.")] = None,
+    min_epochs: Annotated[int, typer.Option(min=1, help="For halving and hyperband.")] = 1,
+    reduction_factor: Annotated[int, typer.Option(min=2, help="For halving and hyperband.")] = 3,
+    n_followed: Annotated[int, typer.Option(min=0, help="Candidates that are followed, for calibrated.")] = 0,
+    n_candidates: Annotated[int | None, typer.Option(min=2, help="Of a search; default: half of the pool.")] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Epochs of a search, with the dense reference's.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Searches on random parts of each pool.")] = 200,
+) -> None:
+    """Replay searches on tables: the regret of each criterion, 0 for the best of a pool and 1 for its median."""
+    settings: dict[str, Any] = {"scheduler": scheduler, "min_epochs": min_epochs, "max_epochs": budget}
+    settings |= {"reduction_factor": reduction_factor, "n_followed": n_followed}
+    settings |= {name: _numbers(name, text) for name, text in (("rungs", rungs), ("keep", keep)) if text is not None}
+    if scheduler == "rounds" and not {"rungs", "keep"} <= settings.keys():
+        raise ValueError("--rungs and --keep must be given with --scheduler rounds, got none. Give both.")
+    for path in tables_:
+        found = replay_many(
+            load_table(path), criterion or ["ls", "loss"], repeats=repeats, n_candidates=n_candidates, **settings
+        )
+        out.print(terminal.replayed(found))
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--{name} must be whole numbers joined by commas, got {text!r}. Write 1,3.") from None
 
 
 @app.command(epilog="Example: hyperprune fetch ptb data/ptb")
@@ -394,6 +454,11 @@ def _experiment(
     return Experiment(data=where | what)
 
 
+def _limited(experiment: Experiment, max_hours: float | None) -> Experiment:
+    """The experiment with another budget in wall-clock time, if one is given."""
+    return experiment if max_hours is None else replaced(experiment, search={"max_hours": max_hours})
+
+
 def _check_started(folder: Path) -> None:
     """Check that a search that has begun has written its first line; warn of damaged ones."""
     if (folder / EXPERIMENT).is_file() and not (folder / LEDGER).exists():
@@ -404,7 +469,7 @@ def _check_started(folder: Path) -> None:
 
 
 def _search(experiment: Experiment, folder: Path, workers: int, executor: Executor | None) -> None:
-    """Run a search with a progress display, and close the executor; print the tables at the end."""
+    """Run a search with a progress display; print the tables at the end, or how to continue it."""
     try:
         with _progress(folder, workers, experiment.plan().metric) as on_fact:
             hyperprune(experiment, folder, executor=executor, on_fact=on_fact)
@@ -416,6 +481,9 @@ def _search(experiment: Experiment, folder: Path, workers: int, executor: Execut
         raise typer.Exit(explain(error, folder)) from None
     if executor is not None:
         executor.shutdown()
+    if not read_run(folder).finished:
+        out.print(progress.status_table(progress.status(folder), workers=workers))
+        raise typer.Exit(say_time_is_up(experiment.search.max_hours, folder))
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
@@ -438,9 +506,11 @@ def _progress(folder: Path, workers: int, metric: Metric) -> Iterator[Callable[[
 
 
 def _print_results(folder: Path) -> None:
-    rows = tables.results(folder)
-    out.print(tables.results_table(rows))
-    out.print(tables.correlations_table(tables.correlations(folder)))
+    rows, correlations = tables.results(folder), tables.correlations(folder)
+    if rows:
+        out.print(terminal.results_table(rows))
+    if any(found.rho is not None for found in correlations):
+        out.print(terminal.correlations_table(correlations))
     out.print(tables.verdict(rows, read_run(folder).notes))
 
 

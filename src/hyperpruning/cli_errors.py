@@ -26,6 +26,9 @@ from hyperpruning.search.ledger import RunFolderError
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
+TIME_IS_UP = 3  # exit code of a search that max_hours has ended: it can be continued
+
+
 class Terminated(BaseException):
     """Raised by SIGTERM, which is handled like Ctrl-C."""
 
@@ -59,7 +62,8 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
     """Print the error in one sentence, with the command that continues the run; return the exit code."""
     continue_hint = f"Continue with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
     if isinstance(error, KeyboardInterrupt | Terminated):
-        _say(f"Stopped; every finished epoch is kept. {continue_hint}" if folder else "Stopped.")
+        kept = "Stopped; what was trained is kept up to the last checkpoint."
+        _say(f"{kept} {continue_hint}" if folder else "Stopped.")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     if isinstance(error, BrokenExecutor):
         _say(f"A worker was killed, possibly because memory was full. Use fewer --workers. {continue_hint}")
@@ -83,6 +87,15 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
         file.write("".join(traceback.format_exception(error)))
     _say(f"This is a bug in hyperprune ({type(error).__name__}: {error}). Please report it with {file.name}.")
     return 1
+
+
+def say_time_is_up(hours: float, folder: Path) -> int:
+    """Say how to continue a search whose time is used up; return the exit code."""
+    _say(
+        f"Stopped after {hours:g} hours (max_hours); the running step is in a checkpoint. Continue with: hyperprune "
+        f"resume {shlex.quote(str(folder))}"
+    )
+    return TIME_IS_UP
 
 
 def _say(sentence: str) -> None:

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tomlkit
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from hyperpruning.files import checked_size
 from hyperpruning.lyapunov.config import SpectrumConfig
@@ -24,7 +33,7 @@ from hyperpruning.search.dimensions import Dimension, FloatRange, from_json, to_
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.space import MORE, SearchSpace, space_from_identity
 from hyperpruning.search.validation import check_rounds
-from hyperpruning.settings import check_value, did_you_mean, is_setting, type_hints
+from hyperpruning.settings import check_type, check_value, did_you_mean, is_setting, type_hints
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import COMPONENTS, to_config
@@ -37,6 +46,7 @@ from hyperpruning.training.optimizers import OPTIMIZERS
 EXPERIMENT = "experiment.toml"
 MAX_SIZE = 2**16  # bytes of a TOML file
 MAX_DOTS = 200  # in a line of it: each part of a dotted key costs memory for all parts before it
+MAX_ERRORS = 20  # that are said at once
 PRESETS = Path(__file__).parent / "presets"
 # the tasks of an experiment, by their kind
 KINDS: dict[str, type[Any]] = {
@@ -87,8 +97,13 @@ def _checked(name: str, metadata: Mapping[str, Any]) -> Callable[[Any], Any]:
 
 def _entry(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> tuple[Any, Any]:
     """A setting as a field of a pydantic model."""
+
+    def has_type(value: Any) -> Any:
+        check_type(name, value, hint)
+        return value
+
     return (
-        Annotated[hint, AfterValidator(_checked(name, metadata))],
+        Annotated[hint, AfterValidator(_checked(name, metadata)), BeforeValidator(has_type)],
         Field(default, description=metadata["doc"], validate_default=False),
     )
 
@@ -177,7 +192,7 @@ class Experiment(Section):
             ``task={"kind": "classification"}``, decides which settings there are.
 
     Raises:
-        ExperimentError: values are invalid; the message has a line for each.
+        ExperimentError: values are invalid; the message has a line for each of the first 20.
     """
 
     if TYPE_CHECKING:
@@ -201,7 +216,10 @@ class Experiment(Section):
         try:
             super().__init__(**sections | {"training": _with_recipe(sections.get("training", {}), recipe)})
         except ValidationError as error:
-            raise ExperimentError("\n".join(_sentence(problem, type(self)) for problem in error.errors())) from None
+            found = error.errors(include_url=False)
+            lines = [_sentence(problem, type(self)) for problem in found[:MAX_ERRORS]]
+            more = [f"There are {len(found) - MAX_ERRORS} more errors."] if len(found) > MAX_ERRORS else []
+            raise ExperimentError("\n".join(lines + more)) from None
 
     def __reduce__(self) -> Any:
         """Pickle the values: the sections' classes are generated, and pickle finds no generated class."""
@@ -266,7 +284,7 @@ class Experiment(Section):
         of_task = {field.name for field in dataclasses.fields(KINDS[self.task.kind])}
         for name, one in {**space.training, **space.task}.items():  # batch is in [training], and a setting of the task
             searched[f"{'task' if name in of_task else 'training'}.{name}"] = _dimension(name, one)
-        if space.sparsity != ():
+        if space.sparsity not in ((), []):  # a file has lists
             searched["sparsity"] = _dimension("sparsity", space.sparsity)
         more = {name: one for name in MORE if (one := getattr(space, name, None))}
         return space_from_identity({name: to_json(one) for name, one in searched.items()} | more)
@@ -416,7 +434,7 @@ def read_experiment(path: Path) -> Experiment:
     """
     try:
         checked_size(path, most=MAX_SIZE)
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
         if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
             raise ValueError(f"a line has more than {MAX_DOTS} dots")
         content = tomllib.loads(text)
@@ -424,14 +442,27 @@ def read_experiment(path: Path) -> Experiment:
         raise ExperimentError(
             f"An experiment must be a TOML file, got {path}, which does not exist. Write one with `hyperprune init`."
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
+    if not content:
+        raise ExperimentError(
+            f"An experiment must have at least one setting, got {path} without any. Write one with `hyperprune init`."
+        )
+    return with_absolute_paths(path.parent, Experiment(**content))
+
+
+def _text_of(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        text = "" if b"\0" in content else content.decode("utf-8")  # a model file has zeros, which TOML forbids
     except UnicodeDecodeError:
+        text = ""
+    if content and not text:
         raise ExperimentError(
             f"An experiment must be a TOML file, got {path}, which is no text. Write one with `hyperprune init`; a "
             "trained dense network is its setting [dense] file."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ExperimentError(f"An experiment must be a TOML file, got {path}, which is not valid: {error}.") from None
-    return with_absolute_paths(path.parent, Experiment(**content))
+        )
+    return text
 
 
 def presets() -> list[str]:
@@ -495,7 +526,8 @@ def _sentence(problem: Any, experiment: type[Experiment]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{'.'.join(path[:-1])}.{message}" if path[1:] and message.startswith(path[-1]) else message
-    return f"{place} cannot be {problem['input']!r}: {message[0].lower() + message[1:]}."
+    rule = "a path" if problem["type"] == "path_type" else message.removeprefix("Input should be ").partition(", ")[0]
+    return f"{place} must be {rule}, got {problem['input']!r}."
 
 
 def _setting_names(experiment: type[Experiment]) -> Iterator[str]:

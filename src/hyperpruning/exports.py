@@ -32,8 +32,13 @@ def plan_of(experiment: Experiment | Plan) -> Plan:
     """The plan of an experiment; a dense network that it names by its file is read.
 
     Raises:
-        ValueError: the file is no model file, or its network has another vocabulary than the text.
+        ValueError: it is neither, or the file is no model file, or its network has another vocabulary than the text.
     """
+    if not isinstance(experiment, Experiment | Plan):
+        raise ValueError(
+            f"experiment must be an Experiment or a Plan, got {experiment!r}. Read a file by "
+            "hyperpruning.experiment.read_experiment(path)."
+        )
     plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
     if not isinstance(plan.dense, Path) or plan.dense_task is None:
         return plan

@@ -6,6 +6,8 @@ docs/settings.md and docstrings are generated from the field.
 
 from __future__ import annotations
 
+import builtins
+import collections.abc
 import dataclasses
 import difflib
 import functools
@@ -18,7 +20,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_PLAIN: tuple[Any, ...] = (int, float, bool, str)
+# plain types in words: one value, several values
+_PLAIN: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "values that are true or false"),
+    str: ("a string", "strings"),
+}
 _COMPARISONS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "ge": (operator.ge, "at least"),
     "gt": (operator.gt, "above"),
@@ -84,7 +92,7 @@ def check_settings(values: object) -> None:
     for field in _fields(type(values)):
         if is_setting(field):
             value = getattr(values, field.name)
-            _check_type(field.name, value, hints[field.name])
+            check_type(field.name, value, hints[field.name])
             check_value(field.name, value, field.metadata)
 
 
@@ -110,19 +118,49 @@ def check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
             check(one)
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Check plain types, also those that may be None; other types are checked where they are used."""
-    if value is None and types.NoneType in typing.get_args(hint):
-        return
-    hint = next((one for one in _PLAIN if hint == one | None), hint)
-    rules: dict[Any, tuple[str, bool]] = {
-        int: ("a whole number", type(value) is int),
-        float: ("a number", type(value) in (int, float) and math.isfinite(value)),
-        bool: ("true or false", type(value) is bool),
-        str: ("a string", isinstance(value, str)),
-    }
-    if hint in rules and not rules[hint][1]:
-        raise ValueError(f"{name} must be {rules[hint][0]}, got {value!r}.")
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Check a value of a plain type, or of a list or table of it; other types are checked where they are used.
+
+    Args:
+        name: of the setting.
+        value: its value.
+        hint: its declared type.
+
+    Raises:
+        ValueError: the value has another type.
+    """
+    if (rule := _type_rule(hint)) and not _has_type(value, hint):
+        raise ValueError(f"{name} must be {rule}, got {value!r}.")
+
+
+def _type_rule(hint: Any) -> str:
+    """The rule of a type in words; "" if it is not checked here."""
+    parts = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case typing.Union | types.UnionType:
+            rules = [_type_rule(part) for part in parts if part is not types.NoneType]
+            return " or ".join(rules) if all(rules) else ""
+        case builtins.tuple if parts[0] in _PLAIN:
+            return f"a list of {_PLAIN[parts[0]][1]}"
+        case collections.abc.Mapping if parts[1] in _PLAIN:
+            return f"a table of {_PLAIN[parts[1]][1]}"
+        case _:
+            return _PLAIN[hint][0] if hint in _PLAIN else ""
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    parts = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case typing.Union | types.UnionType:
+            return any(_has_type(value, part) for part in parts)
+        case builtins.tuple:
+            return isinstance(value, list | tuple) and all(_has_type(one, parts[0]) for one in value)
+        case collections.abc.Mapping:
+            return isinstance(value, Mapping) and all(_has_type(one, parts[1]) for one in value.values())
+        case _ if hint is float:
+            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        case _:
+            return isinstance(value, hint) if hint in (str, types.NoneType) else type(value) is hint
 
 
 def check_types(values: object) -> None:

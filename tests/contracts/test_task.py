@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import nn
 
+import hyperpruning as hp
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.testing import check_task
 from hyperpruning.testing.tiny_task import TinyTask
@@ -155,3 +157,42 @@ def test_nothing_is_left_behind():
     state = torch.get_rng_state()
     check_task(TinyTask())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Both(nn.Module):
+    """A bidirectional layer beside an LSTM cell that is stepped by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.cell, self.output = nn.GRU(2, 3, bidirectional=True), nn.LSTMCell(2, 3), nn.Linear(9, 1)
+
+    def forward(self, inputs):
+        state, hidden = (inputs.new_zeros(inputs.shape[1], 3),) * 2, []
+        for x in inputs:
+            state = self.cell(x, state)
+            hidden.append(state[0])
+        return self.output(torch.cat([self.rnn(inputs)[0], torch.stack(hidden)], -1))
+
+
+@dataclass(frozen=True)
+class ProbeOfBoth(TinyTask):
+    part: str = "cell"
+
+    def network(self, seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Both()
+
+    def recurrence(self, network):
+        if self.part == "direction":
+            return hp.Direction(network.rnn, "backward"), self._inputs(0)
+        start = torch.zeros(4, 3)
+        return hp.DrivenStep(lambda state, x: network.cell(x, state), (start, start)), self._inputs(0)
+
+
+@pytest.mark.parametrize(("part", "exponents"), [("cell", 6), ("direction", 3)])
+def test_a_task_may_be_probed_by_a_step_of_tuples_or_by_one_direction(part, exponents):
+    task = ProbeOfBoth(part=part)
+    check_task(task)
+    driven, inputs = task.recurrence(task.network(0))
+    assert hp.lyapunov_spectrum(driven, inputs, warmup=2).exponents.shape == (exponents,)

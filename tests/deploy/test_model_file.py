@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import random
 
 import pytest
 import torch
@@ -83,9 +84,31 @@ def test_weights_that_changed_since_they_were_described_are_refused(tmp_path, ti
         load_model(path)
 
 
+def test_40_of_40_flipped_bits_are_refused_or_change_nothing(tmp_path):
+    path, sizes = tmp_path / "m.safetensors", SIZES | {"tied": False}
+    model = LanguageModel(5, **sizes)
+    whole = weights_sha256(model.state_dict())
+    save_model(path, dict(model.named_parameters()), {"model": sizes, "vocabulary": list("abcde"), "sha256": whole})
+    content, draw = path.read_bytes(), random.Random(0)
+    weights_from = 8 + int.from_bytes(content[:8], "little")
+    for number in range(40):
+        changed = bytearray(content)
+        at = draw.randrange(weights_from, len(content)) if number % 2 else draw.randrange(weights_from)
+        changed[at] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        try:
+            loaded = load_model(path)
+        except ModelFileError:
+            continue
+        assert at < weights_from
+        assert weights_sha256(loaded.state_dict()) == whole
+
+
 @pytest.mark.parametrize(
     "sizes",
     [
+        {"hidden": 12_000},
+        {"layers": 100_000},
         {"layers": 300_000_000},
         {"cell": "rhn", "depth": 1_000_000},
         {"experts": 10_000_000},

@@ -1,6 +1,7 @@
 """Spectra compared with the plain definition and with closed forms."""
 
 import math
+import tracemalloc
 import zipfile
 from copy import deepcopy
 
@@ -278,6 +279,22 @@ def test_a_header_is_checked_before_the_array_is_read(tmp_path, header):
         archive.writestr("growth.npy", npy(header))
     with pytest.raises(ValueError, match=r"must be one that Spectrum\.save wrote"):
         Spectrum.load(tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2**23), (2**20, 2**20, 2**20)])
+def test_a_decompression_bomb_is_refused_before_it_is_read(tmp_path, shape):
+    np.savez(tmp_path / "s.npz", **{name: value for name, value in FIELDS.items() if name != "growth"})
+    with zipfile.ZipFile(tmp_path / "s.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+        archive.writestr("growth.npy", npy(header) + bytes(2**26))
+    assert (tmp_path / "s.npz").stat().st_size < 2**17  # 64 MiB in 128 KiB
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"must be one that Spectrum\.save wrote, .* is compressed\)\. Compute"):
+            Spectrum.load(tmp_path / "s.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_damaged_or_a_compressed_spectrum_file_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """The mixture of softmaxes: its formula, its normalisation, and independence of the chunk size."""
 
+import math
+
 import pytest
 import torch
 
@@ -79,3 +81,15 @@ def test_latents_have_locked_dropout_in_training_mode():
     assert drawn.std(0).max() < 1e-12  # one mask for all steps
     assert not drawn.equal(ours(h))
     assert ours.eval()(h).equal(ours(h))
+
+
+@pytest.mark.parametrize(("words", "nats"), [(10_000, 1.0e-4), (33_278, 3.3e-4)])
+def test_u9_the_published_loss_is_larger_because_it_normalises_once_more(words, nats):
+    """Its code takes the cross-entropy of log(p + 1e-8) as if these were logits; ours is the cross-entropy of p."""
+    torch.manual_seed(0)
+    ours = MixtureOfSoftmaxes(6, 4, words, experts=3, dropout=0.0).double()
+    logs, targets = ours(torch.randn(5, 2, 6).double()).detach().flatten(0, 1), torch.arange(10)
+    published = torch.nn.functional.cross_entropy(logs, targets) - torch.nn.functional.nll_loss(logs, targets)
+    assert float(published) == pytest.approx(nats, rel=0.02)
+    if words > 30_000:
+        assert 63 * math.expm1(float(published)) == pytest.approx(0.02, abs=0.002)  # a perplexity of 63 on WikiText-2

@@ -3,8 +3,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,26 @@ import numpy as np
 import pytest
 from invented import SCOPES
 
+from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.report.components import COMPONENTS as MEANINGS
-from hyperpruning.report.components import described
-from hyperpruning.report.figures import spectra_figure, with_id_prefix
+from hyperpruning.report.components import CRITERIA as CRITERION_MEANINGS
+from hyperpruning.report.components import CRITERION_NAMES, NUMBERS, described, described_criteria, meaning
+from hyperpruning.report.components import DISTANCES as DISTANCE_MEANINGS
+from hyperpruning.report.components import SAMPLERS as SAMPLER_MEANINGS
+from hyperpruning.report.drawing import with_id_prefix
+from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import accent, nbsp, report, write_report
+from hyperpruning.report.panels import averaging
+from hyperpruning.report.run import read_run
+from hyperpruning.report.series import averaging_begins
+from hyperpruning.report.status import status
 from hyperpruning.report.tables import cells, results, verdict
+from hyperpruning.search.criteria import CRITERIA
 from hyperpruning.search.ledger import LEDGER, RunFolderError, _check
+from hyperpruning.search.samplers import SAMPLERS
+from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import COMPONENTS
+from hyperpruning.training.averaging import non_monotone
 from hyperpruning.training.record import EpochRecord
 
 Invent = Callable[..., Path]
@@ -223,6 +237,92 @@ def test_components_of_a_method_are_explained() -> None:
         assert value in COMPONENTS[component], f"{component} has no {value}"
     assert described({"method": "rigl", "drop_fraction": 0.4})["grow"].startswith("gradient: new weights grow where")
     assert described({"drop": "of another version"}) == {"drop": "of another version"}
+
+
+def test_every_component_and_criterion_is_spelled_out() -> None:
+    for component, choices in COMPONENTS.items():
+        for value in choices:
+            assert meaning(component, value), f"{component} = {value} has no meaning"
+    numbers = {field.name for field in fields(Method)} - COMPONENTS.keys()
+    assert numbers == NUMBERS.keys()
+    assert CRITERION_MEANINGS.keys() == CRITERION_NAMES.keys() == CRITERIA.keys()
+    assert DISTANCE_MEANINGS.keys() == DISTANCES.keys()
+    assert SAMPLER_MEANINGS.keys() == SAMPLERS.keys()
+    found = described({"drop_fraction": 0.4, "training.lr": 0.1})
+    assert (found["drop fraction"].split(":")[0], found["training.lr"]) == ("0.4", "0.1")
+
+
+def test_joined_criteria_are_spelled_out_once() -> None:
+    found = described_criteria(["ls then ls + averaged_loss", "ls", "min_loss * loss"])
+    assert list(found) == [
+        "LS distance then LS distance + loss of averaged weights",
+        "LS distance",
+        "loss of averaged weights",
+        "lowest loss * validation loss",
+        "lowest loss",
+        "validation loss",
+    ]
+    assert "sum of the ranks" in found["LS distance then LS distance + loss of averaged weights"]
+    assert found["lowest loss * validation loss"] == "product of the ranks"
+
+
+@pytest.mark.parametrize("criteria", [["calibrated", "ls then ls + averaged_loss"], ["extrapolated_loss"]])
+def test_the_page_of_other_criteria_explains_them(invent: Invent, criteria: list[str]) -> None:
+    text = Checker(report(invent(until="header", criteria=criteria))).text
+    for name, said in described_criteria(criteria).items():
+        assert f"{name}{said}" in text.replace("\n", "")
+    assert text.count("LS-based Hyperpruning") == 1
+
+
+def test_each_component_of_the_space_is_explained_once(page: str) -> None:
+    text = Checker(page).text
+    assert text.count("positive and negative weights are compared separately") == 1  # no winner has it
+    assert text.count("each weight matrix regrows in proportion to its number of remaining weights") == 1
+    assert "0.3 to 0.8 in steps of 0.1" in text
+
+
+def test_the_epochs_of_this_run_and_of_one_search_are_both_named(page: str, train_all: Path) -> None:
+    text = " ".join(Checker(page).text.split())
+    assert "51epochs of one search, by one criterion (all candidates: 120)" in text
+    assert "130epochs of this run, by 3 criteria, with the dense networks" in text
+    assert "130 epochs: 10 of the dense networks, and 120 of the candidates" in text
+
+
+def test_the_fall_where_averaging_begins_is_marked(invent: Invent, page: str) -> None:
+    assert "averaging begins" not in page.lower()  # of a loop of one's own
+    train = {"epochs": 10, "seed": 3, "average_from": 0.6}
+    folder = invent(train=train)
+    averaged = report(folder)
+    assert averaging(read_run(folder)) == [6]
+    assert averaged.count("averaging begins") == 2  # in both figures
+    assert "Averaging begins after epoch 6 (grey band)" in averaged
+    early = invent("early", train=train | {"average_from": 1.0, "non_monotone": 1})  # the dense loss rises from epoch 8
+    losses = [record.valid_loss for record in read_run(early).history.epochs["dense"].values()]
+    triggered = next(epoch for epoch in range(1, 11) if non_monotone(losses[1 : epoch + 1], 1))
+    assert averaging_begins(read_run(early), "dense") == triggered
+    assert triggered in averaging(read_run(early))
+
+
+def test_curves_that_end_in_minus_infinity_say_so(invent: Invent, train_all: Path, page: str) -> None:
+    winner = next(iter(read_run(train_all).history.winners.values()))
+    text = nbsp(Checker(page).text)
+    said = nbsp(f"▾: exponents of -∞, of 16: dense = 0, {winner} = 0, other candidates = 0 to 1.")
+    assert text.count(said) == 2  # at both rungs: c05 has a dead unit
+    assert "A curve that ends in ▾ goes on with exponents of -∞" in page
+    assert "▾" not in report(invent(until="pool", n_candidates=4, ask_batch=4, keep=[3, 1]))
+
+
+def test_a_dense_network_that_learnt_nothing_is_the_first_thing_that_is_said(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    header, *lines = (folder / LEDGER).read_text().splitlines(keepends=True)
+    values = {key: value for key, value in json.loads(header).items() if key != "check"}
+    loss = read_run(finished).history.finals["dense"].valid_loss
+    for baseline, said in ((loss * 1.005, True), (loss * 1.02, False)):
+        known = values | {"baseline_loss": baseline}
+        (folder / LEDGER).write_text(json.dumps(known | {"check": _check(known)}) + "\n" + "".join(lines))
+        text = verdict(results(folder), read_run(folder).notes)  # the first words of page and terminal
+        assert text.startswith("The dense network has learnt nothing: its validation loss of") is said
+        assert (status(folder).notes != ()) is said
 
 
 def test_a_figure_of_spectra_can_be_saved(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from invented import epoch_record, identity
 from rich.console import Console
 
 from hyperpruning.report.status import Status, status, status_table
-from hyperpruning.search.history import Failure
+from hyperpruning.search.history import Failure, Header
 from hyperpruning.search.ledger import Ledger, RunFolderError
 from hyperpruning.training.checkpoint import _check
+from hyperpruning.training.record import Metric
 
 Invent = Callable[..., Path]
 
@@ -84,6 +86,18 @@ def test_networks_in_training_are_seen_ahead_of_the_ledger(invent: Invent) -> No
     assert status(folder).done == after.done + 1
 
 
+def test_the_checkpoints_of_two_networks_exchanged_are_those_of_none(invent: Invent) -> None:
+    folder = invent(until="rounds")
+    before = {network.name: (network.epochs, network.value) for network in status(folder).networks}
+    write_sidecar(folder, "c01", 5)
+    write_sidecar(folder, "c02", 6)
+    one, two, aside = (folder / "networks" / name for name in ("c01", "c02", "aside"))
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+    assert {network.name: (network.epochs, network.value) for network in status(folder).networks} == before
+
+
 def test_what_the_ledger_says_newly_is_seen(invent: Invent) -> None:
     folder = invent(until="rounds")
     assert status(folder).networks[1].outcomes["ls"] in ("in", "out")
@@ -109,11 +123,43 @@ def test_the_table_says_everything(invent: Invent) -> None:
     assert "4:09:09 left" in printed(replace(status(folder), planned=10_000), workers=1)
 
 
+def test_a_wide_table_has_a_column_for_each_criterion_and_a_narrow_one_names_those_that_kept(invent: Invent) -> None:
+    criteria = ["ls", "loss", "rank_sum", "conditional_ls", "extrapolated_loss"]
+    folder = invent(until="rounds", criteria=criteria)
+    assert "kept by" not in printed(status(folder), width=110)
+    for width in (80, 60):
+        text = printed(status(folder), width=width)
+        assert "kept by" in text
+        assert "extrapolated loss" in text
+        assert max(map(len, text.splitlines())) <= width
+    done = printed(status(invent("done", criteria=criteria)), width=60)
+    assert "winner by" in done
+    failed = printed(status(invent("failed", criteria=criteria, failing=("c03",))), width=60)
+    assert re.search(r"c03 .* failed", failed)
+
+
+@pytest.mark.parametrize("width", [110, 80, 60])
+@pytest.mark.parametrize("until", ["header", "pool", "rounds", "all"])
+def test_no_line_is_longer_than_the_terminal_and_no_number_is_cut(invent: Invent, until: str, width: int) -> None:
+    text = printed(status(invent(until=until)), width=width, workers=2)
+    assert max(map(len, text.splitlines())) <= width
+    assert not re.search(r"\d…|\d\.$", text, re.MULTILINE)
+    assert "perplexity" in text
+    assert len(text.splitlines()) <= 20  # one line for each network
+
+
 def test_a_low_window_folds_those_that_are_out(finished: Path) -> None:
     text = printed(status(finished), rows=4)
     assert "and 8 more" in text
     assert "dense" in text
     assert text.count("chosen") == 3
+
+
+@pytest.mark.parametrize("foreign", [{}, {"criteria": "ls"}, {"n_candidates": 3, "space": []}])
+def test_the_first_line_of_another_program_is_a_sentence(tmp_path: Path, foreign: dict[str, object]) -> None:
+    Ledger(tmp_path).append(Header(foreign, {}, Metric()))
+    with pytest.raises(RunFolderError, match=r"\.$"):
+        status(tmp_path)
 
 
 def test_no_run_folder_is_an_error(tmp_path: Path) -> None:

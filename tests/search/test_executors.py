@@ -118,7 +118,7 @@ def test_a_stopped_pool_has_no_process_even_if_it_is_frozen():
     pool = process_pool(1)
     pid = pool.submit(os.getpid).result()
     os.kill(pid, signal.SIGSTOP)
-    stop(pool)
+    pool.terminate(patience=0.1)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

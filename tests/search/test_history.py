@@ -2,13 +2,14 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import pytest
 
+from hyperpruning.search.fact_json import KINDS, from_json, to_json
 from hyperpruning.search.history import (
     DENSE,
-    KINDS,
     Candidate,
     Choice,
     Epoch,
@@ -19,8 +20,6 @@ from hyperpruning.search.history import (
     RoundDecision,
     SpaceExhausted,
     Winner,
-    from_json,
-    to_json,
 )
 from hyperpruning.training.record import EpochRecord, Metric
 
@@ -56,6 +55,13 @@ def test_every_kind_is_tested():
     assert {type(fact) for fact in FACTS} == set(KINDS.values())
 
 
+def told(facts):
+    history = History()
+    for fact in facts:
+        history.add(fact)
+    return history
+
+
 def test_a_history_orders_what_it_is_told():
     history = History()
     for fact in FACTS:
@@ -69,6 +75,43 @@ def test_a_history_orders_what_it_is_told():
     copy.add(Epoch("c01", EpochRecord(0, None, 2.0, 40, {}, 0.0)))
     assert 0 in copy.epochs["c01"]
     assert 0 not in history.epochs["c01"]
+
+
+def test_a_history_has_a_row_for_each_network_and_epoch():
+    pytest.importorskip("pandas")
+    history = told(FACTS)
+    frame = history.to_frame()
+    assert frame[["network", "epoch"]].values.tolist() == [["dense", 0], ["c01", 3]]
+    dense, candidate = frame.to_dict("records")
+    assert candidate["accuracy"] != candidate["accuracy"]  # evaluate gave none: missing
+    assert dense["accuracy"] == 0.5
+    assert (candidate["valid_loss"], candidate["active"], candidate["config_drop_fraction"]) == (1.25, 40, 0.3)
+    assert candidate["spectrum"] == (-1.0, -math.inf)
+    assert dense["config_drop_fraction"] != dense["config_drop_fraction"]
+    assert len(History().to_frame()) == 0
+
+
+def test_a_frame_without_pandas_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(
+        ImportError, match=r"^pandas must be installed for to_frame\(\), got none. Run: pip install pandas$"
+    ):
+        History().to_frame()
+
+
+def test_a_history_says_what_it_is():
+    history = told(FACTS)
+    assert repr(history) == "History(1 candidates, 0 epochs trained, 1 failed; winners: c01 by ls)"
+    assert repr(History()) == "History(empty)"
+    history.add(Candidate("c02", 0, {"drop": "<script>"}))
+    history.add(Failure("c02", "a <b> & c"))
+    text = history._repr_html_()
+    assert text.startswith(f"<p>{history!r}</p><table>")
+    assert text.count("<tr>") == 1 + 3  # dense, c01, c02
+    assert "drop = &lt;script&gt;" in text
+    assert "failed: a &lt;b&gt; &amp; c" in text
+    assert "<td>winner by ls</td>" in text
+    assert "History(empty)" in History()._repr_html_()
 
 
 def test_a_metric_follows_from_the_loss_or_is_computed():

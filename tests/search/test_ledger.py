@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import tracemalloc
 
 import pytest
 
-from hyperpruning.search.history import Candidate, Header, RoundDecision, Winner, to_json
+from hyperpruning.search.fact_json import to_json
+from hyperpruning.search.history import Candidate, Failure, Header, RoundDecision, Winner
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, _check, locked, read
 from hyperpruning.training.record import Metric
 
@@ -86,7 +88,26 @@ def test_a_folder_without_a_ledger_is_no_run_folder(tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("values", [{"kind": "oracle"}, {"kind": "winner"}, to_json(FACTS[-1]) | {"more": 1}])
+def test_a_full_disk_that_takes_a_part_of_a_line_tears_none(folder):
+    """The system writes as much as fits, and says how much; the next write fails."""
+    path, (_, hard) = folder / LEDGER, resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, fact = path.read_bytes(), Failure("c02", "diverged" * 100)
+    try:
+        for left in (1, 100, 800):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + left, hard))
+            with pytest.raises(OSError, match="File too large"):
+                Ledger(folder).append(fact)
+            assert path.read_bytes() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    Ledger(folder).append(fact)
+    assert path.read_bytes()[: len(before)] == before
+    assert read(folder).failures == {"c02": fact.reason}
+
+
+@pytest.mark.parametrize(
+    "values", [{"kind": "oracle"}, {"kind": "winner"}, {"x": 1}, {}, to_json(FACTS[-1]) | {"more": 1}]
+)
 def test_a_line_of_another_version_is_refused_with_its_number(folder, values):
     append(folder, values)
     with pytest.raises(RunFolderError, match=r"Line 5 of .* is from another version"):
@@ -110,6 +131,7 @@ def test_a_candidate_beyond_the_number_in_the_header_is_refused(folder):
         ({"kind": "winner", "criterion": "ls", "network": ["c01"]}, "network must be str, got"),
         ({"kind": "winner", "criterion": "ls", "network": "../c01"}, "The name of a network must be"),
         ({"kind": "winner", "criterion": "ls", "network": "c1"}, "The name of a network must be"),
+        ({"kind": "candidate", "name": "[/red]", "batch": 0, "config": {}}, "The name of a network must be"),
         ({"kind": "candidate", "name": "c01", "batch": True, "config": {}}, "batch must be int, got 'True'"),
         (
             to_json(RoundDecision("ls", 0, 2, {"c01": 1.0}, ("c01",), ("\0",))),

@@ -191,12 +191,46 @@ def test_u4_snip_keeps_the_largest_scores_of_the_network():
     assert list(floored.density.values()) == [0.02, 0.02, 0.02]
 
 
+def test_u5_a_temperature_of_200_is_the_calibrations_to_give():
+    """The code of GraSP divides the logits by 200: about three of four weights are the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(50, 100), nn.Tanh(), nn.Linear(100, 10))
+    inputs, labels = torch.randn(64, 50), torch.randint(10, (64,))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    masks = []
+    for temperature in (1, 1, 200):
+        model.load_state_dict(weights)
+
+        def loss(temperature=temperature):
+            return nn.functional.cross_entropy(model(inputs) / temperature, labels)
+
+        found = Sparsifier(model, None, METHODS["grasp"], sparsity=0.8, calibration=loss)
+        masks.append(torch.cat([mask.flatten() for mask in found.masks.values()]))
+    one, again, published = masks
+    assert one.equal(again)
+    assert int((one & published).sum()) / int(one.sum()) == pytest.approx(0.76, abs=0.06)  # .73 to .79 side by side
+
+
 def test_u6_the_number_of_exchanged_weights_is_limited_unless_their_values_are_kept():
     parameters = shown(normal((64, 32), active=0.7))
     assert counts(exact(Method(), parameters, 0.5)[1]) == [614]
     assert counts(exact(METHODS["selfish-rnn"], parameters, 0.5)[1]) == [717]
     dense = shown(normal((64, 32)))
     assert counts(exact(METHODS["selfish-rnn"], dense, 0.5)[1]) == [0]
+
+
+def test_u7_schedules_end_at_zero_and_mest_does_not_know_the_density():
+    """The code of SNFS, SR, ITOP and GraNet ends at .005; MEST replaces 2 %, 1 %, 0 of all weights."""
+    theirs = [0.005 + (0.5 - 0.005) * (1 + math.cos(math.pi * step / 1000)) / 2 for step in range(1001)]
+    ours = [0.5 * cosine(step, 1000) for step in range(1001)]
+    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
+    assert min(differences) == differences[-1] == pytest.approx(-0.005)
+    assert max(map(abs, differences)) == pytest.approx(0.005)
+    mest = METHODS["mest"]
+    assert [mest.drop_fraction * mest.decay(step, 1000) for step in (0, 500, 1000)] == pytest.approx([0.2, 0.1, 0])
+    for density in (0.1, 0.4):  # of all weights 2 % and 8 %
+        parameters = shown(normal((100, 100), active=density), gradient=torch.zeros(100, 100))
+        assert counts(exact(mest, parameters, 0.2)[1]) == [round(0.2 * density * 10_000)]
 
 
 def test_u8_iss_p_ranks_and_then_shrinks():

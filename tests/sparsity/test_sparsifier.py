@@ -217,6 +217,21 @@ def test_a_score_that_is_nan_is_refused_with_method_tensor_and_step(case):
     assert all(torch.equal(before[name], mask) for name, mask in sparsifier.masks.items())
 
 
+def test_a_score_that_is_nan_does_not_shrink_the_budget():
+    """Without a check the active weights were 40, 20, 10, 5."""
+    torch.manual_seed(0)
+    model = nn.Linear(20, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = Method(drop=lambda v: v.weight.log(), interval=1)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.8, total_steps=10)
+    for step in range(1, 4):
+        model(torch.ones(20)).sum().backward()
+        optimizer.step()
+        with pytest.raises(FloatingPointError, match=rf"got NaN from drop = '<lambda>' in 'weight' at step {step}\."):
+            sparsifier.step()
+        assert (sparsifier.active_cost, int(model.weight.count_nonzero())) == (40, 40)
+
+
 def test_a_score_that_is_nan_is_refused_at_the_start_and_infinite_ones_are_ranked():
     def logarithm(parameters, calibration):
         return {name: parameter.weight.log() for name, parameter in parameters.items()}
@@ -278,9 +293,9 @@ def test_a_sparsity_that_empties_a_tensor_is_refused_with_the_most_that_fits():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="At least one parameter must be prunable"):
         Sparsifier(two_layers(), None, RIGL, sparsity=0.5, prunable=lambda name, parameter: False)
-    with pytest.raises(ValueError, match="interval must be at least 1 optimizer step, got 0"):
+    with pytest.raises(ValueError, match="interval must be a whole number of at least 1 optimizer step, got 0"):
         Sparsifier(two_layers(), None, RIGL, sparsity=0.5, interval=0)
-    with pytest.raises(ValueError, match="total_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="total_steps must be a whole number of at least 1 optimizer step, got 0"):
         Sparsifier(two_layers(), None, RIGL, sparsity=0.5, total_steps=0)
 
 

@@ -1,13 +1,19 @@
 """Checkpoints: what is damaged is noticed and passed over."""
 
+import hashlib
+import io
+import json
 import logging
+import pickle
 
 import pytest
+import torch
 
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.training import checkpoint
 from hyperpruning.training.checkpoint import load, newest_records, remove_tensors, save
-from hyperpruning.training.epochs import Training, epochs
+from hyperpruning.training.epochs import epochs
+from hyperpruning.training.state import Training
 from small import small
 
 
@@ -89,20 +95,31 @@ def test_a_checkpoint_of_another_network_is_refused(saved, begin, caplog):
     assert "belongs to another network" in caplog.text
 
 
-def test_a_pickle_with_code_is_not_executed(saved, begin, tmp_path):
-    import hashlib
-    import json
-    import pickle
+def forge(saved, content):
+    """Replace the newest checkpoint's tensors; all hashes are right."""
+    (saved / "epoch-0003.pt").write_bytes(content)
+    sidecar = json.loads((saved / "epoch-0003.json").read_text())
+    sidecar |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    sidecar.pop("check")
+    (saved / "epoch-0003.json").write_text(json.dumps(sidecar | {"check": checkpoint._check(sidecar)}))
 
+
+@pytest.mark.parametrize("state", [torch.zeros(3), [], None, {"x": 1}, {"best": None}, {"best": {"x": 1}}])
+def test_a_checkpoint_of_something_else_falls_back_one_generation(saved, begin, state, caplog):
+    file = io.BytesIO()
+    torch.save(state, file)
+    forge(saved, file.getvalue())
+    training = begin()
+    assert len(load(training, saved, "me")) == 3
+    assert "is skipped (its best weights are no tensors); the previous one is used." in caplog.text
+
+
+def test_a_pickle_with_code_is_not_executed(saved, begin, tmp_path):
     class Bomb:
         def __reduce__(self):
             return (open, (str(tmp_path / "boom"), "w"))
 
-    bomb = pickle.dumps(Bomb(), protocol=2)
-    (saved / "epoch-0003.pt").write_bytes(bomb)
-    sidecar = json.loads((saved / "epoch-0003.json").read_text()) | {"sha256": hashlib.sha256(bomb).hexdigest()}
-    sidecar.pop("check")
-    (saved / "epoch-0003.json").write_text(json.dumps(sidecar | {"check": checkpoint._check(sidecar)}))
+    forge(saved, pickle.dumps(Bomb(), protocol=2))
     training = begin()
     load(training, saved, "me")
     assert training.epoch == 2

@@ -1,13 +1,15 @@
 """No wrong answer in silence: what a task does wrong is one sentence, before anything is trained if it can be."""
 
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 
 import pytest
 import torch
 
 import hyperpruning as hp
+from hyperpruning.report import tables
+from hyperpruning.report.run import read_run
 from hyperpruning.search.driver import search
 from hyperpruning.search.ledger import read
 from hyperpruning.testing import check_task
@@ -72,6 +74,23 @@ BEFORE = {  # before a file is written
     "ignores its seed": ({"network": lambda self, seed: TinyTask.network(self, 0)}, "other weights for another seed"),
     "draws globally": ({"network": global_network}, "network.0. must give the same weights each time, got others"),
     "loss alone": ({"loss": loss_alone}, r"loss must return \(loss, carry\), got a Tensor\. Return None where nothing"),
+    "loss of every step": (
+        {"loss": lambda self, network, batch, carry: (network(batch), None)},
+        r"loss must return a tensor without dimensions, got a tensor of shape \(6, 4, 1\)\. Take the mean\.",
+    ),
+    "loss as a float": (
+        {"loss": lambda self, network, batch, carry: (0.5, None)},
+        r"loss must return a tensor without dimensions, got a float\.",
+    ),
+    "loss without a gradient": (
+        {"loss": lambda self, network, batch, carry: (loss_alone(self, network, batch, carry).detach(), None)},
+        "loss must have a gradient, got one that is detached",
+    ),
+    "half a step": ({"steps": lambda self, epoch, seed: 2.5}, r"steps\(0, 0\) must be an int of at least 1, got 2\.5"),
+    "no identity": ({"identity": lambda self: None}, "identity must return a dict with string keys .*, got None"),
+    "a tensor in the identity": ({"identity": lambda self: {"x": torch.zeros(1)}}, "identity must return a dict"),
+    "metric as a string": ({"metric": "accuracy"}, "metric must be a hyperpruning.Metric, got 'accuracy'"),
+    "rows as a list": ({"row_groups": lambda self, network: ["rnn"]}, "row_groups must return a mapping .* got a list"),
     "unknown rows": (
         {"row_groups": lambda self, network: {"lstm": 4}},
         "must name parameters of the network, got 'lstm'",
@@ -113,6 +132,13 @@ def test_what_can_be_seen_without_training_is_said_before_a_file_is_written(tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_the_task_of_the_dense_reference_is_checked_too(tmp_path):
+    for changes, says in (BEFORE["loss alone"], BEFORE["ignores its seed"], BEFORE["module alone"]):
+        with pytest.raises(ValueError, match=says):
+            search(replace(plan(TinyTask()), dense_task=faulty(**changes)), tmp_path / "run", lock=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("fault", AT_ONCE)
 def test_what_the_first_epoch_shows_is_said_before_a_weight_is_changed(tmp_path, fault):
     changes, says = AT_ONCE[fault]
@@ -128,6 +154,43 @@ def test_what_training_shows_is_said(tmp_path, fault):
         search(plan(faulty(**changes)), tmp_path / "run", lock=False)
     with pytest.raises(AssertionError):
         check_task(faulty(**changes))
+
+
+def writes_in_later_epochs(self, network, split):
+    loss = TinyTask.evaluate(self, network, split)
+    network.evaluations = getattr(network, "evaluations", 0) + 1
+    if network.evaluations > 1 and split == "valid":
+        with torch.no_grad():
+            network.rnn.weight_hh_l0.fill_(0.01)
+    return loss
+
+
+def test_the_nonzeros_of_the_winner_are_counted_at_export(tmp_path):
+    """An evaluate that writes after the first epoch, as a task with caches may, fills pruned places."""
+    with pytest.raises(
+        ValueError,
+        match=r"The weights of c0\d must have at most the 27 nonzeros that are active in the ledger, got \d\d",
+    ):
+        hp.hyperprune(plan(faulty(evaluate=writes_in_later_epochs)), tmp_path / "run")
+    assert not (tmp_path / "run" / "winner.safetensors").exists()
+
+
+def test_a_dense_network_that_learnt_nothing_is_said_in_verdict_and_report(tmp_path):
+    """The mean of the targets is 0 and their variance is 0.5: the loss of the best constant prediction."""
+    task = faulty(baseline_loss=lambda self, split: 0.5)
+    hp.hyperprune(plan(task, lr=1e-9), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    (note,) = (note for note in run.notes if "as many weights" not in note)
+    loss = run.history.finals["dense"].valid_loss
+    assert loss > 0.5 * 0.99
+    assert note == (
+        f"The dense network has learnt nothing: its validation loss of {loss:.4f} nats is not 1 % below the 0.5000 of "
+        "the best constant prediction. Change the model or the training: until the dense network learns, comparisons "
+        "of pruned ones mean nothing."
+    )
+    assert tables.verdict(tables.results(tmp_path / "run"), run.notes).startswith(note)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert note in page.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_a_candidate_whose_first_loss_is_not_finite_fails_alone(tmp_path):

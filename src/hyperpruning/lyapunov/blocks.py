@@ -19,6 +19,7 @@ from torch import Tensor
 from hyperpruning.lyapunov.growth import LUFrame, QRFrame, independent_columns, live_units
 from hyperpruning.lyapunov.layers import DrivenLayer, LayerWithJacobian, forward_mode_jacobian, unroll
 from hyperpruning.lyapunov.preparation import DrivenMap, all_finite
+from hyperpruning.lyapunov.rank import RankLUFrame, RankQRFrame
 
 CHUNK_STEPS = 64  # time steps per chunk of the trajectory
 JACOBIAN_BYTES = 2**21  # memory for Jacobians at a time, small enough for the cache
@@ -134,6 +135,8 @@ class Block:
     def frame(self, chains: int, like: Tensor) -> LUFrame | QRFrame:
         """Return the initial frame for `chains` copies of this block."""
         start = (chains, len(self.live), self.tracked, like)
+        if self.with_jacobian is None and not self.algorithm.published:
+            return RankQRFrame(*start) if self.algorithm.differentiable else RankLUFrame(*start)
         if self.algorithm.differentiable or self.algorithm.published:
             steps_before_qr = self.algorithm.steps_before_qr if self.algorithm.published else 0
             return QRFrame(*start, steps_before_qr=steps_before_qr)
@@ -190,7 +193,7 @@ def group_blocks(blocks: Sequence[Block], batch: int, like: Tensor) -> list[Bloc
     groups = []
     for index, block in enumerate(blocks):
         if len(block.live) <= SMALL_BLOCK:
-            small.setdefault((len(block.live), *block.tracked.tolist()), []).append(index)
+            small.setdefault((block.with_jacobian is None, len(block.live), *block.tracked.tolist()), []).append(index)
         else:
             groups += [BlockGroup([block], [index], range(b, b + 1), like) for b in range(batch)]
     for layers in small.values():

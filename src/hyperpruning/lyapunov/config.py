@@ -24,6 +24,9 @@ class SpectrumConfig:
     averaged: bool = setting(
         False, "also take the spectrum of the exponential average of the weights (half_life)", section="spectrum"
     )
+    epochs: tuple[int, ...] = setting(
+        (), "epochs after which spectra are taken, e.g. [0, 1, 2, 5, 10]; none: all", section="spectrum", ge=0
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -139,9 +139,14 @@ class QRFrame:
             product = jacobian.gather(-1, self._rows[:, None].expand_as(jacobian)) @ self._q
             self._rows = torch.linalg.vector_norm(product.detach(), dim=-1).argsort(-1, descending=True)
             self._q = product.gather(1, self._rows[..., None].expand_as(product))
-            r = torch.ones_like(self._q)
+            factors = torch.ones_like(self._q[:, 0])
             if self._steps_before_qr <= 1:
-                self._q, r = torch.linalg.qr(self._q)
+                self._q, factors = self._orthonormalised(self._q)
             self._steps_before_qr -= 1
-            growth.append(r.diagonal(dim1=-2, dim2=-1))
+            growth.append(factors)
         return torch.stack(growth).double().abs().log()
+
+    def _orthonormalised(self, product: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next frame and its growth factors, (N, D, k), (N, k)."""
+        frame, r = torch.linalg.qr(product)
+        return frame, r.diagonal(dim1=-2, dim2=-1)

@@ -18,7 +18,7 @@ from hyperpruning.lyapunov.steps import DrivenStep, StepLayer, start_vector
 def driven_map(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None, full: bool = False) -> DrivenMap:
     """Return the network as a driven map in `dtype`.
 
-    dtype: default float64 if `full` adds a second state (as for an LSTM), otherwise the network's own.
+    dtype: default float64 for a plain step, or if `full` adds a second state, as for an LSTM; else the network's own.
     Raises: TypeError or ValueError if the network or the inputs have no spectrum; the message says what to change.
     """
     check_inputs(inputs)
@@ -81,7 +81,7 @@ def _from_step(step: Any, inputs: Tensor, start: Any, dtype: torch.dtype | None)
     if isinstance(owner, nn.Module):
         check_module(owner, inputs)
     layout, vector = start_vector(start, inputs)
-    dtype = computing_dtype(dtype, inputs, second_state=False) if dtype or inputs.element_size() < 4 else None
+    dtype = computing_dtype(dtype, inputs, second_state=True)
     plain = isinstance(start, Tensor) and start.dim() == 2
     layer = StepLayer(step, layout.size, None if plain else layout, dtype)
     return prepared([layer], [vector], inputs, dtype, full=False)

@@ -23,6 +23,8 @@ from hyperpruning.kernels import float32_precision
 from hyperpruning.lyapunov.archive import Kind, read_arrays
 from hyperpruning.lyapunov.blocks import Algorithm, growth
 from hyperpruning.lyapunov.networks import driven_map
+from hyperpruning.lyapunov.preparation import DrivenMap
+from hyperpruning.tabulation import data_frame, html_table
 
 # what `Spectrum.save` writes
 _KINDS = {
@@ -101,6 +103,57 @@ class Spectrum:
             )
         return torch.where(torch.isneginf(self.exponents), 0.0, means.std(0) / len(means) ** 0.5)
 
+    def layers(self) -> tuple[Tensor, ...]:
+        """Return the exponents of each layer, in state order."""
+        return torch.split(self.exponents, list(self.sizes))
+
+    def __repr__(self) -> str:
+        finite = self.exponents[self.exponents.isfinite()]
+        values = f"from {finite.min():.4g} to {finite.max():.4g} nats per step" if len(finite) else "none finite"
+        lost = f", {self.n_minus_inf} at -inf" if self.n_minus_inf else ""
+        return (
+            f"Spectrum({_counted(len(self.exponents), 'exponent')} of {_counted(len(self.sizes), 'layer')}, "
+            f"{values}{lost}; {_counted(self.steps, 'step')}, {_counted(self.growth.shape[1], 'sequence')})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a table of the layers, for notebooks."""
+        rows = []
+        for index, layer in enumerate(self.layers()):
+            finite = layer[layer.isfinite()]
+            values = [finite.max(), layer.median(), finite.min()] if len(finite) else [layer[0]] * 3
+            rows.append([f"{index}", f"{len(layer)}", *(f"{value:.4g}" for value in values)])
+            rows[-1].append(f"{len(layer) - len(finite)}")
+        return html_table(repr(self), ["layer", "exponents", "largest", "median", "smallest finite", "-inf"], rows)
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row for each exponent: layer, position in the layer, exponent.
+
+        Raises: ImportError if pandas is not installed.
+        """
+        parts = [part.tolist() for part in self.layers()]
+        rows = [(layer, position, value) for layer, part in enumerate(parts) for position, value in enumerate(part)]
+        return data_frame([dict(zip(("layer", "position", "exponent"), row, strict=True)) for row in rows])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the exponents of each layer in decreasing order, and return the matplotlib Axes.
+
+        Exponents of -inf are not drawn; the legend has their number.
+
+        ax: the Axes to draw on; default a new figure's.
+        """
+        from matplotlib import pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        for index, layer in enumerate(self.layers()):
+            finite = layer[layer.isfinite()].detach().cpu().sort(descending=True).values
+            lost = len(layer) - len(finite)
+            label = f"layer {index}" + (f" ({lost} at -inf)" if lost else "")
+            ax.plot(range(1, len(finite) + 1), finite.numpy(), marker=".", label=label)
+        ax.set(xlabel="rank in the layer", ylabel="exponent, nats per step")
+        ax.legend()
+        return ax
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the spectrum to a NumPy archive without pickle; an existing file is replaced atomically."""
         file = io.BytesIO()
@@ -166,9 +219,9 @@ def lyapunov_spectrum(
     k: number of leading exponents of each layer (exact, and cheaper than all); default all.
     segments: number of equal parts of the measured time, for `Spectrum.convergence` and `Spectrum.standard_error`;
         default 4, at most one per step. Each costs one QR; the exponents do not depend on it.
-    dtype: torch.float32 or torch.float64; default float64 for a second state ("full"), whose lowest exponents float32
-        cannot represent, otherwise the network's. float32 is never TF32, whatever torch's settings are, except in the
-        backward pass of `differentiable`.
+    dtype: torch.float32 or torch.float64; default float64 for a second state ("full") and for a plain step, because
+        float32 cannot represent their lowest exponents; otherwise the network's. float32 is never TF32, whatever
+        torch's settings are, except in the backward pass of `differentiable`.
     convention: "published" multiplies transposed Jacobians and warms up as the published code does (docs/theory.md),
         to compare with its numbers. Default "forward".
     differentiable: record everything for back-propagation to weights, inputs and start. It is several times slower and
@@ -192,12 +245,10 @@ def lyapunov_spectrum(
     published = _checked_convention(convention) == "published"
     with torch.set_grad_enabled(differentiable):
         stack = driven_map(network, inputs, start, dtype, full=state == "full")
-        steps = len(stack.inputs)
-        if not 0 <= warmup < steps:
-            raise ValueError(f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Lower it.")
+        steps = _checked_steps(stack, warmup)
+        measured = steps - warmup
         if segments < 1:
             raise ValueError(f"segments must be at least 1, got {segments}. Raise it.")
-        measured = steps - warmup
         if published:
             stack, measured = stack.with_repeated_start(warmup), steps
         algorithm = Algorithm(differentiable=differentiable, published=published, steps_before_qr=warmup)
@@ -206,6 +257,27 @@ def lyapunov_spectrum(
         lengths = tuple(measured * (part + 1) // parts - measured * part // parts for part in range(parts))
         by_segment = growth(stack, sizes, k, algorithm, lengths)
     return Spectrum(by_segment, lengths, sizes if k is None else (k,) * len(sizes), warmup, state, convention)
+
+
+def check_has_spectrum(network: Any, inputs: Tensor, *, state: State, warmup: int) -> None:
+    """Check, without computing it, that `lyapunov_spectrum` accepts these arguments.
+
+    Raises:
+        TypeError or ValueError: the network or the inputs have no spectrum; the message says what to change.
+    """
+    with torch.no_grad():
+        _checked_steps(driven_map(network, inputs, None, None, full=_checked_state(state) == "full"), warmup)
+
+
+def _checked_steps(stack: DrivenMap, warmup: int) -> int:
+    steps = len(stack.inputs)
+    if not 0 <= warmup < steps:
+        raise ValueError(f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Lower it.")
+    return steps
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _is_consistent(spectrum: Spectrum) -> bool:

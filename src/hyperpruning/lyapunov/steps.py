@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,13 @@ class StepLayer:
     function: the step.
     state_size: number of entries D of its state.
     layout: the form of the state; None for a tensor (B, D).
-    dtype: in which the step computes, whatever the dtype of its own tensors; None leaves it as it is.
+    dtype: in which the step computes, whatever the dtype of its own tensors.
     """
 
     function: Callable[[Any, Tensor], Any]
     state_size: int
     layout: StateLayout | None = None
-    dtype: torch.dtype | None = None
+    dtype: torch.dtype = torch.float64
 
     @property
     def hidden_size(self) -> int:
@@ -141,20 +140,21 @@ class StepLayer:
     def step(self, state: Tensor, input: Tensor) -> Tensor:
         """Return the next state, (N, D)."""
         layout = self.layout or StateLayout(tree_flatten(state)[1], (tuple(state.shape[1:]),))
-        with nullcontext() if self.dtype is None else ComputeIn(self.dtype):
+        with ComputeIn(self.dtype):
             try:
                 following = layout.flatten(self.function(layout.unflatten(state), input), len(state))
             except RuntimeError as error:  # torch's own sentence on two dtypes names neither the step nor the remedy
                 if "dtype" not in str(error) and "scalar type" not in str(error):
                     raise
-                raise _other_dtype(state.dtype, f"torch's error {str(error).splitlines()[0]!r}") from error
+                raise _other_dtype(state.dtype, f"torch's error {str(error).splitlines()[-1]!r}") from error
         if following.dtype != state.dtype:
             raise _other_dtype(state.dtype, f"a state in {following.dtype}")
         return following
 
 
 def _other_dtype(dtype: torch.dtype, got: str) -> ValueError:
-    return ValueError(f"A step must compute in the dtype of its inputs, {dtype}, got {got}. Pass dtype={dtype}.")
+    other = torch.float32 if dtype == torch.float64 else torch.float64
+    return ValueError(f"A step must compute in {dtype}, got {got}. Pass dtype={other}.")
 
 
 class ComputeIn(TorchFunctionMode):
@@ -170,18 +170,25 @@ class ComputeIn(TorchFunctionMode):
         self.dtype = dtype
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(self._converted, (tuple(args), kwargs or {}))
-        results, nesting = tree_flatten(func(*args, **kwargs))
-        if any(self._is_rounded(result) for result in results):
-            given = [part for part in tree_flatten((args, kwargs))[0] if isinstance(part, Tensor)]
-            if any(part.dtype == self.dtype for part in given):
-                lower = next(result.dtype for result in results if self._is_rounded(result))
-                raise ValueError(
-                    f"A step must compute in {self.dtype}, which dtype asks for, got a result of "
-                    f"{getattr(func, '__name__', func)} in {lower}. Take this conversion out of the step, or leave "
-                    "dtype out."
-                )
-        return tree_unflatten([self._converted(result) for result in results], nesting)
+        given = [self._all_converted(part) for part in args]
+        named = {name: self._all_converted(part) for name, part in (kwargs or {}).items()}
+        result = func(*given, **named)
+        leaves = [result] if isinstance(result, Tensor) else tree_leaves(result)
+        rounded = [part for part in leaves if self._is_rounded(part)]
+        if any(
+            isinstance(part, Tensor) and part.dtype == self.dtype for part in rounded and tree_leaves((given, named))
+        ):
+            raise ValueError(
+                f"A step must compute in {self.dtype}, the default or what dtype asks for, got a result of "
+                f"{getattr(func, '__name__', func)} in {rounded[0].dtype}. Take this conversion out of the step, or "
+                f"pass dtype={rounded[0].dtype}."
+            )
+        return self._all_converted(result)
+
+    def _all_converted(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._converted(value)
+        return tree_map(self._converted, value) if isinstance(value, tuple | list | dict) else value
 
     def _converted(self, part: Any) -> Any:
         other = isinstance(part, Tensor) and part.is_floating_point() and part.dtype != self.dtype

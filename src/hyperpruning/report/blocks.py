@@ -14,11 +14,13 @@ class Panel:
         svg: an <svg> element from report/figures.py.
         title: above it; "" for none.
         criterion: the criterion in whose colour the title is; "" for none.
+        note: a sentence below it; "" for none.
     """
 
     svg: str
     title: str = ""
     criterion: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,7 @@
-"""The figures of the page: each function takes numbers and returns an <svg> element that scales to any width.
-
-Text stays text: searchable, in the fonts of the page. The colours are those of Okabe and Ito, which colour-blind
-readers can tell apart.
-"""
+"""The figures of the page: each function takes numbers and returns an <svg> element that scales to any width."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,51 +13,32 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hyperpruning.report.drawing import (
+    COLOURS,
+    FAINT,
+    INK,
+    OTHER,
+    SOFT,
+    STYLE,
+    WIDTH,
+    colour,
+    line_style,
+    new_axes,
+    svg_of,
+)
 from hyperpruning.report.series import Densities, Line, Scatter, Vector, finite, placed_labels
 
-INK, SOFT, FAINT = "#1f2328", "#8a9099", "#c3c8ce"
-COLOURS = {"ls": "#0072B2", "loss": "#C04F00"}
-OTHER = "#57606a"  # of any other criterion; its lines are dashed
-WIDTH = 4.8  # inches of 72 points each; the page shows two beside each other
-
-STYLE: Any = {  # matplotlib's own type for it differs from version to version
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": True,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "hyperpruning",
-    "text.parse_math": False,  # a "$" in a name is a "$"
-}
 EPOCH_COLOURS = LinearSegmentedColormap.from_list("epoch", ["#c6dbe8", "#5aa2cc", "#0072B2", "#062f4f"])
 """Early to late: light to dark blue."""
 DENSITY_COLOURS = LinearSegmentedColormap.from_list("density", ["#f3f7fa", "#a9cde4", "#3f8bbb", "#0b4a75"])
 """Low to high: nearly white to dark blue."""
-DASHES = (0, (3.5, 1.8))
-
-
-def colour(criteria: Sequence[str]) -> str:
-    """The colour of a network that is the winner by these criteria: that of the first of them."""
-    return COLOURS.get(criteria[0], OTHER) if criteria else SOFT
 
 
 def bracket(lines: Sequence[Line], *, criterion: str, rungs: Sequence[int], epochs: int, width: float = WIDTH) -> str:
     """Draw how long each candidate trains if one criterion selects; the total length of the lines is the cost."""
     accent = COLOURS.get(criterion, OTHER)
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(height=0.8 + 0.19 * max(len(lines), 3), width=width)
+        figure, axes = new_axes(height=0.8 + 0.19 * max(len(lines), 3), width=width)
         for rung in rungs:
             axes.axvline(rung, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         for row, line in enumerate(lines):
@@ -85,7 +59,7 @@ def bracket(lines: Sequence[Line], *, criterion: str, rungs: Sequence[int], epoc
         axes.set_xlabel("epochs trained")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        return _svg(
+        return svg_of(
             figure, f"Elimination of {len(lines)} candidates over {epochs} epochs, with rungs at {_list(rungs)}."
         )
 
@@ -100,31 +74,46 @@ def curves(
     low: float,
     top: float,
     ylabel: str,
+    averaging: Sequence[int] = (),
 ) -> str:
     """Draw a metric over the epochs: the others in grey, the marked ones in their colours on top.
 
-    The horizontal axis shows the epochs from `first` to `last`, the vertical axis the values from `low` to `top`.
+    The horizontal axis shows the epochs from `first` to `last`, the vertical axis the values from `low` to `top`. The
+    epochs after which the weights are averaged (`averaging`) are marked.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(height=3.7)
+        figure, axes = new_axes(height=3.7)
         for rung in rungs:
             axes.axvline(rung, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         for epochs, values in others:
             axes.plot(epochs, values, color=FAINT, linewidth=1)
         dots: Any = {"marker": "o", "markersize": 3} if last - first <= 20 else {}
         for epochs, values, shade in marked:
-            axes.plot(epochs, values, color=shade, linewidth=2, linestyle=_line_style(shade), **dots)
+            axes.plot(epochs, values, color=shade, linewidth=2, linestyle=line_style(shade), **dots)
         axes.set_ylim(low - 0.05 * (top - low), top)
         _whole_epochs(axes, first, last)
+        _mark_averaging(axes, [epoch for epoch in averaging if first <= epoch < last], (first + last) / 2)
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
-        return _svg(figure, f"{ylabel} over the epochs of {len(others) + len(marked)} networks.")
+        return svg_of(figure, f"{ylabel} over the epochs of {len(others) + len(marked)} networks.")
+
+
+def _mark_averaging(axes: Axes, epochs: Sequence[int], middle: float) -> None:
+    """Mark the epochs in which averaging begins: a band from the last epoch without it to the first one with it."""
+    for number, epoch in enumerate(epochs):
+        axes.axvspan(epoch, epoch + 1, color=FAINT, alpha=0.35, linewidth=0, zorder=0)
+        if not number:
+            x, side = (epoch, "right") if epoch >= middle else (epoch + 1, "left")
+            place: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": side, "va": "top"}
+            axes.annotate(
+                "averaging begins", (x, 1), (-5 if side == "right" else 5, -2), color=SOFT, fontsize=9, **place
+            )
 
 
 def dense_spectra(spectra: Mapping[int, Vector], *, low: float, width: float = WIDTH) -> str:
     """Draw the sorted exponents of one network, coloured by epoch (Figure 1 of the paper)."""
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(height=3.5, width=width)
+        figure, axes = new_axes(height=3.5, width=width)
         shown = {epoch: values[values >= low] for epoch, values in spectra.items()}
         lines = LineCollection(
             [np.column_stack([np.arange(1, len(values) + 1), values]) for values in shown.values()],
@@ -133,12 +122,16 @@ def dense_spectra(spectra: Mapping[int, Vector], *, low: float, width: float = W
             linewidths=1.4,
         )
         axes.add_collection(lines)
+        ends = [(len(values), values[-1], epoch) for epoch, values in shown.items() if _ends(spectra[epoch], values)]
+        if ends:
+            x, y, epochs = zip(*ends, strict=True)
+            axes.scatter(x, y, c=epochs, cmap=EPOCH_COLOURS, vmin=min(spectra), vmax=max(spectra), marker="v", s=20)
         bar = figure.colorbar(lines, ax=axes, fraction=0.05, pad=0.03)
         bar.set_label("epoch")
         bar.outline.set_visible(False)
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         _exponent_axes(axes, list(spectra.values()), low)
-        return _svg(figure, f"Sorted Lyapunov exponents of the dense reference at {len(spectra)} epochs.")
+        return svg_of(figure, f"Sorted Lyapunov exponents of the dense reference at {len(spectra)} epochs.")
 
 
 def candidate_spectra(
@@ -152,17 +145,24 @@ def candidate_spectra(
 ) -> str:
     """Draw the sorted exponents of the candidates and of the dense reference after one epoch."""
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(height=3.5, width=width)
+        figure, axes = new_axes(height=3.5, width=width)
         drawn = [(values, FAINT, 0.9) for values in others]
         drawn += [(values, shade, 1.8) for values, shade in marked]
         for values, shade, width in [*drawn, (dense, INK, 1.8)]:
             shown = values[values >= low]
-            axes.plot(range(1, len(shown) + 1), shown, color=shade, linewidth=width, linestyle=_line_style(shade))
+            axes.plot(range(1, len(shown) + 1), shown, color=shade, linewidth=width, linestyle=line_style(shade))
+            if _ends(values, shown):
+                axes.plot(len(shown), shown[-1], "v", color=SOFT if shade == FAINT else shade, markersize=5.5, mew=0)
         _exponent_axes(axes, [dense, *others], low)
-        return _svg(
+        return svg_of(
             figure,
             f"Sorted exponents of {len(others) + len(marked)} candidates and the dense reference, epoch {epoch}.",
         )
+
+
+def _ends(values: Vector, shown: Vector) -> bool:
+    """Whether a curve ends in -inf after the exponents that are shown."""
+    return bool(shown.size and np.isneginf(values).any())
 
 
 def scatter(points: Scatter, winners: Mapping[str, Sequence[str]], *, xlabel: str, ylabel: str) -> str:
@@ -172,7 +172,7 @@ def scatter(points: Scatter, winners: Mapping[str, Sequence[str]], *, xlabel: st
     """
     points = finite(points)
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(height=3.5)
+        figure, axes = new_axes(height=3.5)
         axes.margins(0.12)
         dots = zip(points.networks, points.early, points.final, strict=True)
         for name, early, final in sorted(dots, key=lambda dot: dot[0] in winners):  # the winners on top
@@ -184,25 +184,27 @@ def scatter(points: Scatter, winners: Mapping[str, Sequence[str]], *, xlabel: st
             axes.annotate(name, (x, y), (6 * side[0], 6 * side[1]), fontsize=8, weight=weight, color=shade, **place)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        return _svg(figure, f"{xlabel} against {ylabel} of {len(points.networks)} candidates.")
+        return svg_of(figure, f"{xlabel} against {ylabel} of {len(points.networks)} candidates.")
 
 
 def spectra_figure(spectra: Mapping[str, Sequence[float]], errors: Mapping[str, Sequence[float]]) -> Figure:
     """A figure of the sorted exponents of one or more networks, to be saved in any format of matplotlib.
 
     Args:
-        spectra: name -> (K,) exponents in nats per step, in any order; -inf is not drawn.
+        spectra: name -> (K,) exponents in nats per step, in any order; -inf is not drawn, its number is in the legend.
         errors: name -> (K,) their standard errors; the figure shows a band of two of them above and below.
     """
     shades = [INK, COLOURS["ls"], COLOURS["loss"], "#009E73", "#CC79A7", "#E69F00"]
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(height=3.7)
+        figure, axes = new_axes(height=3.7)
         drawn = []
         for number, (name, exponents) in enumerate(spectra.items()):
             values, error = np.asarray(exponents, dtype=float), 2 * np.asarray(errors[name], dtype=float)
             order = np.argsort(-values, kind="stable")[: np.isfinite(values).sum()]
             index, shown, shade = range(1, len(order) + 1), values[order], shades[number % len(shades)]
-            axes.plot(index, shown, color=shade, linewidth=1.6, label=name)
+            lost = len(values) - len(order)
+            label = f"{name} ({lost} of {len(values)} are -∞)" if lost else name
+            axes.plot(index, shown, color=shade, linewidth=1.6, label=label)
             axes.fill_between(index, shown - error[order], shown + error[order], color=shade, alpha=0.2, linewidth=0)
             drawn.append(np.sort(values)[::-1])
         _exponent_axes(axes, drawn, min((float(v[np.isfinite(v)].min(initial=0)) for v in drawn), default=-1.0))
@@ -215,7 +217,7 @@ def densities(found: Densities) -> str:
     """Draw the active fraction of each tensor and gate over the epochs as a heat map with numbers."""
     rows, count = len(found.rows), len(found.epochs)
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(height=0.9 + 0.27 * rows, width=1.35 * WIDTH)
+        figure, axes = new_axes(height=0.9 + 0.27 * rows, width=1.35 * WIDTH)
         mesh = axes.pcolormesh(found.values, cmap=DENSITY_COLOURS, vmin=0, vmax=max(0.01, float(found.values.max())))
         mesh.set(edgecolor="white", linewidth=0.6)
         bar = figure.colorbar(mesh, ax=axes, fraction=0.035, pad=0.02)
@@ -234,19 +236,7 @@ def densities(found: Densities) -> str:
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        return _svg(figure, f"Density of {rows} gates and tensors over {count} epochs.")
-
-
-def _axes(*, height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    return figure, axes
-
-
-def _line_style(shade: str) -> Any:
-    return DASHES if shade == OTHER else "-"
+        return svg_of(figure, f"Density of {rows} gates and tensors over {count} epochs.")
 
 
 def _whole_epochs(axes: Axes, first: int, last: int) -> None:
@@ -275,26 +265,3 @@ def _exponent_axes(axes: Axes, spectra: Sequence[Vector], low: float) -> None:
 
 def _list(values: Sequence[int]) -> str:
     return "epochs " + ", ".join(map(str, values)) if len(values) > 1 else f"epoch {values[0]}"
-
-
-def _svg(figure: Figure, alt: str) -> str:
-    """The figure as an <svg> element: scalable, with a description, without metadata."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    head, body = text.split(">", 1)
-    box = re.search(r'viewBox="([^"]*)"', head)
-    assert box is not None, "matplotlib writes a viewBox"
-    label = html.escape(alt, quote=True)
-    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box[1]}" role="img" aria-label="{label}"'
-    return f"{head}>{body}"
-
-
-def with_id_prefix(svg: str, prefix: str) -> str:
-    """The same figure with a prefix before all its ids, so that several figures fit in one page."""
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}', svg)
-    return svg.replace("url(#", f"url(#{prefix}")

@@ -13,25 +13,27 @@ from markupsafe import Markup
 
 from hyperpruning.files import write_atomic
 from hyperpruning.report import panels, sections
-from hyperpruning.report.figures import with_id_prefix
+from hyperpruning.report.drawing import with_id_prefix
 from hyperpruning.report.run import read_run
 from hyperpruning.report.status import status
 from hyperpruning.report.tables import results, verdict
+from hyperpruning.search.history import SMALL
 
 
-def write_report(folder: Path) -> Path:
-    """Write the report of a search, finished or not, into its run folder.
+def write_report(folder: Path, path: Path | None = None) -> Path:
+    """Write the report of a search, finished or not.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, which may be read-only if `path` is elsewhere.
+        path: of the page; None for ``report.html`` in the run folder.
 
     Returns:
-        the path of ``report.html``.
+        the path of the page.
 
     Raises:
         RunFolderError: the folder holds no search.
     """
-    path = folder / "report.html"
+    path = folder / "report.html" if path is None else path
     write_atomic(path, report(folder).encode())
     return path
 
@@ -59,14 +61,17 @@ def report(folder: Path) -> str:
         metric_meaning=sections.metric_meaning(run.metric),
         search=sections.search(run, now),
         verdict=verdict(rows, run.notes),
-        tiles=sections.tiles(rows),
+        tiles=sections.tiles(run, rows),
         results=sections.results(rows),
+        as_many_weights=any(row.network == SMALL for row in rows),
         winner=sections.winner(run),
         setup=sections.setup(run),
+        components=sections.component_table(run),
         candidates=sections.candidates(run),
         settings=sections.settings(run),
         elimination=panels.elimination(run),
         curves=panels.curves(run),
+        averaging=panels.averaging(run),
         legend=panels.legend(run),
         spectra=panels.spectra(run),
         predictions=panels.predictions(run),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hyperpruning.report import figures, series
+from hyperpruning.report import drawing, figures, series
 from hyperpruning.report.blocks import LegendEntry, Panel, Table, TableRow
-from hyperpruning.report.run import Run, criterion_name, winners_by_network
+from hyperpruning.report.components import criterion_name, join_names
+from hyperpruning.report.run import Run, winners_by_network
 from hyperpruning.report.tables import correlations, evenly_spaced, pivot, signed
 from hyperpruning.search.history import DENSE
 
@@ -82,28 +83,23 @@ def elimination(run: Run) -> list[Panel]:
 
 def _width(panels: int) -> float:
     """Width in inches of each of several figures side by side."""
-    return THIRD if panels == 3 else figures.WIDTH
+    return THIRD if panels == 3 else drawing.WIDTH
 
 
 def _winners(run: Run) -> dict[str, LegendEntry]:
     """The winners: network -> its entry in the legends."""
     entries = {}
     for network, criteria in winners_by_network(run).items():
-        names, colour = join_names([criterion_name(criterion) for criterion in criteria]), figures.colour(criteria)
-        entries[network] = LegendEntry(f"winner by {names} ({network})", colour, dashed=colour == figures.OTHER)
+        names, colour = join_names([criterion_name(criterion) for criterion in criteria]), drawing.colour(criteria)
+        entries[network] = LegendEntry(f"winner by {names} ({network})", colour, dashed=colour == drawing.OTHER)
     return entries
-
-
-def join_names(names: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def legend(run: Run) -> list[LegendEntry]:
     """The legend that the figures of curves and of spectra share."""
     winners = list(_winners(run).values())
-    others = LegendEntry("other candidates" if winners else "candidates", figures.FAINT)
-    return [LegendEntry("dense", figures.INK), *winners, others]
+    others = LegendEntry("other candidates" if winners else "candidates", drawing.FAINT)
+    return [LegendEntry("dense", drawing.INK), *winners, others]
 
 
 def curves(run: Run) -> list[Panel]:
@@ -114,7 +110,7 @@ def curves(run: Run) -> list[Panel]:
     if not found:
         return []
     marked = [(*found[name], winners[name].colour) for name in found if name in winners]
-    marked += [(*found[DENSE], figures.INK)] if DENSE in found else []
+    marked += [(*found[DENSE], drawing.INK)] if DENSE in found else []
     others = [curve for name, curve in found.items() if name not in winners and name != DENSE]
     last, rungs = max(epochs[-1] for epochs, _ in found.values()), run.plan.rungs
     label, titles = f"validation {run.metric.name}", {1: "From the first epoch"}
@@ -132,9 +128,16 @@ def curves(run: Run) -> list[Panel]:
             low=low,
             top=top,
             ylabel=label,
+            averaging=averaging(run),
         )
         panels.append(Panel(svg, title if len(titles) > 1 else ""))
     return panels
+
+
+def averaging(run: Run) -> list[int]:
+    """The epochs after which the weights of the dense networks and of the winners are averaged."""
+    begins = {series.averaging_begins(run, name) for name in (DENSE, *winners_by_network(run))}
+    return sorted(epoch for epoch in begins if epoch is not None)
 
 
 def spectra(run: Run) -> Spectra | None:
@@ -146,12 +149,12 @@ def spectra(run: Run) -> Spectra | None:
     found = {epoch: each for epoch, each in found.items() if each}
     everything = [*dense.values(), *(values for each in found.values() for values in each.values())]
     low, winners, width = series.lower_limit(everything), _winners(run), _width(1 + len(found))
-    panels = [Panel(figures.dense_spectra(dense, low=low, width=width), "Dense reference")]
+    panels = [Panel(figures.dense_spectra(dense, low=low, width=width), "Dense reference", note=_lost(dense))]
     for epoch, each in found.items():
         marked = [(each[name], winners[name].colour) for name in each if name in winners]
         others = [values for name, values in each.items() if name not in winners]
         svg = figures.candidate_spectra(epoch, dense[epoch], others, marked, low=low, width=width)
-        panels.append(Panel(svg, f"Candidates after epoch {epoch}"))
+        panels.append(Panel(svg, f"Candidates after epoch {epoch}", note=_lost_by_network(dense[epoch], each, winners)))
     return Spectra(
         panels=panels,
         legend=legend(run) if found else [],
@@ -160,6 +163,29 @@ def spectra(run: Run) -> Spectra | None:
         cut=low if any(values[-1] < low for values in everything) else None,
         infinite=any(math.isinf(values[-1]) for values in everything),
     )
+
+
+def _lost(spectra: Mapping[int, series.Vector]) -> str:
+    """How many exponents of the dense reference are -inf, epoch by epoch; "" if none is."""
+    counts = {epoch: series.infinite(values) for epoch, values in spectra.items()}
+    size = len(next(iter(spectra.values())))
+    return f"▾: exponents of -∞: {_span(counts.values())} of {size}." if any(counts.values()) else ""
+
+
+def _lost_by_network(
+    dense: series.Vector, candidates: Mapping[str, series.Vector], winners: Mapping[str, LegendEntry]
+) -> str:
+    """How many exponents of each network are -inf; "" if none is."""
+    counts = {name: series.infinite(values) for name, values in {"dense": dense, **candidates}.items()}
+    named = [f"{name} = {counts[name]}" for name in counts if name == "dense" or name in winners]
+    others = [count for name, count in counts.items() if name != "dense" and name not in winners]
+    named += [f"other candidates = {_span(others)}"] if others else []
+    return f"▾: exponents of -∞, of {len(dense)}: {', '.join(named)}." if any(counts.values()) else ""
+
+
+def _span(counts: Iterable[int]) -> str:
+    low, high = min(found := list(counts)), max(found)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _spectra_at(run: Run, epoch: int) -> dict[str, series.Vector]:

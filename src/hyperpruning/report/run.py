@@ -10,18 +10,19 @@ from threading import Lock
 from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.report.components import criterion_name
 from hyperpruning.search.forecast import epochs_of_one_search, planned_epochs
 from hyperpruning.search.history import DENSE, SMALL, FinalResult, Header, History
 from hyperpruning.search.ledger import LEDGER, LedgerReader, RunFolderError
 from hyperpruning.search.plan import BEST, Plan, recorded_plan
 from hyperpruning.search.schedulers import Action, decide, reference, winner
+from hyperpruning.search.space import is_method_setting, method_config
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config, to_config
 from hyperpruning.training.record import EpochRecord, Metric
 
 WINNER = "winner.safetensors"
 LEARNT = 0.01  # a dense network that has learnt something is at least by this fraction below the baseline's loss
-CRITERION_NAMES = {"ls": "LS distance", "loss": "validation loss", "rank_sum": "rank sum"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,13 +202,13 @@ def file_of(network: str) -> str:
     return f"{network}.safetensors" if network in (DENSE, SMALL) else WINNER
 
 
-def in_words(config: Mapping[str, str | float]) -> str:
+def in_words(config: Mapping[str, Any]) -> str:
     """A method in words: its name, or its main components and all others that are not the default.
 
     >>> in_words({"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros", "drop_fraction": 0.7})
     'er, global magnitude, random, nonzeros, f = 0.7'
-    >>> in_words({"method": "rigl"})
-    'rigl'
+    >>> in_words({"method": "rigl", "training.lr": 0.1})
+    'rigl, training.lr = 0.1'
     """
     return _in_words(tuple(config.items()))
 
@@ -216,20 +217,21 @@ def in_words(config: Mapping[str, str | float]) -> str:
 def _in_words(items: tuple[tuple[str, str | float], ...]) -> str:
     config = dict(items)
     try:
-        values: dict[str, Any] = to_config(from_config(config))
+        values: dict[str, Any] = to_config(from_config(method_config(config)))
     except (ValueError, TypeError):  # a component that this version does not know
         return ", ".join(f"{name} = {value}" for name, value in config.items())
     default = _default_method()
+    settings = [f"{name} = {value}" for name, value in config.items() if not is_method_setting(name)]
     main = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction")
     named = config.get("method")
     if named is not None:
         return ", ".join([str(named), *(f"{name} = {value}" for name, value in config.items() if name != "method")])
     others = [f"{name} = {value}" for name, value in values.items() if name not in main and value != default[name]]
     if values["drop"] == "none":
-        return ", ".join([str(values["allocation"]), "static", *others])
+        return ", ".join([str(values["allocation"]), "static", *others, *settings])
     drop = " ".join(str(values[name]) for name in ("drop_scope", "drop") if values[name] != "tensor")
     parts = (values["allocation"], drop, values["grow"], values["redistribute"])
-    return ", ".join([*map(str, parts), f"f = {values['drop_fraction']:g}", *others])
+    return ", ".join([*map(str, parts), f"f = {values['drop_fraction']:g}", *others, *settings])
 
 
 @lru_cache(maxsize=1)
@@ -244,8 +246,3 @@ def winners_by_network(run: Run) -> dict[str, list[str]]:
         if criterion in run.history.winners:
             chosen.setdefault(run.history.winners[criterion], []).append(criterion)
     return chosen
-
-
-def criterion_name(criterion: str) -> str:
-    """What a criterion is called: "LS distance", "validation loss", "rank sum"."""
-    return CRITERION_NAMES.get(criterion, criterion)

@@ -11,14 +11,16 @@ from typing import Any
 
 from hyperpruning.report import components
 from hyperpruning.report.blocks import Table, TableRow, Tile
-from hyperpruning.report.panels import join_names
-from hyperpruning.report.run import WINNER, Run, criterion_name, in_words
+from hyperpruning.report.components import criterion_name, join_names
+from hyperpruning.report.run import WINNER, Run, in_words
 from hyperpruning.report.series import curve
 from hyperpruning.report.status import Status
 from hyperpruning.report.tables import HEADINGS, Row, cells
 from hyperpruning.search.dimensions import Dimension, Range
 from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.ledger import sha256
+from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.record import Metric
 
 ACCENTS = ("ls", "loss")  # criteria that have a colour, and with it a class in report/style.css
@@ -108,7 +110,7 @@ def metric_meaning(metric: Metric) -> str:
     )
 
 
-def tiles(rows: Sequence[Row]) -> list[Tile]:
+def tiles(run: Run, rows: Sequence[Row]) -> list[Tile]:
     """The most important numbers of the results; empty before there are any."""
     tiles = []
     for row in rows:
@@ -118,7 +120,10 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
     winner = next((row for row in rows if row.why), None)
     if winner is not None:
         tiles.append(Tile(f"{100 * winner.sparsity:.2f} %", "of the winner's weights are zero"))
-        tiles.append(Tile(f"{winner.spent} of {winner.full}", "epochs, compared with training all candidates"))
+        tiles.append(Tile(str(winner.spent), f"epochs of one search, by one criterion (all candidates: {winner.full})"))
+        count = len(run.plan.criteria)
+        by = "1 criterion" if count == 1 else f"{count} criteria"
+        tiles.append(Tile(str(run.history.trained_epochs()), f"epochs of this run, by {by}, with the dense networks"))
     return tiles
 
 
@@ -173,16 +178,29 @@ def setup(run: Run) -> dict[str, str]:
         rounds += " Eliminated candidates are trained to the end afterwards, to show what each criterion missed."
     guided = f"{', '.join(names)}. The sampler optimizes {names[0]}."
     return {
-        "candidates": f"{run.n_candidates} at sparsity {plan.sparsity:g}, suggested by the sampler "
-        f"{plan.sampler} in batches of {plan.ask_batch}",
+        "candidates": f"{run.n_candidates} at sparsity {plan.sparsity:g}, suggested in batches of {plan.ask_batch}",
+        "sampler": components.with_meaning(plan.sampler, components.SAMPLERS),
         "rounds": rounds,
         "selection criteria": guided if len(names) > 1 else names[0],
-        **{
-            criterion_name(name): components.CRITERIA[name] for name in run.plan.criteria if name in components.CRITERIA
-        },
-        "distance between spectra": run.plan.distance,
+        **components.described_criteria(run.plan.criteria),
+        "distance between spectra": components.with_meaning(plan.distance, components.DISTANCES),
         **{name.replace("_", " "): _choices(choices) for name, choices in plan.space.dimensions.items()},
     }
+
+
+def component_table(run: Run) -> Table:
+    """What the components of the methods in the search space do, each once."""
+    rows = []
+    for name, choices in run.plan.space.dimensions.items():
+        if isinstance(choices, Range):
+            found = {_choices(choices): components.meaning(name, choices.low)}
+        elif name == "method":
+            known = [str(choice) for choice in choices if choice in METHODS]
+            found = {choice: in_words(to_config(METHODS[choice])) for choice in known}
+        else:
+            found = {str(choice): components.meaning(name, choice) for choice in choices}
+        rows += [TableRow([name.replace("_", " "), value, said]) for value, said in found.items() if said]
+    return Table(["component", "value", "what it does"], rows, text_columns=3)
 
 
 def _choices(choices: Dimension) -> str:
@@ -235,7 +253,11 @@ def cost(run: Run, now: Status) -> dict[str, str]:
     one, full, done = run.search_epochs, run.n_candidates * run.epochs, run.history.trained_epochs()
     this_run = f"{done} epochs so far"
     if run.finished:
-        this_run = f"{done} epochs: the dense networks, and each candidate until the last criterion eliminated it"
+        dense = done - run.history.trained_epochs(dense=False)
+        this_run = (
+            f"{done} epochs: {dense} of the dense networks, and {done - dense} of the candidates, each until the "
+        )
+        this_run += "last criterion eliminated it"
         this_run += ", then to the end as well, for comparison" if run.plan.train_all else ""
     found = {
         "search by one criterion": f"{one} epochs",

@@ -13,6 +13,7 @@ from hyperpruning.report.run import Run
 from hyperpruning.report.tables import evenly_spaced
 from hyperpruning.search.history import DENSE
 from hyperpruning.search.ranking import spearman
+from hyperpruning.training.averaging import non_monotone
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -111,6 +112,27 @@ def curve(run: Run, network: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
     records = run.history.epochs.get(network, {})
     epochs = tuple(epoch for epoch in sorted(records) if epoch > 0)
     return epochs, tuple(run.value(records[epoch]) for epoch in epochs)
+
+
+def averaging_begins(run: Run, network: str) -> int | None:
+    """The last epoch of a network before its weights are averaged; None if they are not averaged, or not yet."""
+    train, records = run.plan.train, run.history.epochs.get(network, {})
+    if train.average_from is None:  # a loop of the user's own
+        return None
+    last = max(records, default=0)
+    losses: list[float] = []  # at the final density, as in training/epochs.py
+    for epoch in range(last):
+        if epoch in records and epoch and records[epoch].active == records[last].active:
+            losses.append(records[epoch].valid_loss)
+        early = train.non_monotone and losses and non_monotone(losses, train.non_monotone)
+        if early or epoch >= train.epochs_in(train.average_from):
+            return epoch
+    return None
+
+
+def infinite(values: Vector) -> int:
+    """The number of exponents that are -inf."""
+    return int(np.isneginf(values).sum())
 
 
 def y_limits(curves: Sequence[tuple[Sequence[int], Sequence[float]]], first: int) -> tuple[float, float]:

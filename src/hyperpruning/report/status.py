@@ -14,7 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hyperpruning.report.run import Run, criterion_name, read_run
+from hyperpruning.report.components import criterion_name
+from hyperpruning.report.run import Run, read_run
+from hyperpruning.report.terminal import Fitted, shortened
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -70,6 +72,7 @@ class Status:
         epochs: length of a full training.
         seconds: mean time of an epoch on one worker; None before the first one.
         finished: whether the search is finished.
+        notes: what a reader must know first, see `Run.notes`.
     """
 
     stage: str
@@ -81,6 +84,7 @@ class Status:
     epochs: int
     seconds: float | None
     finished: bool
+    notes: tuple[str, ...] = ()
 
     def left(self, workers: int = 1) -> float | None:
         """Estimated seconds until the end."""
@@ -120,6 +124,7 @@ def status(folder: Path) -> Status:
         epochs=run.epochs,
         seconds=sum(timed) / len(timed) if timed else None,
         finished=run.finished,
+        notes=tuple(run.notes),
     )
 
 
@@ -198,6 +203,9 @@ def _stage(run: Run) -> str:
 
 
 COLOURS = {"in": "green", "chosen": "bold green", "out": "dim", "failed": "red"}
+GAP = 2  # characters between columns
+METHOD = 12  # least width of a useful column of methods
+BAR = 40
 
 
 def to_json(status: Status, *, workers: int = 1) -> dict[str, Any]:
@@ -208,44 +216,85 @@ def to_json(status: Status, *, workers: int = 1) -> dict[str, Any]:
 def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> RenderableType:
     """Draw a status for a terminal.
 
+    If the terminal is too narrow for a column for each criterion, one column names the criteria that kept a candidate;
+    a column of methods that would be too narrow to be useful is left out.
+
     Args:
         status: of a run folder.
         workers: number of networks trained at the same time, for the estimated time.
         rows: largest number of candidates to show; eliminated candidates are left out first.
     """
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("network", no_wrap=True, min_width=7)
-    table.add_column("method", max_width=60)
-    table.add_column("epochs", justify="right", no_wrap=True, min_width=6)
-    table.add_column(Text(f"valid {status.metric.name}"), justify="right", max_width=10)
-    for criterion in status.criteria:
-        table.add_column(Text(criterion_name(criterion)), min_width=8, max_width=10)
-    first = sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]
-    shown = {network.name for network in first}
-    for network in (network for network in status.networks if network.name in shown):
-        outcomes = [network.outcomes.get(criterion, "") for criterion in status.criteria]
-        table.add_row(
-            Text(network.name),
-            Text(network.method, no_wrap=True, overflow="ellipsis"),
-            f"{network.epochs}/{status.epochs}",
-            "-" if network.value is None else f"{network.value:.2f}",
-            *(Text(outcome, style=COLOURS.get(outcome, "")) for outcome in outcomes),
-            style="" if network.alive else "dim",
-        )
-    # the bar comes first: a small window cuts off the end
-    parts: list[RenderableType] = [Text(status.stage, style="bold"), _bar(status, workers), table]
-    if folded := len(status.networks) - len(shown):
-        parts.append(Text(f"and {folded} more", style="dim"))
-    return Group(*parts)
+    first = {network.name for network in sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]}
+    shown = [network for network in status.networks if network.name in first]
+
+    def draw(width: int) -> RenderableType:
+        # the bar comes first: a small window cuts off the end
+        parts: list[RenderableType] = [Text(status.stage, style="bold")]
+        parts += [Text(note, style="yellow") for note in status.notes]
+        parts += [_bar(status, workers, width), _networks(status, shown, width)]
+        if folded := len(status.networks) - len(shown):
+            parts.append(Text(f"and {folded} more", style="dim"))
+        return Group(*parts)
+
+    return Fitted(draw)
 
 
-def _bar(status: Status, workers: int) -> RenderableType:
-    line = Table.grid(padding=(0, 2, 0, 0))
-    line.add_row(
-        ProgressBar(total=max(status.planned, 1), completed=status.done, width=40),
-        f"{status.done} of {'' if status.finished else 'about '}{status.planned} epochs",
-        "" if status.finished else _clock(status.left(workers)),
-    )
+def _networks(status: Status, shown: Sequence[Network], width: int) -> Table:
+    metric = f"valid {status.metric.name}"
+    names = {criterion: criterion_name(criterion) for criterion in status.criteria}
+    numbers = {
+        "network": 7,
+        "epochs": max(len("epochs"), 2 * len(str(status.epochs)) + 1),
+        metric: max(*map(len, metric.split()), *(len(_value(network)) for network in shown)),
+    }
+    outcomes = {name: max(len("rank sum"), *map(len, name.split())) for name in names.values()}
+    left = width - sum(numbers.values()) - GAP * len(numbers)
+    merged = sum(outcomes.values()) + GAP * len(outcomes) > left
+    if merged:
+        outcomes = {"kept by": min(left, 30) if left - 30 < METHOD + GAP else left // 2}
+    left -= sum(outcomes.values()) + GAP * (len(outcomes) - 1)
+    methods = min(max(len(network.method) for network in shown), left - GAP) if left - GAP >= METHOD else 0
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, GAP, 0, 0))
+    for heading, size in {"network": 7, **({"method": methods} if methods else {}), **numbers, **outcomes}.items():
+        table.add_column(Text(heading), width=size, justify="right" if heading in (metric, "epochs") else "left")
+    for network in shown:
+        each = [Text(network.outcomes.get(one, ""), style=_style(network, one)) for one in status.criteria]
+        cells = [
+            Text(network.name, no_wrap=True),
+            *([Text(shortened(network.method, methods), no_wrap=True)] if methods else []),
+            Text(f"{network.epochs}/{status.epochs}", no_wrap=True),
+            Text(_value(network), no_wrap=True),
+            *([Text(_kept_by(network, names))] if merged else each),
+        ]
+        table.add_row(*cells, style="" if network.alive else "dim")
+    return table
+
+
+def _value(network: Network) -> str:
+    return "-" if network.value is None else f"{network.value:.2f}"
+
+
+def _style(network: Network, criterion: str) -> str:
+    return COLOURS.get(network.outcomes.get(criterion, ""), "")
+
+
+def _kept_by(network: Network, names: Mapping[str, str]) -> str:
+    """The criteria that have kept a candidate; "winner by" those that chose it."""
+    chosen = [name for criterion, name in names.items() if network.outcomes.get(criterion) == "chosen"]
+    kept = [name for criterion, name in names.items() if network.outcomes.get(criterion) == "in"]
+    if len(kept) == len(names):
+        return "all criteria"
+    failed = "failed" if "failed" in network.outcomes.values() else ""
+    return ", ".join([f"winner by {', '.join(chosen)}"] * bool(chosen) + kept) or failed
+
+
+def _bar(status: Status, workers: int, width: int) -> RenderableType:
+    texts = [f"{status.done} of {'' if status.finished else 'about '}{status.planned} epochs"]
+    texts += [] if status.finished else [_clock(status.left(workers))]
+    left = width - sum(len(text) + GAP for text in texts)
+    line = Table.grid(padding=(0, GAP, 0, 0))
+    bar = [ProgressBar(total=max(status.planned, 1), completed=status.done, width=min(BAR, left))] if left > 4 else []
+    line.add_row(*bar, *texts)
     return line
 
 

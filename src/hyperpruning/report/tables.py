@@ -1,4 +1,4 @@
-"""The results and what predicted them: numbers first, their tables for the terminal after."""
+"""The results and what predicted them; report/terminal.py and the page draw their tables."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.report.run import Run, criterion_name, read_run
+from hyperpruning.report.components import criterion_name, join_names
+from hyperpruning.report.run import Run, read_run
 from hyperpruning.search.criteria import loss, rank_sum
 from hyperpruning.search.history import DENSE, SMALL
+from hyperpruning.search.plan import seed_names
 from hyperpruning.search.ranking import spearman
 from hyperpruning.search.schedulers import rung
 from hyperpruning.training.record import Metric
@@ -32,7 +31,8 @@ class Row:
         sparsity: fraction of zero weights over the prunable weights, exact.
         active: active prunable weights.
         best_epoch: the epoch that its weights are from.
-        valid, test: the task's metric.
+        valid, test: the task's metric; of a finalist with several seeds the mean.
+        valid_range, test_range: the lowest and the highest over these seeds; None for one seed.
         spent: epochs that the search by its criterion trains (for the best of all: those of all candidates); None for
             the dense networks.
         full: epochs of training all candidates to the end; None for the dense networks.
@@ -59,6 +59,8 @@ class Row:
     metric: Metric = field(default_factory=Metric)
     size: int | None = None
     why: str | None = None
+    valid_range: tuple[float, float] | None = None
+    test_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
     final = run.history.finals[network]
     candidate, full = network not in (DENSE, SMALL), run.n_candidates * run.epochs
     compared = candidate and run.all_trained
+    seeds = [run.history.finals[one] for one in seed_names(run.plan, network) if one in run.history.finals]
+    valid, test = [run.valid(one) for one in seeds], [run.test(one) for one in seeds]
     return Row(
         label=label,
         criteria=criteria,
@@ -110,8 +114,8 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
         sparsity=1 - final.active / (run.prunable or final.active) if candidate else 0.0,
         active=final.active,
         best_epoch=final.best_epoch,
-        valid=run.valid(final),
-        test=run.test(final),
+        valid=sum(valid) / len(valid),
+        test=sum(test) / len(test),
         spent=(run.search_epochs if criteria else full) if candidate else None,
         full=full if candidate else None,
         place=_ranked(run).index(network) + 1 if compared else None,
@@ -119,6 +123,8 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
         metric=run.metric,
         size=run.size(network),
         why=run.why if network == run.winner else None,
+        valid_range=(min(valid), max(valid)) if len(seeds) > 1 else None,
+        test_range=(min(test), max(test)) if len(seeds) > 1 else None,
     )
 
 
@@ -140,7 +146,7 @@ def verdict(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     if chosen is None:
         return " ".join([*notes, "The search has no winner yet."])
     selected = [row.label.removeprefix("by ") for row in rows if row.criteria and row.network == chosen.network]
-    by = f", selected by {' and '.join(selected)}" if selected else ""
+    by = f", selected by {join_names(selected)}" if selected else ""
     said = f"test {chosen.metric.name} {chosen.test:.2f}"
     sentences = [*notes, f"The winner is {chosen.network}{by} ({said}): {chosen.why}."]
     if "ls" in by_criterion and "loss" in by_criterion:
@@ -161,6 +167,9 @@ def verdict(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
         sentences.append(
             f"A search by one criterion trains {chosen.spent} epochs; all candidates to the end take {chosen.full}."
         )
+    if chosen.test_range:
+        sentences.append("Numbers of finalists are means over seeds, with the lowest and the highest in brackets.")
+        return " ".join(sentences)
     return " ".join([*sentences, "This is one run with one seed: small differences can be chance."])
 
 
@@ -216,7 +225,7 @@ def _predictors(run: Run, names: Sequence[str], epoch: int) -> dict[str, Mapping
 
 
 HEADINGS = ("network", "method", "sparsity", "active", "file", "valid", "test", "epoch", "epochs spent", "place")
-TEXT = ("network", "method")  # columns that may wrap in a terminal
+TEXT = ("network", "method")  # the columns of text; the others hold numbers
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -227,40 +236,12 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.sparsity:.2f} %",
         f"{row.active:,}",
         "" if row.size is None else f"{row.size / 1024:,.0f} KiB",
-        f"{row.valid:.2f}",
-        f"{row.test:.2f}",
+        _with_range(row.valid, row.valid_range),
+        _with_range(row.test, row.test_range),
         str(row.best_epoch),
         "" if row.spent is None else f"{row.spent} of {row.full}",
         "" if row.place is None else f"{row.place} of {row.of}",
     )
-
-
-def results_table(rows: Sequence[Row]) -> Table:
-    """The results for a terminal; valid and test are the task's metric."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    printed = [dict(zip(HEADINGS, cells(row), strict=True)) for row in rows]
-    headings = [heading for heading in HEADINGS if any(row[heading] for row in printed) or heading in TEXT]
-    for heading in headings:
-        text = heading in TEXT
-        table.add_column(heading, justify="left" if text else "right", no_wrap=not text, overflow="fold")
-    for row in printed:
-        table.add_row(*(row[heading] for heading in headings))
-    return table
-
-
-def correlations_table(found: Sequence[Correlation], columns: int = 8) -> Table:
-    """The correlations for a terminal, with the distance of this search only, at the first epochs and the last."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("rank correlation with the end", no_wrap=True)
-    epochs = sorted({correlation.epoch for correlation in found if correlation.epoch > 0})
-    epochs = epochs if len(epochs) <= columns else [*epochs[: columns - 1], epochs[-1]]
-    for epoch in epochs:
-        table.add_column(f"e={epoch}", justify="right", no_wrap=True)
-    distances = [predictor for predictor in pivot(found) if predictor.startswith("LS ")]
-    for predictor, by_epoch in pivot(found).items():
-        if predictor not in distances[1:]:
-            table.add_row(predictor, *(signed(by_epoch[epoch].rho) for epoch in epochs))
-    return table
 
 
 def pivot(found: Sequence[Correlation]) -> dict[str, dict[int, Correlation]]:
@@ -282,3 +263,8 @@ def evenly_spaced(values: set[int], count: int) -> list[int]:
     if len(ordered) <= count:
         return ordered
     return [ordered[round(index * (len(ordered) - 1) / (count - 1))] for index in range(count)]
+
+
+def _with_range(mean: float, ends: tuple[float, float] | None) -> str:
+    """ "4.11", or with the ends of a range "4.11 (4.08 to 4.15)"."""
+    return f"{mean:.2f}" if ends is None else f"{mean:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"

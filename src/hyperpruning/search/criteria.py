@@ -7,17 +7,21 @@ Every criterion has the same signature: ``(rung) -> scores``, see `Rung`. A new 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hyperpruning.search.ranking import Vector, ranks, spearman
+from hyperpruning.search.ranking import ranks, spearman
+from hyperpruning.search.regression import residuals_of, ridge, standardised, terms_of
 from hyperpruning.search.space import Config, is_method_setting
 from hyperpruning.settings import did_you_mean
 from hyperpruning.training.record import EpochRecord
 
 Distance = Callable[[Sequence[float], Sequence[float]], float]
+FOLLOWING = {"calibrated", "surrogate", "config_surrogate"}  # need candidates that are trained further
+AVERAGED = {*FOLLOWING, "averaged_loss", "averaged_ls", "blend"}  # need averages of the weights
+SPECTRAL = {"ls", "ls_end", "averaged_ls", "conditional_ls", "rank_sum", "blend", "calibrated", "surrogate"}
 MIN_FOLLOWED = 4  # candidates from which `calibrated` learns
 BLEND_UNTIL = 0.2  # fraction of the training after which `blend` is the averaged loss alone
 
@@ -130,51 +134,31 @@ def conditional_ls(rung: Rung) -> dict[str, float]:
     that has text values has a column for each); the residuals are the scores. Without such settings it is `ls`. A term
     is used only while there are at least three candidates for each, so that residuals remain.
     """
-    return freed(rung, ls(rung))
+    return _freed(rung, ls(rung))
 
 
-def freed(rung: Rung, scores: Mapping[str, float]) -> dict[str, float]:
+def _freed(rung: Rung, scores: Mapping[str, float]) -> dict[str, float]:
     """Scores without what the settings outside the pruning method explain, see `conditional_ls`."""
     names = [name for name in scores if math.isfinite(scores[name])]
-    terms = _terms([rung.configs.get(name, {}) for name in names])[: len(names) // 3]
+    terms = terms_of([_others(rung.configs.get(name, {})) for name in names])[: len(names) // 3]
     if not terms:
         return dict(scores)
-    values = np.array([scores[name] for name in names])
-    design = np.column_stack([np.ones(len(names)), *terms])
-    coefficients, *_ = np.linalg.lstsq(design, values, rcond=None)
-    residuals = dict(zip(names, (values - design @ coefficients).tolist(), strict=True))
+    residuals = dict(zip(names, residuals_of([scores[name] for name in names], terms), strict=True))
     return {name: residuals.get(name, score) for name, score in scores.items()}
 
 
-def _terms(configs: Sequence[Config]) -> list[Vector]:
-    """Columns of a regression on the settings outside the method: first the linear ones, then squares."""
-    settings = sorted({key for config in configs for key in config if not is_method_setting(key)})
-    linear: list[Vector] = []
-    squared: list[Vector] = []
-    for key in settings:
-        values = [config.get(key) for config in configs]
-        if all(isinstance(value, int | float) for value in values):
-            if (column := _standardised([float(value) for value in values if value is not None])) is not None:
-                linear.append(column)
-                if len(set(values)) > 2 and (square := _standardised(column**2)) is not None:
-                    squared.append(square)
-        else:
-            for choice in sorted({str(value) for value in values})[1:]:
-                if (column := _standardised([float(str(value) == choice) for value in values])) is not None:
-                    linear.append(column)
-    return [*linear, *squared]
-
-
-def _standardised(values: Iterable[float]) -> Vector | None:
-    """Values with mean 0 and deviation 1; None if they are all equal."""
-    column = np.array([*values], dtype=float)
-    deviation = float(column.std())
-    return (column - column.mean()) / deviation if deviation > 1e-12 * max(1.0, float(np.abs(column).max())) else None
+def _others(config: Config) -> Config:
+    return {name: value for name, value in config.items() if not is_method_setting(name)}
 
 
 def drop_fraction(rung: Rung) -> dict[str, float]:
     """The drop fraction of the method: the baseline that any early criterion must beat; 0 where a method has none."""
     return {name: float(rung.configs.get(name, {}).get("drop_fraction", 0.0)) for name in rung.records}
+
+
+def first(rung: Rung) -> dict[str, float]:
+    """The order of suggestion: the baseline of knowing nothing."""
+    return dict.fromkeys(rung.records, 0.0)
 
 
 def rank_sum(rung: Rung) -> dict[str, float]:
@@ -204,6 +188,32 @@ def calibrated(rung: Rung) -> dict[str, float]:
         rho = spearman(list(criterion(early).values()), list(late.values()))
         weights.append((criterion, max(0.0, rho or 0.0) ** 2))
     return _weighted_ranks(rung, weights) if any(weight for _, weight in weights) else blend(rung)
+
+
+def config_surrogate(rung: Rung) -> dict[str, float]:
+    """The loss that a ridge regression on the configs foretells, fitted to the candidates that are trained further.
+
+    With fewer than four such candidates (`Rung.followed`) it is `blend`.
+    """
+    return _surrogate(rung, ())
+
+
+def surrogate(rung: Rung) -> dict[str, float]:
+    """As `config_surrogate`, with the loss of averaged weights and the conditional LS distance at the rung as well."""
+    return _surrogate(rung, (averaged_loss, conditional_ls))
+
+
+def _surrogate(rung: Rung, early: Sequence[Criterion]) -> dict[str, float]:
+    late = _late_losses(rung)
+    if len(late) < MIN_FOLLOWED:
+        return blend(rung)
+    every = replace(rung, records={**{name: rung.followed[name] for name in late}, **rung.records})
+    scores = [criterion(every) for criterion in early]
+    names = list(every.records)
+    columns = [one for one in (standardised([each[name] for name in names]) for each in scores) if one is not None]
+    terms = [*terms_of([rung.configs.get(name, {}) for name in names]), *columns]
+    foretold = ridge(terms, [late.get(name) for name in names])
+    return {name: value for name, value in zip(names, foretold, strict=True) if name in rung.records}
 
 
 def _late_losses(rung: Rung) -> dict[str, float]:
@@ -237,6 +247,9 @@ CRITERIA: dict[str, Criterion] = {
     "ls_end": ls_end,
     "averaged_ls": averaged_ls,
     "drop_fraction": drop_fraction,
+    "first": first,
+    "config_surrogate": config_surrogate,
+    "surrogate": surrogate,
 }
 
 

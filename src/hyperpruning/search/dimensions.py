@@ -164,9 +164,9 @@ class Prior:
 def check_choices(name: str, dimension: object) -> None:
     """Check that the choices of a setting are a dimension."""
     if not isinstance(dimension, (tuple, *Range)):
+        instead = f"{tuple(dimension)}" if isinstance(dimension, list) else f"({dimension!r},) for a single choice"
         raise ValueError(
-            f"The choices of {name} must be a tuple, a FloatRange or an IntRange, got {dimension!r}. Write "
-            f"({dimension!r},) for a single choice."
+            f"The choices of {name} must be a tuple, a FloatRange or an IntRange, got {dimension!r}. Write {instead}."
         )
     if dimension == ():
         raise ValueError(f"The choices of {name} must have at least one value, got none. Give some.")

@@ -8,59 +8,26 @@ from __future__ import annotations
 
 import importlib
 import logging
-import multiprocessing
 import os
-import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnContext, SpawnProcess
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
+
+from hyperpruning.search.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 LOCAL = "local"
 REACHED_IN = 10.0  # seconds in which the scheduler of a cluster must answer
 IN_FLIGHT = 256  # jobs that are handed to a cluster at the same time
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class ClusterError(RuntimeError):
     """A cluster that cannot be used: its package is missing, it cannot be reached, or its workers do not fit."""
 
 
-class ProcessPool(ProcessPoolExecutor):
-    """A pool of processes that can be killed; `processes` are those that were started."""
-
-    def __init__(self, workers: int) -> None:
-        context = _RememberingContext()
-        self.processes = context.processes
-        super().__init__(workers, mp_context=context, initializer=_exit_with_parent)
-
-    def kill(self) -> None:
-        """Kill the processes; jobs that are not finished are lost."""
-        self.shutdown(wait=False, cancel_futures=True)
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.join()
-
-
-class _RememberingContext(SpawnContext):
-    """Starts processes by spawn (a fork of a process that has used CUDA cannot use it), and remembers them."""
-
-    def __init__(self) -> None:
-        self.processes: list[SpawnProcess] = []
-
-    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]
-        process = SpawnProcess(*args, **options)
-        self.processes.append(process)
-        return process
-
-
-def process_pool(workers: int, *, threads: int | None = None) -> ProcessPool:
+def process_pool(workers: int, *, threads: int | None = None) -> WorkerPool:
     """A pool of processes of this machine, each of which trains one network at a time.
 
     Args:
@@ -68,11 +35,7 @@ def process_pool(workers: int, *, threads: int | None = None) -> ProcessPool:
         threads: of the numerical libraries in each process, outside the training, which has its own setting; None: the
             processor's cores divided by the workers, so that they do not share cores.
     """
-    pool = ProcessPool(workers)
-    with _ctrl_c_ignored(), _threads_limited(threads or max(1, (os.cpu_count() or 1) // workers)):
-        for _ in range(workers):  # the workers, which start now, inherit both
-            pool.submit(os.getpid)
-    return pool
+    return WorkerPool(workers, threads=threads or max(1, (os.cpu_count() or 1) // workers))
 
 
 def dask_executor(address: str = LOCAL, *, workers: int = 2) -> Executor:
@@ -130,7 +93,7 @@ def dask_executor(address: str = LOCAL, *, workers: int = 2) -> Executor:
 
 
 def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpus: float = 0) -> Executor:
-    """An executor over a Ray cluster; a job of a worker or a node that dies is done once more.
+    """An executor over a Ray cluster; a search does a job of a worker or a node that dies once more.
 
     Args:
         address: "host:6379" of the head node, "auto" for the cluster that this machine belongs to; "local" starts one
@@ -159,25 +122,17 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     died = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
     running: set[Any] = set()
 
-    def once(function: Callable[..., Any], *args: Any) -> Any:
+    def call(function: Callable[..., Any], *args: Any) -> Any:
         reference = remote.remote(function, args)
         running.add(reference)
         try:
             return ray.get(reference)
         except ray.exceptions.RayTaskError as error:  # its text is a traceback
             raise (error.cause if isinstance(error.cause, BaseException) else error) from None
+        except died as error:  # the driver tries the job once more
+            raise BrokenExecutor(f"A worker of Ray died ({type(error).__name__}).") from None
         finally:
             running.discard(reference)
-
-    def call(function: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return once(function, *args)
-        except died as error:
-            logger.warning("A worker of Ray died (%s). Its job is done once more.", type(error).__name__)
-        try:
-            return once(function, *args)
-        except died as error:
-            raise BrokenExecutor(f"A second worker of Ray died with the same job ({type(error).__name__}).") from None
 
     def close(kill: bool) -> None:
         if kill:
@@ -246,13 +201,13 @@ class ClusterExecutor(Executor):
 
 
 def stop(executor: Executor) -> None:
-    """Stop an executor at once; the epochs that are finished are in the checkpoints.
+    """Stop an executor; what it has trained is in the checkpoints.
 
-    The processes of a `process_pool` are killed, and the jobs of a cluster cancelled. A worker of a cluster that goes
-    on nevertheless notices after its epoch that the search has ended.
+    The processes of a `process_pool` end their steps, and the jobs of a cluster are cancelled. A worker of a cluster
+    that goes on nevertheless notices after its epoch that the search has ended.
     """
-    if isinstance(executor, ProcessPool):
-        executor.kill()
+    if isinstance(executor, WorkerPool):
+        executor.terminate()
     else:
         executor.shutdown(wait=False, cancel_futures=True)
 
@@ -290,38 +245,3 @@ def _package(module: str, extra: str) -> Any:
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     return function(*args)
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may change this
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _threads_limited(count: int) -> Iterator[None]:
-    """Within the block, processes that start have this number of threads in their numerical libraries."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, str(count)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _exit_with_parent() -> None:
-    """In a worker: ignore Ctrl-C, and exit when the driver exits (else two drivers could write to one run folder)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

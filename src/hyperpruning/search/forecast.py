@@ -82,6 +82,5 @@ def _simulated_record(history: History, network: str, epoch: int) -> EpochRecord
     loss, shift = draw.random(), draw.random() if network not in (DENSE, SMALL) else 0.0
     known = (records[epoch].spectrum for records in history.epochs.values() if epoch in records)
     exponents = next(known, (0.0,))
-    return EpochRecord(
-        epoch, None, loss, 0, {}, 0.0, spectrum=tuple((0.0 if one is None else one) + shift for one in exponents)
-    )
+    spectrum = tuple((0.0 if one is None else one) + shift for one in exponents)
+    return EpochRecord(epoch, None, loss, 0, {}, 0.0, spectrum=spectrum, averaged_loss=loss, averaged_spectrum=spectrum)

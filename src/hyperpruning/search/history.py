@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperpruning.search.space import Config, method_config
-from hyperpruning.settings import check_types
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
-from hyperpruning.training.record import EpochRecord, Metric, record_from_json
+from hyperpruning.tabulation import data_frame, html_table
+from hyperpruning.training.record import EpochRecord, Metric
 
 DENSE = "dense"
 SMALL = "small"  # the dense network with as many weights as the pruned ones
-NETWORK_NAME = re.compile(r"dense|small|c(0[1-9]|[1-9][0-9]+)(s[2-9]|s[1-9][0-9]+)?")  # s2: its second seed
 
 
 @dataclass(frozen=True)
@@ -153,62 +151,6 @@ class SpaceExhausted:
 
 
 Fact = Header | Candidate | Epoch | RoundDecision | FinalResult | Failure | Winner | Choice | SpaceExhausted
-KINDS: dict[str, type[Any]] = {
-    "search": Header,
-    "candidate": Candidate,
-    "epoch": Epoch,
-    "round": RoundDecision,
-    "final": FinalResult,
-    "failure": Failure,
-    "winner": Winner,
-    "choice": Choice,
-    "exhausted": SpaceExhausted,
-}
-
-
-def to_json(fact: Fact) -> dict[str, Any]:
-    """Convert a fact to JSON types, without wall-clock times, so that equal searches have equal ledgers."""
-    kind = next(kind for kind, cls in KINDS.items() if isinstance(fact, cls))
-    if isinstance(fact, Epoch):
-        values = {"network": fact.network, **fact.record.to_json()}
-        del values["seconds"]
-    else:
-        values = {key: value for key, value in asdict(fact).items() if value is not None or key == "from_loss"}
-    return {"kind": kind, **values}
-
-
-def from_json(values: Mapping[str, Any]) -> Fact:
-    """The fact that `to_json` wrote.
-
-    Raises:
-        ValueError: its kind or a field is unknown in this version.
-    """
-    rest = dict(values)
-    kind = rest.pop("kind", None)
-    try:
-        if kind == "epoch":
-            rest = {"network": rest.pop("network"), "record": record_from_json(rest)}
-        if kind == "search":
-            rest["metric"] = Metric(**rest["metric"])
-            check_types(rest["metric"])
-        if kind == "round":
-            rest |= {"kept": tuple(rest["kept"]), "dropped": tuple(rest["dropped"])}
-        fact: Fact = KINDS[str(kind)](**rest)
-        check_types(fact)
-        _check_names(fact)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"A fact must have a kind and fields of this version, got {kind!r} ({error}).") from None
-    return fact
-
-
-def _check_names(fact: Fact) -> None:
-    """Check the form of a name, since it becomes part of a path."""
-    names = [fact.name if isinstance(fact, Candidate) else getattr(fact, "network", DENSE)]
-    if isinstance(fact, RoundDecision):
-        names = [*fact.kept, *fact.dropped, *fact.scores]
-    for name in names:
-        if not NETWORK_NAME.fullmatch(name):
-            raise ValueError(f"The name of a network must be {DENSE!r}, {SMALL!r} or c01, c01s2, ..., got {name!r}.")
 
 
 @dataclass
@@ -282,6 +224,59 @@ class History:
     def trained_epochs(self, *, dense: bool = True) -> int:
         """Epochs trained, all networks together; with or without the dense networks."""
         return sum(max(0, self.trained(name)) for name in self.epochs if dense or name not in (DENSE, SMALL))
+
+    def to_frame(self) -> Any:
+        """The records as a pandas DataFrame: one row for each network and epoch.
+
+        Columns: network, epoch; train_loss, valid_loss and averaged_loss in nats; the task's metric by its name;
+        active, churn, ever_active; spectrum (a tuple of exponents, nats per step); and for each setting of a candidate
+        "config_" and its name. What a network does not have is missing.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        metric, rows = self._metric, []
+        fields = ("train_loss", "valid_loss", "averaged_loss", "active", "churn", "ever_active")
+        for name in self._networks():
+            config = self.candidates[name].config if name in self.candidates else {}
+            for epoch, record in sorted(self.epochs.get(name, {}).items()):
+                row = {"network": name, "epoch": epoch} | {field: getattr(record, field) for field in fields}
+                row[metric.name] = metric.value(record.valid_loss, record.valid_metric)
+                row["spectrum"] = tuple(record.exponents)
+                rows.append(row | {f"config_{key}": value for key, value in config.items()})
+        return data_frame(rows)
+
+    def __repr__(self) -> str:
+        if self.header is None:
+            return "History(empty)"
+        winners = [f"{name} by {criterion}" for criterion, name in self.winners.items()]
+        said = f"{len(self.candidates)} candidates, {self.trained_epochs()} epochs trained"
+        said += f", {len(self.failures)} failed" if self.failures else ""
+        return f"History({said}; {'winners: ' + ', '.join(winners) if winners else 'no winner yet'})"
+
+    def _repr_html_(self) -> str:
+        metric, rows = self._metric, []
+        for name in self._networks():
+            config = self.candidates[name].config if name in self.candidates else {}
+            records, final = self.epochs.get(name, {}), self.finals.get(name)
+            last = records[max(records)] if records else None
+            outcomes = [f"winner by {criterion}" for criterion, winner in self.winners.items() if winner == name]
+            outcomes += [f"failed: {self.failures[name]}"] if name in self.failures else []
+            row = [name, ", ".join(f"{key} = {value}" for key, value in config.items()), str(max(records, default=0))]
+            row += ["" if last is None else f"{metric.value(last.valid_loss, last.valid_metric):.2f}"]
+            row += ["" if final is None else f"{metric.value(final.test_loss, final.test_metric):.2f}"]
+            rows.append([*row, "; ".join(outcomes)])
+        headings = ["network", "config", "epochs", f"last valid {metric.name}", f"test {metric.name}", "outcome"]
+        return html_table(repr(self), headings, rows)
+
+    @property
+    def _metric(self) -> Metric:
+        return Metric() if self.header is None else self.header.metric
+
+    def _networks(self) -> list[str]:
+        """The dense networks that have records or failed, then the candidates."""
+        dense = [name for name in (DENSE, SMALL) if name in self.epochs or name in self.failures]
+        return [*dense, *self.candidates]
 
     def copy(self) -> History:
         """A copy; adding to it does not change this history."""

@@ -23,7 +23,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hyperpruning.search.history import DENSE, SMALL, Fact, History, candidate_and_seed, from_json, to_json
+from hyperpruning.faults import fault
+from hyperpruning.search.fact_json import from_json, to_json
+from hyperpruning.search.history import DENSE, SMALL, Fact, History, candidate_and_seed
 
 logger = logging.getLogger(__name__)
 LEDGER = "ledger.jsonl"
@@ -224,9 +226,11 @@ class Ledger:
         with self.path.open("ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
+                line = fault("ledger.append", line)
                 written = 0
                 while written < len(line):
                     written += file.write(line[written:])
+                fault("ledger.fsync")
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(size)
@@ -255,6 +259,7 @@ def _complete_lines(path: Path) -> Iterator[bytes]:
 def _cut_torn_line(path: Path) -> None:
     complete = sum(map(len, _complete_lines(path)))
     if complete < path.stat().st_size:
+        fault("ledger.cut")
         os.truncate(path, complete)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.search.brackets import SCHEDULERS, Bracket, brackets_of, most_epochs, rungs_of
-from hyperpruning.search.criteria import CRITERIA, MIN_FOLLOWED, criterion_of
+from hyperpruning.search.criteria import AVERAGED, CRITERIA, FOLLOWING, MIN_FOLLOWED, SPECTRAL, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
 from hyperpruning.search.space import (
@@ -20,13 +20,15 @@ from hyperpruning.search.space import (
     space_from_identity,
 )
 from hyperpruning.settings import check_settings, described, did_you_mean, documented, setting
+from hyperpruning.training.checkpoint import KEEP_CHECKPOINTS
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.own_loop import complete_config
 from hyperpruning.training.record import Metric
 from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
-AVERAGING = {"averaged_loss", "averaged_ls", "blend", "calibrated"}  # criteria that need the averages of the weights
+# settings that results do not depend on: a run may be continued with others
+NOT_IN_IDENTITY = ("max_hours", "checkpoint_minutes", "keep_checkpoints")
 
 
 @documented
@@ -118,11 +120,34 @@ class Plan:
     train_all: bool = setting(
         False, "train the eliminated candidates to the end too, to see what was missed", section="search"
     )
+    max_hours: float | None = setting(
+        None,
+        "budget in wall-clock time of one call: the running step ends, a checkpoint is written, and the search can be "
+        "continued; left out: none",
+        section="search",
+        gt=0,
+        le=1e6,
+    )
+    checkpoint_minutes: float = setting(
+        5.0,
+        "wall-clock time between two checkpoints within an epoch; results do not depend on it",
+        section="search",
+        ge=0,
+        le=1e6,
+    )
+    keep_checkpoints: int = setting(
+        KEEP_CHECKPOINTS,
+        "last checkpoints that are kept of each network; of an eliminated candidate none, only its records",
+        section="search",
+        ge=1,
+        le=1000,
+    )
     distance: str = setting("l2", f"between spectra: {', '.join(DISTANCES)}", section="spectrum", choices=DISTANCES)
     spectrum: SpectrumConfig = described("how spectra are taken", SpectrumConfig())
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self._check_parts()
         if self.task is not None:
             object.__setattr__(self, "train", complete_config(self.task, self.train))
         self._set_rounds()
@@ -185,21 +210,32 @@ class Plan:
         """Check that the records will have what the criteria need."""
         for criterion in self.criteria:
             words = set(criterion.replace("+", " ").replace("*", " ").split())
-            needs: dict[str, tuple[set[str], bool]] = {
-                "half_life above 0": (
-                    {"averaged_loss", "averaged_ls", "blend", "calibrated"},
-                    self.train.half_life > 0,
-                ),
+            needs = {
+                "half_life above 0": (AVERAGED, self.train.half_life > 0),
                 "averaged = true in [spectrum]": ({"averaged_ls"}, self.spectrum.averaged),
-                f"n_followed at least {MIN_FOLLOWED}": ({"calibrated"}, self.n_followed >= MIN_FOLLOWED),
+                f"n_followed at least {MIN_FOLLOWED}": (FOLLOWING, self.n_followed >= MIN_FOLLOWED),
             }
             for need, (names, given) in needs.items():
                 if words & names and not given:
                     raise ValueError(f"The criterion {criterion} must have {need}, got less. Set it, or leave it out.")
+            at = self.rungs if words & SPECTRAL else ()
+            if self.spectrum.epochs and (missing := sorted(set(at) - set(self.spectrum.epochs))):
+                raise ValueError(
+                    f"The criterion {criterion} must have spectra at the rungs {list(at)}, got none at {missing}. Add "
+                    "them to epochs in [spectrum]."
+                )
         if self.n_followed > self.n_candidates:
             raise ValueError(
                 f"n_followed must be at most n_candidates = {self.n_candidates}, got {self.n_followed}. Lower it."
             )
+
+    def _check_parts(self) -> None:
+        for name, kind in (("train", TrainConfig), ("space", SearchSpace), ("spectrum", SpectrumConfig)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got a {type(value).__name__}. Create one.")
+        for name in ("task", "dense_task"):
+            if isinstance(value := getattr(self, name), type):
+                raise ValueError(f"{name} must be an object, got the class {value.__name__}. Create one of it.")
 
     @property
     def metric(self) -> Metric:
@@ -213,7 +249,7 @@ class Plan:
         values = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
-            if name not in ("task", "dense_task", "dense", "train", "space", "spectrum", "sampler")
+            if name not in ("task", "dense_task", "dense", "train", "space", "spectrum", "sampler", *NOT_IN_IDENTITY)
         }
         return values | {
             "task": self.task.identity(),

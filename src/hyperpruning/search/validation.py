@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from hyperpruning.lyapunov.config import SpectrumConfig
+from hyperpruning.lyapunov.spectrum import check_has_spectrum
 from hyperpruning.search.configured import Configured, check_known, configured
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense
@@ -16,7 +19,7 @@ from hyperpruning.search.space import (
     settings_of,
 )
 from hyperpruning.sparsity.method import Method
-from hyperpruning.training.checks import check_promises
+from hyperpruning.training.checks import check_promises, recurrent_part
 from hyperpruning.training.device import device_of
 from hyperpruning.training.pruning import method_checker
 from hyperpruning.training.task import AnyTask
@@ -44,7 +47,19 @@ def validate(plan: Plan) -> None:
     if isinstance(plan.dense, FrozenDense):
         plan.dense.load_into(plan.dense_task.network(plan.train.seed))
     network = check_promises(plan.task, plan.train.seed)
+    _check_spectrum(plan.task, network, plan.spectrum)
+    if type(plan.dense_task) is not type(plan.task):  # of one class, they differ in settings such as the dropout
+        _check_spectrum(plan.dense_task, check_promises(plan.dense_task, plan.train.seed), plan.spectrum)
     _check_space(plan, network)
+
+
+def _check_spectrum(task: AnyTask, network: nn.Module, config: SpectrumConfig) -> None:
+    """Check that a network has the spectrum that the plan asks for, e.g. that the warm-up is not too long."""
+    network.eval()
+    with torch.no_grad():
+        recurrent, probe = recurrent_part(task, network)
+    check_has_spectrum(recurrent, probe, state=config.state, warmup=config.warmup)
+    network.train()
 
 
 def _check_space(plan: Plan, network: nn.Module) -> None:

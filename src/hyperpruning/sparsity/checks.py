@@ -1,13 +1,40 @@
 """Checks of what an update of the masks is made from, and of what it leaves."""
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperpruning.sparsity.mask_inits import Scores
 from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.parameter import PrunableParameters
 from hyperpruning.sparsity.selection import LazyAbs
+
+
+def check_steps(name: str, count: object) -> None:
+    """Check that a number of optimizer steps, if it is given, is a whole number of at least 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 1):
+        raise ValueError(
+            f"{name} must be a whole number of at least 1 optimizer step, got {count!r}. Correct it, or leave it out."
+        )
+
+
+def check_model_and_optimizer(model: object, optimizer: object) -> None:
+    """Check that the first two arguments of a Sparsifier are what they must be, in this order.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {model!r}. Give the model first.")
+    if not (optimizer is None or hasattr(optimizer, "param_groups")):
+        raise ValueError(
+            f"optimizer must be a torch optimizer or None, got {optimizer!r}. Give it second, and the method third."
+        )
 
 
 def check_finite(parameters: PrunableParameters, step: int) -> None:

@@ -64,6 +64,8 @@ def with_row_groups(model: nn.Module, given: Mapping[str, int] | None) -> dict[s
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = row_groups(model)
+    if not (given is None or isinstance(given, Mapping)):
+        raise ValueError(f"row_groups must be a dict of numbers by parameter name, got {given!r}. Leave it out.")
     for name, count in (given or {}).items():
         if name not in parameters:
             raise ValueError(

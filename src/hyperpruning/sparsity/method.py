@@ -100,7 +100,7 @@ class Method:
     update: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
-        for rules in (_number_errors, _stage_errors, _schedule_errors, _granularity_errors):
+        for rules in (_function_errors, _number_errors, _stage_errors, _schedule_errors, _granularity_errors):
             for error in rules(self):
                 raise ValueError(error)
 
@@ -119,6 +119,40 @@ class Method:
         """Whether the number of active weights of a tensor can change while the total does not."""
         scopes_used = (self.mask_init_scope, self.drop_scope, self.replace_scope, self.grow_scope)
         return scopes.global_ in scopes_used or self.redistribute is not redistributions.none
+
+
+# the modules with the functions of a method
+_MODULES = {
+    "allocation": "allocations",
+    "mask_init": "mask_inits",
+    "mask_init_scope": "scopes",
+    "density": "schedules",
+    "drop": "scores",
+    "drop_scope": "scopes",
+    "replace_scope": "scopes",
+    "decay": "schedules",
+    "redistribute": "redistributions",
+    "grow": "scores",
+    "grow_scope": "scopes",
+    "regrowth_init": "regrowth_inits",
+    "update": "published_updates",
+}
+_OPTIONAL = ("drop", "replace_scope", "grow", "update")
+
+
+def _function_errors(method: Method) -> Iterator[str]:
+    """Every part that is not a number must be a function, not the name of one."""
+    for part, module in _MODULES.items():
+        value = getattr(method, part)
+        if not (callable(value) or (value is None and part in _OPTIONAL)):
+            none = " or None" if part in _OPTIONAL else ""
+            yield f"{part} must be a function{none}, got {value!r}. Take one from hyperpruning.sparsity.{module}."
+    granularity: object = method.granularity
+    if not isinstance(granularity, Granularity):
+        yield (
+            f"granularity must be a Granularity, got {granularity!r}. Take one from "
+            "hyperpruning.sparsity.parameter.GRANULARITIES."
+        )
 
 
 def _number_errors(method: Method) -> Iterator[str]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from hyperpruning.sparsity import buffers, scores
 from hyperpruning.sparsity.catalogue import check_is_method
-from hyperpruning.sparsity.checks import check_finite
+from hyperpruning.sparsity.checks import check_finite, check_model_and_optimizer, check_steps
 from hyperpruning.sparsity.costs import Cost, weights
 from hyperpruning.sparsity.gates import with_row_groups
 from hyperpruning.sparsity.loop import OptimizerSteps, Processes, unwrapped
@@ -91,10 +91,8 @@ class Sparsifier:
         seed: int = 0,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        if interval is not None and interval < 1:
-            raise ValueError(
-                f"interval must be at least 1 optimizer step, got {interval}. Leave it out for the default."
-            )
+        check_model_and_optimizer(model, optimizer)
+        check_steps("interval", interval)
         check_is_method(method)
         self._processes, model = Processes(model), unwrapped(model)
         named = {n: p for n, p in model.named_parameters() if cost(n, p) and (prunable is None or prunable(n, p))}

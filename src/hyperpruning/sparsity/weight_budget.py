@@ -10,6 +10,7 @@ from torch import nn
 
 from hyperpruning.sparsity import schedules
 from hyperpruning.sparsity.allocations import uniform_except
+from hyperpruning.sparsity.checks import check_steps
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.scopes import gate
 from hyperpruning.sparsity.selection import apportion
@@ -50,8 +51,7 @@ class WeightBudget:
         if not self.shapes:
             raise ValueError("At least one parameter must be prunable, got none. Check the filter and the costs.")
         _check_sparsity(sparsity)
-        if total_steps is not None and total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, got {total_steps}. Leave it out if it is unknown.")
+        check_steps("total_steps", total_steps)
         if (method.scheduled or method.soft_shrinkage) and (total_steps or 0) < 2:
             raise ValueError(
                 "total_steps must be at least 2 when the density falls or soft_shrinkage is above 0, "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from hyperpruning.training.device import seeded
 from hyperpruning.training.own_loop import has_own_loop
-from hyperpruning.training.task import AnyTask, Task, as_step, loss_and_carry, row_groups_of, with_batches
+from hyperpruning.training.record import Metric
+from hyperpruning.training.task import AnyTask, Task, as_step, loss_and_carry, metric_of, row_groups_of, with_batches
 
 COMMON = ("network", "steps", "evaluate", "recurrence", "identity")
 
@@ -35,6 +37,8 @@ def check_promises(task: AnyTask, seed: int) -> nn.Module:
             raise ValueError(
                 f"A task must have the method {name}, got {type(task).__name__} without it. Add it (see hp.Task)."
             )
+    _check_words(task)
+    check_steps_of(task, 0, seed)
     network = _check_network(task, seed)
     _check_row_groups(task, network)
     with torch.no_grad(), seeded(seed, torch.device("cpu")):
@@ -44,10 +48,48 @@ def check_promises(task: AnyTask, seed: int) -> nn.Module:
     return network
 
 
+def _check_words(task: AnyTask) -> None:
+    """Check what a ledger records of a task: without an identity, another task's results would be taken for its own."""
+    identity, metric = task.identity(), metric_of(task)
+    try:
+        plain = isinstance(identity, dict) and all(isinstance(key, str) for key in identity)
+        json.dumps(identity, allow_nan=False)
+    except (TypeError, ValueError):
+        plain = False
+    if not plain:
+        raise ValueError(
+            f"identity must return a dict with string keys and values of JSON types, got {identity!r}. Convert the "
+            "others to str, int, float or list."
+        )
+    if not isinstance(metric, Metric):
+        raise ValueError(f"metric must be a hyperpruning.Metric, got {metric!r}. Leave it out if it is the loss.")
+
+
+def check_steps_of(task: AnyTask, epoch: int, seed: int) -> None:
+    """Check the number of steps of an epoch.
+
+    Raises:
+        ValueError: it is no whole number of at least 1.
+    """
+    steps: object = task.steps(epoch, seed)
+    if type(steps) is not int or steps < 1:
+        raise ValueError(
+            f"steps({epoch}, {seed}) must be an int of at least 1, got {steps!r}. Return the number of batches."
+        )
+
+
 def _check_loss(task: Task, network: nn.Module, seed: int) -> None:
-    """Check that the loss of a batch, without a gradient, comes with what is carried to the next batch."""
+    """Check that the loss of a batch has a gradient, and comes with what is carried to the next batch."""
     for batch in islice(task.batches(0, seed), 1):
-        loss_and_carry(task, network, as_step(batch).parts[0], None)
+        with torch.enable_grad():
+            loss: Any = loss_and_carry(task, network, as_step(batch).parts[0], None)[0]
+        if not isinstance(loss, Tensor) or loss.dim():
+            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"loss must return a tensor without dimensions, got {found}. Take the mean.")
+        if not loss.requires_grad:
+            raise ValueError(
+                "loss must have a gradient, got one that is detached from the weights. Compute it with autograd."
+            )
 
 
 def _check_network(task: AnyTask, seed: int) -> nn.Module:
@@ -78,8 +120,12 @@ def _equal(one: nn.Module, two: nn.Module) -> bool:
 
 
 def _check_row_groups(task: AnyTask, network: nn.Module) -> None:
-    parameters = dict(network.named_parameters())
-    for name, count in row_groups_of(task, network).items():
+    groups, parameters = row_groups_of(task, network), dict(network.named_parameters())
+    if not isinstance(groups, Mapping):
+        raise ValueError(
+            f"row_groups must return a mapping from names to numbers, got a {type(groups).__name__}. {{}} will do."
+        )
+    for name, count in groups.items():
         if name not in parameters:
             raise ValueError(
                 f"row_groups must name parameters of the network, got {name!r}. Use the names of named_parameters()."

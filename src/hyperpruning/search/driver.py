@@ -23,7 +23,6 @@ from hyperpruning.faults import fault
 from hyperpruning.files import write_atomic
 from hyperpruning.search.configured import constrained
 from hyperpruning.search.deadline import deadline_in
-from hyperpruning.search.executors import WorkerPool
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -53,9 +52,11 @@ from hyperpruning.search.schedulers import (
     pruned_weights,
     survivors,
 )
+from hyperpruning.search.shared_folder import token_in
 from hyperpruning.search.space import Config
 from hyperpruning.search.validation import validate
 from hyperpruning.search.worker import NO_MEMORY, OUT_OF_MEMORY, Job, JobResult, job_for, run_job, small_job
+from hyperpruning.search.worker_pool import WorkerPool
 from hyperpruning.training.checkpoint import remove_tensors
 from hyperpruning.training.checks import check_travels
 from hyperpruning.training.device import device_of
@@ -106,16 +107,9 @@ def search(
     with locked(folder) if lock else nullcontext():
         run = _Run(plan, folder, executor, on_fact)
         run.open(files or {})
-        before: list[Action] = []
-        while actions := decide(plan, run.history):
-            if run.paused or run.time_is_up():
-                logger.warning("The %g hours of max_hours are over. The search can be continued.", plan.max_hours)
+        with token_in(folder) if executor is not None else nullcontext() as run.token:
+            if not run.until_finished():
                 return run.history
-            if actions == before:
-                raise RuntimeError(f"The executor must return what it trained, got nothing new for {actions[0]}.")
-            fault("driver.decide")
-            run.carry_out(actions)
-            before = actions
         run.remove_eliminated_tensors()
     return run.history
 
@@ -142,6 +136,7 @@ class _Run:
     ) -> None:
         check_run_folder(plan, folder)
         self.plan, self.folder, self.executor, self.on_fact = plan, folder, executor, on_fact
+        self.token: str | None = None
         self.ledger = Ledger(folder)
         self.history = read(folder, warn=True) if self.ledger.path.exists() else History()
         self.deadline = deadline_in(plan.max_hours)
@@ -169,6 +164,20 @@ class _Run:
                 "The search was started with other versions or on another device, so that results may differ: %s.",
                 "; ".join(differences),
             )
+
+    def until_finished(self) -> bool:
+        """Carry out what `decide` says until it says nothing more; False if the time is up before."""
+        before: list[Action] = []
+        while actions := decide(self.plan, self.history):
+            if self.paused or self.time_is_up():
+                logger.warning("The %g hours of max_hours are over. The search can be continued.", self.plan.max_hours)
+                return False
+            if actions == before:
+                raise RuntimeError(f"The executor must return what it trained, got nothing new for {actions[0]}.")
+            fault("driver.decide")
+            self.carry_out(actions)
+            before = actions
+        return True
 
     def record(self, fact: Fact) -> None:
         """Append a fact to the ledger and to the history."""
@@ -224,6 +233,7 @@ class _Run:
                 if not self.paused:
                     self.record_result(job.name, run_job(job, on_epoch=partial(self.record_epoch, job.name)))
             return
+        jobs = [replace(job, folder=job.folder.resolve(), token=self.token) for job in jobs]
         futures = [self.executor.submit(run_job, job) for job in jobs]
         try:
             for job, future in zip(jobs, futures, strict=True):

@@ -25,6 +25,7 @@ from hyperpruning.search.deadline import Deadline
 from hyperpruning.search.history import DENSE, SMALL, Candidate, FinalResult
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense, NarrowerError, narrower_task
+from hyperpruning.search.shared_folder import check_driven, check_seen
 from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.checkpoint import KEEP_CHECKPOINTS, best_weights, load, save
@@ -48,6 +49,7 @@ class Job:
     With `frozen` weights nothing is trained: they are evaluated once. With `as_many_as` the task's network is made
     narrower, until it has at most as many weights as a pruned one with this number of active prunable weights. Results
     do not depend on how often checkpoints are written, how many are kept, and the deadline.
+    With a `token` the run folder must have it (search/shared_folder.py).
     """
 
     name: str
@@ -63,6 +65,7 @@ class Job:
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = KEEP_CHECKPOINTS
     deadline: Deadline = field(default_factory=Deadline)
+    token: str | None = None
 
     def identity(self) -> str:
         """A hash of all settings of the training; a checkpoint with another identity is not used."""
@@ -176,11 +179,16 @@ def run_job(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) 
         on_epoch: called with each record up to `job.until`, in order: first the records in the checkpoint, then each
             new one after its checkpoint is written. An exception of it ends the job; when the job is run again, it
             continues from that checkpoint.
+
+    Raises:
+        RunFolderError: the run folder does not have the token of the job.
     """
+    if job.token is not None:
+        check_seen(job.folder.parents[1], job.token)
     records: list[EpochRecord] = []
     try:
         with threads(job.train.threads):
-            final = _train(narrowed(job), records, on_epoch)
+            final = _train(narrowed(job), records, _watched(job, on_epoch))
     # a loss or a score is not finite; or the method does not fit; or there is no narrower network
     except (FloatingPointError, MethodError, NarrowerError) as error:
         return JobResult(tuple(records), failure=str(error))
@@ -197,6 +205,19 @@ def run_job(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) 
         return JobResult(tuple(record for record in records if record.epoch <= job.until), final)
     torch.cuda.empty_cache()  # not in the except block, where the error still references the tensors
     return JobResult(tuple(records), failure=failure)
+
+
+def _watched(job: Job, on_epoch: Callable[[EpochRecord], None] | None) -> Callable[[EpochRecord], None] | None:
+    """`on_epoch`, which ends a job that carries a token when its driver has ended."""
+    if (token := job.token) is None:
+        return on_epoch
+
+    def watched(record: EpochRecord) -> None:
+        check_driven(job.folder.parents[1], token)
+        if on_epoch is not None:
+            on_epoch(record)
+
+    return watched
 
 
 def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord], None] | None) -> FinalResult | None:

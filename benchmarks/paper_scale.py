@@ -136,6 +136,7 @@ def plan(options: argparse.Namespace) -> hp.Plan:
         rungs=rungs,
         keep=keep,
         criteria=tuple(options.criteria),
+        as_many_weights=False,  # as in the published search
         spectrum=hp.SpectrumConfig("h", WARMUP),
     )
 

@@ -110,7 +110,7 @@ def left_in_words(
 
 def _costs(plan: Plan) -> tuple[int, int]:
     """Epochs that the search by one criterion trains, and at most all of them."""
-    return epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates), plan.most_epochs()
+    return epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates), plan.most_epochs() - plan.dense_epochs
 
 
 def _epochs(known: Records) -> int:

@@ -77,7 +77,7 @@ def test_a_preset_is_written_down_with_its_comments_and_searched(tmp_path, text)
             ["search", "--preset", "rhn-ptb", "--data", text, "--unit", "character"],
             "--unit must be left out",
         ),
-        (["search", "--unit", "word"], "needs a text folder, got none. Pass --data DIR"),
+        (["search", "--unit", "word"], "must have an experiment.toml, --data DIR or --preset NAME, got none"),
     ):
         code, output = said(*words)
         assert code == 2

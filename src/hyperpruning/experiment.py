@@ -165,7 +165,8 @@ def _space(kind: str) -> dict[str, tuple[Any, Any]]:
         "priors": ('what is believed, e.g. { "training.lr" = { centre = 1.0, confidence = 0.5 } }', {}),
         "fixed": ("configs that are candidates before any is suggested", ()),
     }
-    hints: dict[str, Any] = {"sparsity": Any, "fixed": tuple[Mapping[str, Any], ...]}
+    as_tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # a file has lists
+    hints: dict[str, Any] = {"sparsity": Annotated[Any, as_tuple], "fixed": tuple[Mapping[str, Any], ...]}
     named = {"doc": "if any, candidates are these named methods (docs/methods.md) and the components above are unused"}
     return found | {
         "drop_fraction": _entry("drop_fraction", FloatRange, FloatRange(0.3, 0.8, 0.1), fraction),
@@ -284,7 +285,7 @@ class Experiment(Section):
         of_task = {field.name for field in dataclasses.fields(KINDS[self.task.kind])}
         for name, one in {**space.training, **space.task}.items():  # batch is in [training], and a setting of the task
             searched[f"{'task' if name in of_task else 'training'}.{name}"] = _dimension(name, one)
-        if space.sparsity not in ((), []):  # a file has lists
+        if space.sparsity != ():
             searched["sparsity"] = _dimension("sparsity", space.sparsity)
         more = {name: one for name in MORE if (one := getattr(space, name, None))}
         return space_from_identity({name: to_json(one) for name, one in searched.items()} | more)

@@ -266,7 +266,7 @@ def test_joined_criteria_are_spelled_out_once() -> None:
     assert found["lowest loss * validation loss"] == "product of the ranks"
 
 
-@pytest.mark.parametrize("criteria", [["calibrated", "ls then ls + averaged_loss"], ["extrapolated_loss"]])
+@pytest.mark.parametrize("criteria", [["blend", "ls then ls + averaged_loss"], ["extrapolated_loss"]])
 def test_the_page_of_other_criteria_explains_them(invent: Invent, criteria: list[str]) -> None:
     text = Checker(report(invent(until="header", criteria=criteria))).text
     for name, said in described_criteria(criteria).items():

@@ -99,6 +99,9 @@ CRITERION_NAMES = {
     "ls_end": "LS distance to the end",
     "averaged_ls": "LS distance of averaged weights",
     "drop_fraction": "drop fraction",
+    "first": "order of suggestion",
+    "config_surrogate": "surrogate of configs",
+    "surrogate": "surrogate",
 }
 CRITERIA = {
     "ls": "distance of a candidate's Lyapunov spectrum to that of the dense reference after the same epoch",
@@ -117,6 +120,10 @@ CRITERIA = {
     "averaged_ls": "LS distance between the exponential moving averages of the weights of a candidate and of the dense "
     "reference",
     "drop_fraction": "drop fraction of the method, known without training: the baseline",
+    "first": "order in which the sampler suggested the candidates: the baseline of knowing nothing",
+    "config_surrogate": "loss that a ridge regression on the settings predicts, fitted to the candidates that were "
+    "trained further",
+    "surrogate": "the same with the loss of averaged weights and the conditional LS distance so far",
 }
 DISTANCES = {
     "l2": "square root of the sum of the squared differences of the exponents",

@@ -21,7 +21,7 @@ import torch
 from hyperpruning import faults
 from hyperpruning.exports import write_models
 from hyperpruning.search.driver import search
-from hyperpruning.search.ledger import LEDGER, _lines
+from hyperpruning.search.ledger import LEDGER, _complete_lines, _values
 from hyperpruning.testing.executor import _plan
 
 NEVER = f"driver.decide:{10**9}:kill"
@@ -57,7 +57,8 @@ def ended(pid: int) -> int:
 
 def facts(folder: Path) -> set[str]:
     """The facts in the valid lines of a ledger."""
-    return {json.dumps(values, sort_keys=True) for _, values in _lines(folder / LEDGER) if values is not None}
+    lines = map(_values, _complete_lines(folder / LEDGER))
+    return {json.dumps(values, sort_keys=True) for values in lines if values is not None}
 
 
 def outcome(folder: Path) -> tuple[set[str], dict[str, bytes]]:

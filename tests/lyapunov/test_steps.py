@@ -178,3 +178,8 @@ def test_an_error_of_the_step_itself_is_not_touched():
 
     with pytest.raises(RuntimeError, match="of the user"):
         hp.lyapunov_spectrum(step, X, start=ONES)
+
+
+def test_a_cell_of_torch_is_no_step_because_its_input_comes_first():
+    with pytest.raises(TypeError, match=r"A step is called as step\(state, input\), got a GRUCell"):
+        hp.lyapunov_spectrum(torch.nn.GRUCell(4, 4), torch.randn(20, 2, 4), start=torch.zeros(2, 4))

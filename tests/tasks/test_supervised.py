@@ -396,3 +396,21 @@ def test_a_user_may_use_mse():
     x = torch.randn(40, 6, 2)
     task = hp.SupervisedTask(Reader, (x, x.mean(1)), lambda network, batch: mse_loss(network(batch[0]), batch[1]))
     assert math.isfinite(task.evaluate(task.network(0), "valid"))
+
+
+def test_a_loss_of_two_tensors_says_how_it_is_called():
+    data = torch.randn(60, 12, 2), torch.randn(60)
+    task = hp.SupervisedTask(Reader, data, torch.nn.functional.huber_loss)
+    with pytest.raises(TypeError, match=r"loss_fn must work as loss_fn\(network, batch\), got: .* Write a function"):
+        task.loss(task.network(0), next(iter(task.batches(0, 0))), None)
+
+
+def test_a_recurrent_function_returns_a_part_and_its_inputs():
+    data = torch.randn(60, 12, 2), torch.randn(60)
+    task = hp.SupervisedTask(Reader, data, answer_loss, recurrent=three_values)
+    with pytest.raises(ValueError, match=r"recurrent must return .* got 3 values"):
+        task.recurrence(task.network(0))
+
+
+def three_values(network, batch):
+    return network, batch[0], None

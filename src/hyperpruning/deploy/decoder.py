@@ -129,6 +129,8 @@ class Decoder:
         """
         if not isinstance(x, Tensor):
             x = torch.tensor([x])
+        elif x.dim() == 0 and tuple(self._shape) == (1,):
+            x = x.reshape(1)  # a token as argmax() returns it
         if x.dtype is not self._dtype or not x.is_cpu or not x.is_contiguous():
             x = x.to("cpu", self._dtype).contiguous()
         if x.shape != self._shape:

@@ -24,6 +24,11 @@ def driven_map(network: Any, inputs: Tensor, start: Any, dtype: torch.dtype | No
     check_inputs(inputs)
     if isinstance(network, nn.Module):
         check_module(network, inputs)
+    if isinstance(network, nn.RNNCellBase):
+        raise TypeError(
+            f"A step is called as step(state, input), got a {type(network).__name__}, which is called as cell(input, "
+            "state). Write lambda state, input: cell(input, state)."
+        )
     if isinstance(network, nn.RNNBase):
         return from_module(network, inputs, start, dtype, full)
     if isinstance(network, Direction):

@@ -272,7 +272,10 @@ def check_has_spectrum(network: Any, inputs: Tensor, *, state: State, warmup: in
 def _checked_steps(stack: DrivenMap, warmup: int) -> int:
     steps = len(stack.inputs)
     if not 0 <= warmup < steps:
-        raise ValueError(f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Lower it.")
+        raise ValueError(
+            f"warmup must be from 0 to below the number of steps, {steps}, got {warmup}. Lower it (in a "
+            "search: SpectrumConfig(warmup=...), or warmup in [spectrum])."
+        )
     return steps
 
 

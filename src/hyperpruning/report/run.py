@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -132,6 +133,12 @@ class Run:
                 f"The dense network has learnt nothing: its validation loss of {final.valid_loss:.4f} nats is not "
                 f"{100 * LEARNT:.0f} % below the {baseline:.4f} of the best constant prediction. Change the model or "
                 "the training: until the dense network learns, comparisons of pruned ones mean nothing."
+            )
+        exponents = [one for record in self.records(DENSE).values() for one in record.exponents]
+        if exponents and max(exponents) == -math.inf:
+            found.append(
+                "All exponents of the dense network are -inf, so that the LS distance says nothing. See that the step "
+                "does not detach its state, and that the rows of a batch do not depend on each other."
             )
         if self.plan.as_many_weights and (reason := self.history.failures.get(SMALL)):
             found.append(f"The dense network with as many weights is missing: {reason}")

@@ -21,7 +21,7 @@ from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.ledger import sha256
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.serialization import to_config
-from hyperpruning.training.record import Metric
+from hyperpruning.training.record import Metric, shown
 
 ACCENTS = ("ls", "loss")  # criteria that have a colour, and with it a class in report/style.css
 
@@ -116,7 +116,7 @@ def tiles(run: Run, rows: Sequence[Row]) -> list[Tile]:
     for row in rows:
         criterion = row.criteria[0] if row.criteria else ""
         if row.network in (DENSE, SMALL) or criterion in ACCENTS:
-            tiles.append(Tile(f"{row.test:.2f}", f"test {row.metric.name}, {row.label}", criterion))
+            tiles.append(Tile(shown(row.test), f"test {row.metric.name}, {row.label}", criterion))
     winner = next((row for row in rows if row.why), None)
     if winner is not None:
         tiles.append(Tile(f"{100 * winner.sparsity:.2f} %", "of the winner's weights are zero"))
@@ -216,14 +216,10 @@ def candidates(run: Run) -> Table:
     for name in run.history.candidates:
         epochs, values = curve(run, name)
         final = (
-            "failed"
-            if name in run.history.failures
-            else f"{min(values):.2f}"
-            if name in run.completed
-            else "eliminated"
+            "failed" if name in run.history.failures else shown(min(values)) if name in run.completed else "eliminated"
         )
         final = final if run.finished or final != "eliminated" else ""
-        last = f"{values[-1]:.2f}" if values else ""
+        last = shown(values[-1]) if values else ""
         rows.append(TableRow([name, run.method(name), str(max(epochs, default=0)), last, final]))
     headings = ["candidate", "method", "epochs", f"last validation {run.metric.name}", "best, if trained to the end"]
     return Table(headings, rows, text_columns=2)

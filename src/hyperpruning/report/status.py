@@ -31,7 +31,7 @@ from hyperpruning.search.history import (
 )
 from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.training.checkpoint import newest_records
-from hyperpruning.training.record import EpochRecord, Metric
+from hyperpruning.training.record import EpochRecord, Metric, shown
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def _networks(status: Status, shown: Sequence[Network], width: int) -> Table:
 
 
 def _value(network: Network) -> str:
-    return "-" if network.value is None else f"{network.value:.2f}"
+    return "-" if network.value is None else shown(network.value)
 
 
 def _style(network: Network, criterion: str) -> str:
@@ -313,7 +313,7 @@ def line(fact: Fact, metric: Metric) -> str | None:
             return f"{fact.name} is {', '.join(str(value) for value in fact.config.values())}"
         case Epoch(network, record) if record.epoch:
             value = metric.value(record.valid_loss, record.valid_metric)
-            return f"{network} epoch {record.epoch}: valid {metric.name} {value:.2f}"
+            return f"{network} epoch {record.epoch}: valid {metric.name} {shown(value)}"
         case RoundDecision():
             return f"After epoch {fact.epoch}, {criterion_name(fact.criterion)} keeps {', '.join(fact.kept)}"
         case Failure():

@@ -14,7 +14,7 @@ from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.plan import seed_names
 from hyperpruning.search.ranking import spearman
 from hyperpruning.search.schedulers import rung
-from hyperpruning.training.record import Metric
+from hyperpruning.training.record import Metric, shown
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def verdict(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
         return " ".join([*notes, "The search has no winner yet."])
     selected = [row.label.removeprefix("by ") for row in rows if row.criteria and row.network == chosen.network]
     by = f", selected by {join_names(selected)}" if selected else ""
-    said = f"test {chosen.metric.name} {chosen.test:.2f}"
+    said = f"test {chosen.metric.name} {shown(chosen.test)}"
     sentences = [*notes, f"The winner is {chosen.network}{by} ({said}): {chosen.why}."]
     if "ls" in by_criterion and "loss" in by_criterion:
         sentences.append(_ls_and_loss(by_criterion["ls"], by_criterion["loss"]))
@@ -175,20 +175,21 @@ def verdict(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
 
 def _ls_and_loss(ls: Row, loss: Row) -> str:
     if ls.network == loss.network:
-        said = f"test {ls.metric.name} {ls.test:.2f}"
+        said = f"test {ls.metric.name} {shown(ls.test)}"
         return f"LS distance and validation loss selected the same network, {ls.network} ({said})."
     return f"The winner by LS distance is {_comparison(ls, loss, 'the winner by validation loss')}."
 
 
 def _comparison(row: Row, reference: Row, other: str) -> str:
     """ "better than X: test perplexity 4.60 against 4.70", the difference as it is printed."""
-    gap = round(row.test, 2) - round(reference.test, 2)
-    numbers = f"test {row.metric.name} {row.test:.2f} against {reference.test:.2f}"
-    if row.test == reference.test or abs(gap) < 0.005:
+    gap = float(shown(row.test)) - float(shown(reference.test))
+    numbers = f"test {row.metric.name} {shown(row.test)} against {shown(reference.test)}"
+    if row.test == reference.test or gap == 0:
         return f"as good as {other} ({numbers})"
     better = row.metric.better(row.test, reference.test)
+    size = f"{abs(gap):.3g}" if min(row.test, reference.test) < 1 else f"{abs(gap):.2f}"
     direction = "lower" if gap < 0 else "higher"
-    return f"{'better' if better else 'worse'} than {other}: {numbers}, {abs(gap):.2f} {direction}"
+    return f"{'better' if better else 'worse'} than {other}: {numbers}, {size} {direction}"
 
 
 def correlations(folder: Path) -> list[Correlation]:
@@ -267,4 +268,4 @@ def evenly_spaced(values: set[int], count: int) -> list[int]:
 
 def _with_range(mean: float, ends: tuple[float, float] | None) -> str:
     """ "4.11", or with the ends of a range "4.11 (4.08 to 4.15)"."""
-    return f"{mean:.2f}" if ends is None else f"{mean:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
+    return shown(mean) if ends is None else f"{shown(mean)} ({shown(ends[0])} to {shown(ends[1])})"

@@ -122,7 +122,8 @@ class WeightBudget:
         if set(row_groups.values()) == {1}:
             raise ValueError(
                 "row_groups must name at least one prunable parameter when a scope ranks weights by gate, got none. "
-                "Give the Sparsifier row_groups, e.g. {'weight_hh_l0': 4} for an LSTM, or use another scope."
+                "Give the Sparsifier row_groups, e.g. {'weight_hh_l0': 4} for an LSTM (in a search: an attribute "
+                "row_groups of the cell), or use another scope."
             )
         for name, gates in row_groups.items():
             rows, block_rows = self.shapes[name][0], self.block_shapes[name][0]

@@ -56,7 +56,8 @@ def recurrent_module(network: nn.Module, name: str | None = None) -> nn.Module:
             + (
                 "Name one of them: recurrent = ..."
                 if found
-                else "Give recurrent = a function of (network, batch) that returns your cell's step and its inputs."
+                else "Give recurrent = a function of (network, batch) that returns "
+                "(hp.DrivenStep(step, start), inputs (T, B, I))."
             )
         )
     return next(iter(found.values()))

@@ -59,7 +59,7 @@ class SupervisedTask:
     metric_fn: Any = described("(network, batch) -> the mean of the metric, if it does not follow from the loss", None)
     recurrent: Any = described(
         "the name of the recurrent module if the network has several; or, for a cell of your own, a function of "
-        "(network, batch) that returns the arguments of `lyapunov_spectrum`",
+        "(network, batch) that returns (`hp.DrivenStep(step, start)`, inputs (T, B, I))",
         None,
     )
     fractions: tuple[float, float, float] = setting(
@@ -153,7 +153,13 @@ class SupervisedTask:
 
     def _loss(self, network: nn.Module, batch: Samples) -> Tensor:
         """The mean loss of a batch on the device of the network."""
-        loss: Tensor = self.loss_fn(network, batch)
+        try:
+            loss: Tensor = self.loss_fn(network, batch)
+        except (AttributeError, TypeError) as error:
+            raise TypeError(
+                f"loss_fn must work as loss_fn(network, batch), got: {error}. Write a function such as "
+                "mse_loss(network(batch[0]), batch[1])."
+            ) from error
         return loss
 
     def _measure(self, network: nn.Module, batch: Samples) -> tuple[Any, ...]:
@@ -166,8 +172,23 @@ class SupervisedTask:
         batch = self._batch(self._probe(), network)
         with evaluating(network):
             if callable(self.recurrent):
-                return self.recurrent(network, batch)
-            return probed(recurrent_module(network, self.recurrent), lambda: self._loss(network, batch))
+                found = self.recurrent(network, batch)
+                if not isinstance(found, tuple) or len(found) != 2:
+                    raise ValueError(
+                        "recurrent must return (recurrent part, inputs (T, B, I)), got "
+                        f"{f'{len(found)} values' if isinstance(found, tuple) else type(found).__name__}. "
+                        "Of a step with its start, return hp.DrivenStep(step, start), inputs."
+                    )
+                return found
+            part, inputs = probed(recurrent_module(network, self.recurrent), lambda: self._loss(network, batch))
+            samples, first, second = len(batch[0]), *inputs.shape[:2]
+            if not getattr(part, "batch_first", False) and first == samples != second:
+                raise ValueError(
+                    "The inputs of a cell of your own must be (T, B, I), got "
+                    f"{tuple(inputs.shape)} of {samples} samples. Give recurrent = a function of "
+                    "(network, batch) that returns the cell and its inputs, time first."
+                )
+            return part, inputs
 
     def _probe(self) -> Samples:
         """The validation samples that drive the recurrent part: the first ones."""

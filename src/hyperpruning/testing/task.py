@@ -216,7 +216,8 @@ def _check_gradient(network: nn.Module, loss: Any) -> None:
         loss.backward()
     except RuntimeError as error:
         raise AssertionError(
-            f"backward of the loss must work in every step, got: {error} Detach what is carried to the next batch."
+            f"backward of the loss must work in every step, got: {error} Check the dtype of the targets, or detach "
+            "what is carried to the next batch."
         ) from error
     gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
     require(

@@ -15,6 +15,11 @@ def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
+def shown(value: float) -> str:
+    """A loss or metric as it is printed: two decimals, and below 1 three significant digits."""
+    return f"{value:.3g}" if 0 < abs(value) < 1 else f"{value:.2f}"
+
+
 # functions that compute a metric from the loss
 FROM_LOSS: dict[str, Callable[[float], float]] = {"identity": float, "exp": _exp}
 

@@ -11,6 +11,8 @@ import hyperpruning as hp
 from hyperpruning.search.driver import search
 from hyperpruning.testing.tiny_task import TinyTask
 
+LOWER = "Lower it (in a search: SpectrumConfig(warmup=...), or warmup in [spectrum])."
+
 
 def plan(**settings):
     """A plan with settings that replace those of a small search; `train` and `spectrum` as dicts of settings."""
@@ -42,15 +44,15 @@ CHOICES = "must be a tuple, a FloatRange or an IntRange, got"
 WRONG = {
     "a warm-up longer than the sequence": (
         lambda run: run(plan(spectrum={"warmup": 6})),
-        "warmup must be from 0 to below the number of steps, 6, got 6. Lower it.",
+        "warmup must be from 0 to below the number of steps, 6, got 6. " + LOWER,
     ),
     "a warm-up longer than the sequence 2": (
         lambda run: spectrum(60),
-        "warmup must be from 0 to below the number of steps, 50, got 60. Lower it.",
+        "warmup must be from 0 to below the number of steps, 50, got 60. " + LOWER,
     ),
     "a warm-up longer than the text": (
         lambda run: run(hp.Experiment(spectrum={"warmup": 80}, training={"device": "cpu"})),
-        "warmup must be from 0 to below the number of steps, 80, got 80. Lower it.",
+        "warmup must be from 0 to below the number of steps, 80, got 80. " + LOWER,
     ),
     "half a step of warm-up": (
         lambda run: plan(spectrum={"warmup": 2.5}),

@@ -109,7 +109,7 @@ FAULTS = {
     "vector loss": ({"loss": lambda self, *given: (torch.zeros(2), None)}, "without dimensions"),
     "no carry": ({"loss": lambda self, network, *given: network.output.bias.sum()}, r"must return \(loss, carry\)"),
     "no gradient": ({"loss": lambda self, *given: (torch.zeros(()), None)}, "must have a gradient"),
-    "attached carry": ({"loss": carried}, "Detach what is carried"),
+    "attached carry": ({"loss": carried}, "detach what is carried"),
     "training loss": ({"loss": steps_in_loss}, "loss must leave the weights as they were"),
     "tensor": ({"evaluate": lambda self, *given: torch.zeros(())}, "a finite float"),
     "infinite": ({"evaluate": lambda self, *given: math.nan}, "a finite float"),

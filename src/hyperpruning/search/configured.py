@@ -7,13 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.space import (
-    SPARSITY,
-    Config,
-    SearchSpace,
-    method_config,
-    settings_of,
-)
+from hyperpruning.search.space import SPARSITY, Config, SearchSpace, method_config, settings_of
 from hyperpruning.settings import did_you_mean
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config

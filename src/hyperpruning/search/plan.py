@@ -1,4 +1,4 @@
-"""The plan: all settings of a search in one frozen dataclass, and its validation."""
+"""The plan: all settings of a search in one frozen dataclass; search/validation.py checks it before training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from hyperpruning.search.brackets import SCHEDULERS, Bracket, brackets_of, most_
 from hyperpruning.search.criteria import AVERAGED, CRITERIA, FOLLOWING, MIN_FOLLOWED, SPECTRAL, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
-from hyperpruning.search.space import (
-    SearchSpace,
-    space_from_identity,
-)
+from hyperpruning.search.space import SearchSpace, space_from_identity
 from hyperpruning.settings import check_settings, described, did_you_mean, documented, setting
 from hyperpruning.training.checkpoint import KEEP_CHECKPOINTS
 from hyperpruning.training.config import TrainConfig

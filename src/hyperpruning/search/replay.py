@@ -21,8 +21,8 @@ class Replayed:
 
     Attributes:
         chosen: row of the winner by each criterion.
-        regret: of the winner by each criterion: (its final loss - the pool's best) / (the pool's median - best), by
-            validation loss, means over seeds.
+        regret: of the winner by each criterion: (its final loss - the best) / (the median of those that ended - the
+            best), by validation loss, means over seeds.
         epochs: trained by the candidates, all criteria together; with one criterion, the cost of the search.
     """
 
@@ -61,7 +61,12 @@ def replay(table: Table, *, seed: int = 0, n_candidates: int | None = None, **se
                 history.add(fact)
     chosen = {criterion: order[int(name[1:]) - 1] for criterion, name in history.winners.items()}
     finals = table.mean_final[order]
-    best, median = finals.min(), np.median(finals)
+    best, median = finals.min(), np.median(finals[np.isfinite(finals)])
+    if not best < median:
+        raise ValueError(
+            f"The candidates of a replayed search must differ in their final losses, got the best and the median "
+            f"{best:g}. Take more of them."
+        )
     regret = {c: float((table.mean_final[row] - best) / (median - best)) for c, row in chosen.items()}
     return Replayed(chosen, regret, history.trained_epochs(dense=False))
 

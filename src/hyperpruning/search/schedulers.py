@@ -1,6 +1,7 @@
 """What a search does next: `decide`, a pure function of the plan and the history.
 
-It does not train, read files or the clock, or keep state. The driver carries out its actions; status, report and dry
+It does not train, and reads neither files nor the clock; what it remembers (search/memo.py) saves time and changes no
+decision. The driver carries out its actions; status, report and dry
 runs call it too, and tests call it on invented histories. It returns all actions that can be carried out now: the
 driver may train several networks at the same time, and calls `decide` again when all actions are done.
 """

@@ -15,9 +15,7 @@ from hyperpruning.lyapunov.spectrum import check_has_spectrum
 from hyperpruning.search.configured import Configured, check_known, configured
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense
-from hyperpruning.search.space import (
-    settings_of,
-)
+from hyperpruning.search.space import settings_of
 from hyperpruning.sparsity.method import Method
 from hyperpruning.training.checks import check_promises, recurrent_part
 from hyperpruning.training.device import device_of

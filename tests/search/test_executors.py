@@ -1,5 +1,6 @@
 """The same search on every executor has the same ledger, also when a worker or a node dies in the middle."""
 
+import importlib
 import os
 import signal
 import socket
@@ -108,10 +109,14 @@ def test_local_clusters_pass_the_suite(make, package):
 def test_a_stopped_cluster_waits_for_no_job(make, package):
     pytest.importorskip(package, reason=f"needs {package}")
     executor = make(workers=2)
-    executor.submit(time.sleep, 600)
+    jobs = [executor.submit(time.sleep, 600) for _ in range(4)]
     started = time.monotonic()
     stop(executor)
     assert time.monotonic() - started < 60
+    for job in jobs:  # which may not have reached the cluster yet; Ray would start another one for it
+        assert job.cancelled() or job.exception(timeout=60) is not None
+    if package == "ray":
+        assert not importlib.import_module("ray").is_initialized()
 
 
 def test_a_stopped_pool_has_no_process_even_if_it_is_frozen():

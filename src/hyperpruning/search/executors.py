@@ -10,8 +10,9 @@ import importlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -120,26 +121,33 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
             raise _unreachable(address, str(error)) from None
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_call)
     died = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
-    running: set[Any] = set()
+    running: dict[Any, Future[Any]] = {}
+    lock = threading.Lock()
 
     def call(function: Callable[..., Any], *args: Any) -> Any:
-        reference = remote.remote(function, args)
-        running.add(reference)
+        with lock:  # after ray.shutdown, a call to Ray would start a cluster of its own
+            if not ray.is_initialized():
+                raise CancelledError
+            reference = remote.remote(function, args)
+            future = running[reference] = reference.future()
         try:
-            return ray.get(reference)
+            return future.result()
         except ray.exceptions.RayTaskError as error:  # its text is a traceback
             raise (error.cause if isinstance(error.cause, BaseException) else error) from None
         except died as error:  # the driver tries the job once more
             raise BrokenExecutor(f"A worker of Ray died ({type(error).__name__}).") from None
         finally:
-            running.discard(reference)
+            running.pop(reference, None)
 
     def close(kill: bool) -> None:
-        if kill:
-            for reference in list(running):
-                ray.cancel(reference, force=True)
-        if ours:
-            ray.shutdown()
+        with lock:
+            if kill:
+                for reference in list(running):
+                    ray.cancel(reference, force=True)
+            if ours:
+                ray.shutdown()
+                for future in list(running.values()):
+                    future.cancel()  # nobody else ends it now
 
     return ClusterExecutor(call, close)
 

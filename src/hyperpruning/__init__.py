@@ -11,6 +11,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.api import hyperprune
     from hyperpruning.deploy.decoder import Decoder
     from hyperpruning.deploy.model_file import load_model
+    from hyperpruning.deploy.model_folder import load
     from hyperpruning.experiment import Experiment
     from hyperpruning.exports import export
     from hyperpruning.lyapunov.config import SpectrumConfig
@@ -65,6 +66,7 @@ __all__ = [
     "check_driven_layer",
     "export",
     "hyperprune",
+    "load",
     "load_model",
     "load_table",
     "lyapunov_spectrum",
@@ -102,6 +104,7 @@ _MODULES = {
     "check_driven_layer": "testing.driven_layer",
     "export": "exports",
     "hyperprune": "api",
+    "load": "deploy.model_folder",
     "load_model": "deploy.model_file",
     "load_table": "search.tables",
     "lyapunov_spectrum": "lyapunov.spectrum",

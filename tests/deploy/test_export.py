@@ -1,0 +1,103 @@
+"""From a finished search to what is deployed: the commands, and what the files say."""
+
+import json
+import math
+
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import hyperpruning as hp
+from hyperpruning.api import evaluate_model
+from hyperpruning.cli import app
+from hyperpruning.deploy.model_folder import describe
+from small import small, write_text
+
+
+def run(*words):
+    """A command in this process: exit code and all that it said."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    experiment = small(write_text(folder), search={"as_many_weights": True})
+    hp.hyperprune(experiment, folder / "run")
+    code, said = run("export", folder / "run", "--out", folder / "model", "--plain")
+    assert code == 0, said
+    assert "active weights" in said
+    return folder
+
+
+def test_the_folder_holds_the_winner_with_its_sparsity(searched):
+    network, winner = hp.load(searched / "model"), hp.load_model(searched / "run" / "winner.safetensors")
+    assert all(value.equal(winner.state_dict()[name]) for name, value in network.state_dict().items())
+    plain = load_file(searched / "model" / "state_dict.safetensors")
+    assert all(value.equal(plain[name]) for name, value in winner.state_dict().items())
+
+
+def test_the_card_says_what_a_user_must_know(searched):
+    card = describe(searched / "model")
+    assert card["vocabulary"] == describe(searched / "run" / "winner.safetensors")["vocabulary"]
+    assert {"model", "method", "method_in_words", "sparsity", "vocabulary_sha256", "weights_file_sha256"} <= set(card)
+    assert card["metrics"]["metric"] == "perplexity"
+    assert card["metrics"]["test"] == pytest.approx(math.exp(card["test_loss"]))
+    assert card["dense"]["active"] > card["dense_as_many_weights"]["active"]
+    assert len(card["spectrum"]["nats per step"]) == 16
+    assert {len(gates) for gates in card["sparsity_of_gates"].values()} == {4}
+    assert set(card["versions"]) == {"hyperpruning", "torch", "numpy", "python"}
+    assert card["provenance"]["search"]["train"]["epochs"] == 4
+    json.dumps(card, allow_nan=False)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_rounded_folder_is_smaller(searched, tmp_path, precision):
+    code, said = run("export", searched / "run", "--out", tmp_path / "m", "--precision", precision)
+    assert code == 0, said
+    sizes = [(folder / "weights.bin").stat().st_size for folder in (tmp_path / "m", searched / "model")]
+    assert sizes[0] < sizes[1]
+    assert not (tmp_path / "m" / "state_dict.safetensors").exists()
+
+
+def test_plain_writes_one_file(searched, tmp_path):
+    code, said = run("export", searched / "run", "--out", tmp_path / "m.safetensors", "--plain")
+    assert code == 0, said
+    assert "decoder.weight" in load_file(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--plain"], "plain must be left out without a path to write, got True. Give out (--out)."),
+        (
+            ["--out", "m.safetensors", "--precision", "int8"],
+            "must be exact unless a model folder is written, got 'int8'",
+        ),
+        (["--out", "m", "--precision", "int4"], "precision must be one of exact, fp16, int8, got 'int4'. Did you mean"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(searched, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    code, said = run("export", searched / "run", *words)
+    assert code == 2
+    assert says in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_decoder_has_the_perplexity_of_torch(searched):
+    model, data = searched / "model", {"data": searched}
+    ours, torchs, int8 = (evaluate_model(model, decoder=one, **data) for one in ("exact", None, "int8"))
+    assert ours.loss == pytest.approx(torchs.loss, abs=1e-5)
+    assert int8.value == pytest.approx(torchs.value, rel=1e-2)
+    assert evaluate_model(model, batch=3, decoder="exact", **data).loss == pytest.approx(
+        evaluate_model(model, batch=3, **data).loss, abs=1e-5
+    )
+    code, said = run("evaluate", model, "--data", searched, "--decoder", "int8")
+    assert code == 0, said
+    assert f"test perplexity {int8.value:.3f}" in said
+    assert "The decoder computes, int8, step by step." in said
+    code, said = run("evaluate", model, "--data", searched, "--decoder", "int8", "--dynamic")
+    assert code == 2
+    assert "decoder must be left out with dynamic evaluation" in said

@@ -22,7 +22,8 @@ from hyperpruning.experiment import Experiment, demo_experiment, read_preset
 from hyperpruning.search.executors import process_pool
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
-from hyperpruning.training.epochs import Training, epochs
+from hyperpruning.training.epochs import epochs
+from hyperpruning.training.state import Training
 
 RESULTS = Path(__file__).parent / "results"
 PLAIN = {"allocation": "er", "drop": "magnitude", "grow": "random", "redistribute": "none", "drop_fraction": 0.5}

@@ -11,7 +11,7 @@ from slicing import Budget, needed
 from hyperpruning.report.components import criterion_name
 from hyperpruning.report.run import in_words
 from hyperpruning.search.criteria import ls
-from hyperpruning.search.forecast import epochs_of_one_search, most_epochs
+from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import DENSE, History
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.schedulers import rung
@@ -110,7 +110,7 @@ def left_in_words(
 
 def _costs(plan: Plan) -> tuple[int, int]:
     """Epochs that the search by one criterion trains, and at most all of them."""
-    return epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates), most_epochs(plan)
+    return epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates), plan.most_epochs()
 
 
 def _epochs(known: Records) -> int:

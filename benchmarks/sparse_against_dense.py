@@ -25,7 +25,8 @@ from hyperpruning.data.corpus import SPLITS, builtin_text
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.epochs import Training, epochs
+from hyperpruning.training.epochs import epochs
+from hyperpruning.training.state import Training
 
 RESULTS = Path(__file__).parent / "results" / "sparse_against_dense.json"
 EPOCHS, AVERAGE_FROM = 30, 0.6

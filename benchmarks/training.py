@@ -34,7 +34,8 @@ from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.config import PRECISIONS, TrainConfig
 from hyperpruning.training.device import forward_precision, matmul_precision, threads
-from hyperpruning.training.epochs import Training, train_batches
+from hyperpruning.training.epochs import train_batches
+from hyperpruning.training.state import Training
 
 STEPS, BATCH, REPETITIONS, COUNT = 35, 20, 5, 4  # tokens, columns, turns, steps in a turn
 SMALL: dict[str, dict[str, Any]] = {

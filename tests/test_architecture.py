@@ -9,7 +9,7 @@ import hyperpruning
 
 ROOT = Path(hyperpruning.__file__).parent
 LEAVES = ("data", "models", "sparsity", "lyapunov")
-GROUND = ("kernels", "files", "settings", "tabulation")  # on which all may stand
+GROUND = ("kernels", "faults", "files", "settings", "tabulation")  # on which all may stand
 # what each room may import of the others
 MAY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*GROUND, *LEAVES), ()),
@@ -29,7 +29,8 @@ MAY: dict[str, tuple[str, ...]] = {
 }
 # third-party packages: the files (or rooms) that alone may import them
 ONLY_IN = {
-    "optuna": ("search/samplers.py",),
+    "optuna": ("search/samplers.py", "search/mirror.py"),
+    "tensorboard": ("report/watching.py",),
     "typer": ("cli.py", "cli_errors.py"),
     "matplotlib": ("report/drawing.py", "report/figures.py", "lyapunov/spectrum.py"),
     "pydantic": ("experiment.py",),
@@ -38,6 +39,8 @@ ONLY_IN = {
     "markupsafe": ("report/page.py",),
     "safetensors": ("deploy/model_file.py",),
     "filelock": ("search/ledger.py",),
+    "distributed": ("search/executors.py",),
+    "ray": ("search/executors.py",),
     "pandas": ("tabulation.py",),
 }
 # who asks what a search does next (docs: the search is one pure function)
@@ -82,7 +85,7 @@ def test_a_dependency_stays_in_its_place(path):
 
 def test_only_the_driver_handles_futures():
     users = {str(path.relative_to(ROOT)) for path in modules() if ".submit(" in path.read_text()}
-    assert users == {"search/driver.py", "search/executors.py"}  # the latter starts its processes
+    assert users == {"search/driver.py", "search/executors.py", "search/worker_pool.py"}
 
 
 def test_what_a_search_does_next_is_asked_of_decide_alone():

@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
     from hyperpruning.lyapunov.steps import DrivenStep
     from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
+    from hyperpruning.search.executors import dask_executor, process_pool, ray_executor
     from hyperpruning.search.plan import Plan
     from hyperpruning.search.replay import replay
     from hyperpruning.search.space import SearchSpace
@@ -64,12 +65,15 @@ __all__ = [
     "Task",
     "TrainConfig",
     "check_driven_layer",
+    "dask_executor",
     "export",
     "hyperprune",
     "load",
     "load_model",
     "load_table",
     "lyapunov_spectrum",
+    "process_pool",
+    "ray_executor",
     "replay",
     "save_table",
     "spectrum_distance",
@@ -102,12 +106,15 @@ _MODULES = {
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
+    "dask_executor": "search.executors",
     "export": "exports",
     "hyperprune": "api",
     "load": "deploy.model_folder",
     "load_model": "deploy.model_file",
     "load_table": "search.tables",
     "lyapunov_spectrum": "lyapunov.spectrum",
+    "process_pool": "search.executors",
+    "ray_executor": "search.executors",
     "replay": "search.replay",
     "save_table": "search.tables",
     "spectrum_distance": "lyapunov.distances",

@@ -52,7 +52,8 @@ def hyperprune(
     Returns:
         the content of the ledger: `winners`, `finals`, `rounds`, `epochs`. The run folder has the winner
         (``winner.safetensors``, see `load_model` and `export`), the dense network (``dense.safetensors``), the one with
-        as many weights (``small.safetensors``), and ``report.html``.
+        as many weights (``small.safetensors``), and ``report.html``. A search that `Plan.max_hours` has ended has no
+        winners yet: the same call continues it.
 
     Raises:
         ValueError: the experiment or its text is invalid.

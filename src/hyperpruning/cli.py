@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -9,6 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +22,7 @@ from rich.console import Console
 from rich.live import Live
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
-from hyperpruning.cli_errors import explain, guarded, interrupt
+from hyperpruning.cli_errors import explain, guarded, interrupt, say_time_is_up
 from hyperpruning.data import download
 from hyperpruning.deploy.compact import PRECISIONS
 from hyperpruning.deploy.model_file import ModelFileError
@@ -44,14 +46,14 @@ from hyperpruning.exports import export as export_network
 from hyperpruning.exports import plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
+from hyperpruning.report import comparing, tables, terminal, watching
 from hyperpruning.report import status as progress
-from hyperpruning.report import tables, terminal
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import read_run
 from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
-from hyperpruning.search.executors import process_pool, stop
+from hyperpruning.search.executors import chosen_executor, stop
 from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
@@ -75,6 +77,19 @@ def _named(value: str | Path) -> Path:
 
 
 Workers = Annotated[int, typer.Option(min=1, help="Networks trained at the same time, one process each.")]
+Dask = Annotated[
+    str | None, typer.Option("--dask", metavar="ADDRESS", help='Train on a Dask cluster: tcp://HOST:8786, or "local".')
+]
+Ray = Annotated[
+    str | None, typer.Option("--ray", metavar="ADDRESS", help='Train on a Ray cluster: HOST:6379, "auto" or "local".')
+]
+Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs per network on a Ray cluster; 0.25: four on each.")]
+Fallback = Annotated[
+    bool, typer.Option("--fallback", help="If the cluster cannot be reached, train in processes of this machine.")
+]
+MaxHours = Annotated[
+    float | None, typer.Option(help="Stop after so many hours, within an epoch too (exit code 3); resume continues.")
+]
 Out = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help="The run folder.")]
 STEM_HELP = "Stem of the files: STEM.npz and STEM.svg."
 Stem = Annotated[Path, typer.Option("--out", parser=_named, metavar="PATH", help=STEM_HELP)]
@@ -109,7 +124,7 @@ def hyperprune_command(
 @guarded
 def demo(folder: Out = Path("runs/demo"), workers: Workers = DEMO_WORKERS) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
-    _search(demo_experiment(), folder, workers)
+    _search(demo_experiment(), folder, workers, chosen_executor(workers))
 
 
 @app.command(epilog="Example: hyperprune search --data my_text --sparsity 0.8 --out runs/mine")
@@ -123,6 +138,11 @@ def search(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
     workers: Workers = DEFAULT_WORKERS,
+    dask: Dask = None,
+    ray: Ray = None,
+    gpus: Gpus = 0,
+    fallback: Fallback = False,
+    max_hours: MaxHours = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
     """Find the best way to prune a language model of a text. Run it again to continue."""
@@ -137,7 +157,8 @@ def search(
     if dry_run:
         _dry_run(chosen, folder, workers)
     else:
-        _search(chosen, folder, workers)
+        executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
+        _search(_limited(chosen, max_hours), folder, workers, executor)
 
 
 @app.command(epilog="Example: hyperprune init experiment.toml --data my_text")
@@ -160,7 +181,15 @@ def init(
 
 @app.command(epilog="Example: hyperprune resume runs/mine")
 @guarded
-def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
+def resume(
+    folder: Run,
+    workers: Workers = DEFAULT_WORKERS,
+    dask: Dask = None,
+    ray: Ray = None,
+    gpus: Gpus = 0,
+    fallback: Fallback = False,
+    max_hours: MaxHours = None,
+) -> None:
     """Continue a search that was interrupted."""
     if not (folder / EXPERIMENT).exists():
         read(folder)
@@ -168,15 +197,69 @@ def resume(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
             f"A run folder must have an {EXPERIMENT} to be resumed, got {folder} without one. Call `hyperprune search` "
             "(or, for your own plan, hp.hyperprune) again with the same arguments."
         )
-    _search(read_experiment(folder / EXPERIMENT), folder, workers)
+    experiment = _limited(read_experiment(folder / EXPERIMENT), max_hours)
+    executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
+    _search(experiment, folder, workers, executor)
 
 
 @app.command(epilog="Example: hyperprune status runs/mine")
 @guarded
-def status(folder: Run, workers: Workers = DEFAULT_WORKERS) -> None:
+def status(
+    folder: Run,
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> None:
     """Show the progress of a search, also while it runs."""
     _check_started(folder)
-    out.print(progress.status_table(progress.status(folder), workers=workers))
+    found = progress.status(folder)
+    if as_json:
+        typer.echo(json.dumps(progress.to_json(found, workers=workers)))
+    else:
+        out.print(progress.status_table(found, workers=workers))
+
+
+@app.command(epilog="Example: hyperprune watch runs/mine --tensorboard runs/events")
+@guarded
+def watch(
+    folder: Run,
+    events: Annotated[
+        Path | None, typer.Option("--tensorboard", help="Write event files for TensorBoard into this empty folder.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--optuna-storage", metavar="URL", help="Mirror into a storage of Optuna: sqlite:///optuna.db."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Write what is there, and end.")] = False,
+) -> None:
+    """Show a search in TensorBoard or in optuna-dashboard, also while it runs."""
+    if events is None and storage is None:
+        raise ValueError(
+            "A search must be shown somewhere, got nothing. Add --tensorboard DIR or --optuna-storage URL."
+        )
+    if once:
+        read(folder)
+    observers = [] if events is None else [watching.tensorboard(events)]
+    observers += [] if storage is None else [watching.optuna_storage(storage, folder.resolve().name)]
+    for fact in watching.follow(folder, every=0 if once else 2):
+        for observer in observers:
+            observer(fact)
+
+
+@app.command(epilog="Example: hyperprune compare runs/one runs/two --out compare.html")
+@guarded
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="The run folders of several searches.")],
+    output: Annotated[
+        Path | None, typer.Option("--out", parser=_named, metavar="PATH", help="Write an HTML page, too.")
+    ] = None,
+) -> None:
+    """Compare the results of several searches, finished or not."""
+    rows = comparing.compare(folders)
+    out.print(comparing.comparison_table(rows))
+    for note in comparing.notes(rows):
+        out.print(note, soft_wrap=True)
+    if output is not None:
+        out.print(f"Page: {comparing.write_comparison(rows, output)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune report runs/mine")
@@ -395,6 +478,11 @@ def _experiment(
     return Experiment(data=where | what)
 
 
+def _limited(experiment: Experiment, max_hours: float | None) -> Experiment:
+    """The experiment with another budget in wall-clock time, if one is given."""
+    return experiment if max_hours is None else replaced(experiment, search={"max_hours": max_hours})
+
+
 def _check_started(folder: Path) -> None:
     """Check that a search that has begun has written its first line; warn of damaged ones."""
     if (folder / EXPERIMENT).is_file() and not (folder / LEDGER).exists():
@@ -404,20 +492,22 @@ def _check_started(folder: Path) -> None:
     read(folder, warn=True)
 
 
-def _search(experiment: Experiment, folder: Path, workers: int) -> None:
-    """Run a search with a progress display; print the tables at the end."""
-    pool = process_pool(workers) if workers > 1 else None
+def _search(experiment: Experiment, folder: Path, workers: int, executor: Executor | None) -> None:
+    """Run a search with a progress display; print the tables at the end, or how to continue it."""
     try:
         with _progress(folder, workers, experiment.plan().metric) as on_fact:
-            hyperprune(experiment, folder, executor=pool, on_fact=on_fact)
+            hyperprune(experiment, folder, executor=executor, on_fact=on_fact)
     except BaseException as error:
-        if pool is not None:
-            stop(pool)
+        if executor is not None:
+            stop(executor)
         if isinstance(error, SystemExit):  # rich's, when the output pipe is closed
             raise
         raise typer.Exit(explain(error, folder)) from None
-    if pool is not None:
-        pool.shutdown()
+    if executor is not None:
+        executor.shutdown()
+    if not read_run(folder).finished:
+        out.print(progress.status_table(progress.status(folder), workers=workers))
+        raise typer.Exit(say_time_is_up(experiment.search.max_hours, folder))
     _print_results(folder)
     out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 

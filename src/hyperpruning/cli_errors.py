@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,9 +20,13 @@ import typer
 from rich.console import Console
 
 from hyperpruning.kernels import out_of_memory
+from hyperpruning.search.executors import ClusterError
 from hyperpruning.search.ledger import RunFolderError
 
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+TIME_IS_UP = 3  # exit code of a search that max_hours has ended: it can be continued
 
 
 class Terminated(BaseException):
@@ -58,10 +62,11 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
     """Print the error in one sentence, with the command that continues the run; return the exit code."""
     continue_hint = f"Continue with: hyperprune resume {shlex.quote(str(folder or 'RUN_FOLDER'))}"
     if isinstance(error, KeyboardInterrupt | Terminated):
-        _say(f"Stopped; every finished epoch is kept. {continue_hint}" if folder else "Stopped.")
+        kept = "Stopped; what was trained is kept up to the last checkpoint."
+        _say(f"{kept} {continue_hint}" if folder else "Stopped.")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
-    if isinstance(error, BrokenProcessPool):
-        _say(f"A worker process was killed, possibly because memory was full. Use fewer --workers. {continue_hint}")
+    if isinstance(error, BrokenExecutor):
+        _say(f"A worker was killed, possibly because memory was full. Use fewer --workers. {continue_hint}")
         return 1
     if isinstance(error, MemoryError) or out_of_memory(error) or "can't allocate memory" in str(error):
         _say("Out of memory. Make the network smaller in [model], or use the device cpu if it is a GPU.")
@@ -75,13 +80,22 @@ def explain(error: BaseException, folder: Path | None = None) -> int:
     if isinstance(error, ValueError) and "embedded null" in str(error):
         _say("A path must not have a null character. Give another one in [data] folder or on the command line.")
         return 2
-    if isinstance(error, ValueError | OSError | RunFolderError):
+    if isinstance(error, ValueError | OSError | RunFolderError | ClusterError):
         _say(str(error))
         return 2
     with tempfile.NamedTemporaryFile("w", prefix="hyperprune-", suffix=".txt", delete=False) as file:
         file.write("".join(traceback.format_exception(error)))
     _say(f"This is a bug in hyperprune ({type(error).__name__}: {error}). Please report it with {file.name}.")
     return 1
+
+
+def say_time_is_up(hours: float, folder: Path) -> int:
+    """Say how to continue a search whose time is used up; return the exit code."""
+    _say(
+        f"Stopped after {hours:g} hours (max_hours); the running step is in a checkpoint. Continue with: hyperprune "
+        f"resume {shlex.quote(str(folder))}"
+    )
+    return TIME_IS_UP
 
 
 def _say(sentence: str) -> None:

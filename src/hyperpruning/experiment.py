@@ -284,7 +284,7 @@ class Experiment(Section):
         of_task = {field.name for field in dataclasses.fields(KINDS[self.task.kind])}
         for name, one in {**space.training, **space.task}.items():  # batch is in [training], and a setting of the task
             searched[f"{'task' if name in of_task else 'training'}.{name}"] = _dimension(name, one)
-        if space.sparsity != ():
+        if space.sparsity not in ((), []):  # a file has lists
             searched["sparsity"] = _dimension("sparsity", space.sparsity)
         more = {name: one for name in MORE if (one := getattr(space, name, None))}
         return space_from_identity({name: to_json(one) for name, one in searched.items()} | more)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from hyperpruning.faults import fault
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file atomically and flush it to disk; a crash leaves either the old or the new content.
@@ -21,9 +23,11 @@ def write_atomic(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.write(fault("files.write", content))
             file.flush()
+            fault("files.fsync")
             os.fsync(file.fileno())
+        fault("files.replace")
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):
@@ -33,6 +37,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
+        fault("files.fsync_folder")
         os.fsync(directory)
     finally:
         os.close(directory)

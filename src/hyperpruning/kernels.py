@@ -57,6 +57,11 @@ def out_of_memory(error: BaseException) -> bool:
     return cuda or isinstance(error, torch.OutOfMemoryError)
 
 
+def no_memory(error: BaseException) -> bool:
+    """Tell whether the main memory was exhausted, in Python, NumPy or torch."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 def run_fused_rnn(loop: Callable[..., Any], inputs: Tensor, state: Any, weights: list[Tensor], *, train: bool) -> Any:
     """Run one recurrent layer by a fused kernel of torch (cuDNN's on CUDA).
 

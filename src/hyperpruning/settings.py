@@ -179,9 +179,18 @@ def check_types(values: object) -> None:
             raise TypeError(f"{name} must be {kind.removeprefix('collections.abc.')}, got {str(value)[:40]!r}")
 
 
+@functools.cache
+def _origin_and_parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value has a type; numbers must be finite."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is str:
+        return isinstance(value, str)
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    origin, parts = _origin_and_parts(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
     if origin in (list, tuple):
@@ -189,8 +198,6 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, origin) and (_are_floats(value, part) or all(_fits(one, part) for one in value))
     if origin in (dict, Mapping):
         return isinstance(value, Mapping) and all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
-    if hint is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     return hint is Any or (type(value) is hint if hint in (int, bool) else isinstance(value, hint))
 
 

@@ -12,7 +12,7 @@ import torch
 from hyperpruning.search.driver import search
 from hyperpruning.search.executors import process_pool
 from hyperpruning.search.history import RoundDecision
-from hyperpruning.search.ledger import LEDGER, read
+from hyperpruning.search.ledger import LEDGER
 from small import small, write_text
 
 
@@ -78,22 +78,6 @@ def test_a_driver_killed_with_its_workers_at_work_leaves_none_behind(whole, tmp_
     assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")) == before
     _run(text, tmp_path / "run", 1)
     assert _same(tmp_path / "run", expected)
-
-
-def test_a_worker_killed_leaves_a_search_that_continues(whole, tmp_path):
-    text, expected, _ = whole
-    folder = tmp_path / "run"
-    pool = process_pool(2)
-
-    def kill_one(fact):
-        if isinstance(fact, RoundDecision):
-            next(iter(pool._processes.values())).kill()
-
-    with pytest.raises(Exception, match=r"terminated abruptly|not usable anymore"):
-        search(small(text).plan(), folder, executor=pool, on_fact=kill_one)
-    assert read(folder).candidates
-    _run(text, folder, 1)
-    assert _same(folder, expected)
 
 
 @pytest.mark.parametrize("generations", [1, 2])

@@ -14,7 +14,7 @@ from hyperpruning.search.history import DENSE, SMALL, Candidate, Epoch, FinalRes
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.validation import validate
-from hyperpruning.search.worker import JobResult, job_for, run_job
+from hyperpruning.search.worker import OUT_OF_MEMORY, JobResult, job_for, run_job
 from hyperpruning.sparsity.sparsifier import Sparsifier
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.record import EpochRecord
@@ -357,6 +357,11 @@ def test_a_network_that_does_not_fit_into_a_gpu_fails_alone(plan, tmp_path, when
 
 
 def test_a_dense_network_that_does_not_fit_is_trained_when_the_search_goes_on(plan, tmp_path):
-    with pytest.raises(ValueError, match=r"while training the dense reference. Resume with fewer --workers"):
-        search(replace(plan, dense_task=Greedy(**vars(plan.task))), tmp_path / "run")
+    class Full(Curves):
+        def answer(self, job):
+            return JobResult((), failure=OUT_OF_MEMORY) if job.name == DENSE else super().answer(job)
+
+    with pytest.raises(ValueError, match=r"got: CUDA out of memory\. Resume with fewer --workers"):
+        search(plan, tmp_path / "run", executor=Full())
     assert not read(tmp_path / "run").failures
+    assert search(plan, tmp_path / "run", executor=Curves()).winners

@@ -135,7 +135,7 @@ def test_a_candidate_beyond_the_number_in_the_header_is_refused(folder):
         ({"kind": "candidate", "name": "c01", "batch": True, "config": {}}, "batch must be int, got 'True'"),
         (
             to_json(RoundDecision("ls", 0, 2, {"c01": 1.0}, ("c01",), ("\0",))),
-            r"The name of a network must be 'dense', 'small' or c01, c02, ..., got '\\x00'",
+            r"The name of a network must be 'dense', 'small' or c01, c01s2, ..., got '\\x00'",
         ),
         (
             {

@@ -226,3 +226,14 @@ def test_a_forecast_ends_as_the_search_does():
 def test_rounds_that_cannot_be_held_are_refused(rounds, says):
     with pytest.raises(ValueError, match=says):
         check_rounds(**rounds, epochs=10)
+
+
+def test_what_decide_remembers_changes_no_decision():
+    """A copy of a history has no memo; distances, batches and epochs are then computed anew."""
+    asked, draw, history = plan(n_candidates=7, ask_batch=2, criteria=("ls", "rank_sum")), random.Random(3), History()
+    while actions := decide(asked, history):
+        for action in actions:
+            for fact in results(action, asked, history, draw, failing=("c03",)):
+                history.add(fact)
+                assert decide(asked, history) == decide(asked, history.copy())
+    assert set(history.winners) == {"ls", "rank_sum"}

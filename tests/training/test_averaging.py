@@ -6,7 +6,8 @@ from torch import nn
 
 import hyperpruning as hp
 from hyperpruning.training.averaging import UPDATES_IN_HALF_LIFE, keep_moving_average, moving_averaged
-from hyperpruning.training.epochs import Training, epochs
+from hyperpruning.training.epochs import epochs
+from hyperpruning.training.state import Training
 from small import small
 
 

@@ -12,7 +12,8 @@ import torch
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.training import checkpoint
 from hyperpruning.training.checkpoint import load, newest_records, remove_tensors, save
-from hyperpruning.training.epochs import Training, epochs
+from hyperpruning.training.epochs import epochs
+from hyperpruning.training.state import Training
 from small import small
 
 

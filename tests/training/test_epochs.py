@@ -9,9 +9,10 @@ import torch
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.training.checkpoint import best_weights, load, save
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.epochs import DivergedError, Training, _averaging_starts, epochs
+from hyperpruning.training.epochs import _averaging_starts, epochs
 from hyperpruning.training.pruning import prunable_weights, update_steps
 from hyperpruning.training.record import Metric
+from hyperpruning.training.state import DivergedError, Training
 from small import small
 
 

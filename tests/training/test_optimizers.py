@@ -15,9 +15,10 @@ from hyperpruning.testing.tiny_task import TinyTask
 from hyperpruning.training.averaging import averaged, keep_averages, start_averaging
 from hyperpruning.training.checkpoint import load, save
 from hyperpruning.training.config import RECIPE, TrainConfig
-from hyperpruning.training.epochs import Training, epochs
+from hyperpruning.training.epochs import epochs
 from hyperpruning.training.optimizers import OPTIMIZERS, OptimizerEntry
 from hyperpruning.training.pruning import MethodError
+from hyperpruning.training.state import Training
 
 SCHEDULES = {
     "constant": {"warmup_epochs": 1.5},

@@ -15,8 +15,9 @@ from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.averaging import non_monotone
 from hyperpruning.training.checkpoint import load, save
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.epochs import Training, epochs, train_batches
+from hyperpruning.training.epochs import epochs, train_batches
 from hyperpruning.training.pruning import COSTS, SCOPES, update_steps
+from hyperpruning.training.state import Training
 from hyperpruning.training.task import as_step
 from small import small
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -52,9 +53,8 @@ def report(folder: Path) -> str:
     def inline(svg: str) -> Markup:
         return Markup(with_id_prefix(svg, f"f{next(numbers)}-"))  # report/figures.py escapes what it writes
 
-    template = _environment().get_template("page.html.j2")
-    return template.render(
-        style=Markup(_style()),  # a file of the package
+    return render(
+        "page.html.j2",
         inline=inline,
         name=folder.resolve().name,
         metric=run.metric.name,
@@ -80,6 +80,11 @@ def report(folder: Path) -> str:
         cost=sections.cost(run, now),
         reproducibility=sections.reproducibility(run),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of the templates, with the style of the package."""
+    return _environment().get_template(template).render(style=Markup(_style()), **values)
 
 
 @lru_cache(maxsize=1)

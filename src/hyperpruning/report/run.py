@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report.components import criterion_name
-from hyperpruning.search.forecast import epochs_of_one_search, forecast
+from hyperpruning.search.forecast import epochs_of_one_search, planned_epochs
 from hyperpruning.search.history import DENSE, SMALL, FinalResult, Header, History
-from hyperpruning.search.ledger import LEDGER, RunFolderError, read
+from hyperpruning.search.ledger import LEDGER, LedgerReader, RunFolderError
 from hyperpruning.search.plan import BEST, Plan, recorded_plan
 from hyperpruning.search.schedulers import Action, decide, reference, winner
 from hyperpruning.search.space import is_method_setting, method_config
@@ -90,7 +91,7 @@ class Run:
     @cached_property
     def planned_epochs(self) -> int:
         """Epochs of all networks at the end of the search; an estimate until the last round is decided."""
-        return forecast(self.plan, self.history).trained_epochs()
+        return planned_epochs(self.plan, self.history)
 
     @cached_property
     def search_epochs(self) -> int:
@@ -160,19 +161,29 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder; an unchanged ledger is not read again.
+    """Read a run folder; of a ledger that was read before only what is new.
 
     Raises:
         RunFolderError: there is no ledger, its first line is missing, or it is from another version.
     """
-    path = folder / LEDGER
-    stat = path.stat() if path.is_file() else None
-    return _read(folder, (stat.st_mtime_ns, stat.st_size) if stat else None)
+    reader, last = _reader(folder)
+    with _reading:  # a live table reads in a thread of its own
+        before, history = reader.stamp, reader.read()
+        if reader.stamp != before or "run" not in last:
+            last["run"] = _run(folder, history)
+    return last["run"]
+
+
+_reading = Lock()
 
 
 @lru_cache(maxsize=4)
-def _read(folder: Path, stamp: tuple[int, int] | None) -> Run:
-    history = read(folder)
+def _reader(folder: Path) -> tuple[LedgerReader, dict[str, Run]]:
+    """The reader of a ledger, and a place for what was read last."""
+    return LedgerReader(folder), {}
+
+
+def _run(folder: Path, history: History) -> Run:
     if history.header is None:
         raise RunFolderError(
             f"A ledger must begin with the settings of its search, got {folder / LEDGER} without. Resume the search."
@@ -199,11 +210,17 @@ def in_words(config: Mapping[str, Any]) -> str:
     >>> in_words({"method": "rigl", "training.lr": 0.1})
     'rigl, training.lr = 0.1'
     """
+    return _in_words(tuple(config.items()))
+
+
+@lru_cache(maxsize=16_384)
+def _in_words(items: tuple[tuple[str, str | float], ...]) -> str:
+    config = dict(items)
     try:
         values: dict[str, Any] = to_config(from_config(method_config(config)))
     except (ValueError, TypeError):  # a component that this version does not know
         return ", ".join(f"{name} = {value}" for name, value in config.items())
-    default = to_config(Method())
+    default = _default_method()
     settings = [f"{name} = {value}" for name, value in config.items() if not is_method_setting(name)]
     main = ("allocation", "drop", "drop_scope", "grow", "redistribute", "drop_fraction")
     named = config.get("method")
@@ -215,6 +232,11 @@ def in_words(config: Mapping[str, Any]) -> str:
     drop = " ".join(str(values[name]) for name in ("drop_scope", "drop") if values[name] != "tensor")
     parts = (values["allocation"], drop, values["grow"], values["redistribute"])
     return ", ".join([*map(str, parts), f"f = {values['drop_fraction']:g}", *others, *settings])
+
+
+@lru_cache(maxsize=1)
+def _default_method() -> dict[str, Any]:
+    return to_config(Method())
 
 
 def winners_by_network(run: Run) -> dict[str, list[str]]:

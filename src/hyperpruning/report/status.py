@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -98,15 +100,20 @@ def status(folder: Path) -> Status:
     run = read_run(folder)
     small = [SMALL] if any(getattr(action, "network", None) == SMALL for action in run.actions) else []
     small = [SMALL] if SMALL in run.history.epochs else small
-    records = {name: _records(run, name) for name in (DENSE, *small, *run.history.candidates)}
+    changed = _changed(run.folder / "networks")
+    records = {name: _records(run, name, changed.get(name)) for name in (DENSE, *small, *run.history.candidates)}
     trained = {name: max(0, len(found) - 1) for name, found in records.items()}
     timed = [record.seconds for found in records.values() for record in found if record.seconds > 0]
-    done = sum(trained.values())
+    done, dropped = sum(trained.values()), _dropped(run)
     return Status(
         stage=_stage(run),
         networks=tuple(
             Network(
-                name, run.method(name), trained[name], run.value(found[-1]) if found else None, _outcomes(run, name)
+                name,
+                run.method(name),
+                trained[name],
+                run.value(found[-1]) if found else None,
+                _outcomes(run, name, dropped),
             )
             for name, found in records.items()
         ),
@@ -121,28 +128,43 @@ def status(folder: Path) -> Status:
     )
 
 
-def _records(run: Run, name: str) -> Sequence[EpochRecord]:
+def _changed(folder: Path) -> dict[str, int]:
+    """When the checkpoints of each network changed last, nanoseconds."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.is_dir()}
+
+
+def _records(run: Run, name: str, changed: int | None) -> Sequence[EpochRecord]:
     """The records in the ledger or in the newest checkpoint, whichever has more; only a checkpoint has times."""
-    folder = run.folder / "networks" / name
-    beside = _newest(folder, folder.stat().st_mtime_ns) if folder.is_dir() else ()
+    beside = () if changed is None else _newest(run.folder / "networks" / name, changed)
     stated = run.history.epochs.get(name, {})
     return beside if len(beside) > run.history.trained(name) else [stated[epoch] for epoch in sorted(stated)]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=16_384)
 def _newest(folder: Path, stamp: int) -> tuple[EpochRecord, ...]:
     return newest_records(folder)
 
 
-def _outcomes(run: Run, name: str) -> dict[str, str]:
-    return (
-        {} if name in (DENSE, SMALL) else {criterion: _outcome(run, name, criterion) for criterion in run.plan.criteria}
-    )
+def _outcomes(run: Run, name: str, dropped: Mapping[str, set[str]]) -> dict[str, str]:
+    if name in (DENSE, SMALL):
+        return {}
+    return {criterion: _outcome(run, name, criterion, dropped[criterion]) for criterion in run.plan.criteria}
 
 
-def _outcome(run: Run, name: str, criterion: str) -> str:
+def _dropped(run: Run) -> dict[str, set[str]]:
+    """The candidates that each criterion has eliminated."""
+    dropped: dict[str, set[str]] = {criterion: set() for criterion in run.plan.criteria}
+    for (criterion, _), found in run.history.rounds.items():
+        dropped.setdefault(criterion, set()).update(found.dropped)
+    return dropped
+
+
+def _outcome(run: Run, name: str, criterion: str, dropped: set[str]) -> str:
     history = run.history
-    if any(name in found.dropped for (by, _), found in history.rounds.items() if by == criterion):
+    if name in dropped:
         return "out"
     if name in history.failures:
         return "failed"
@@ -186,6 +208,11 @@ METHOD = 12  # least width of a useful column of methods
 BAR = 40
 
 
+def to_json(status: Status, *, workers: int = 1) -> dict[str, Any]:
+    """A status in JSON types, with the estimated seconds that are left; names and units as in `Status`."""
+    return asdict(status) | {"left": status.left(workers)}
+
+
 def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> RenderableType:
     """Draw a status for a terminal.
 
@@ -197,8 +224,8 @@ def status_table(status: Status, *, workers: int = 1, rows: int = 40) -> Rendera
         workers: number of networks trained at the same time, for the estimated time.
         rows: largest number of candidates to show; eliminated candidates are left out first.
     """
-    ordered = sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]
-    shown = [network for network in status.networks if network in ordered]
+    first = {network.name for network in sorted(status.networks, key=lambda network: not network.alive)[: rows + 1]}
+    shown = [network for network in status.networks if network.name in first]
 
     def draw(width: int) -> RenderableType:
         # the bar comes first: a small window cuts off the end

@@ -119,11 +119,8 @@ def ls_end(rung: Rung) -> dict[str, float]:
 
 def averaged_ls(rung: Rung) -> dict[str, float]:
     """Distance of the spectrum of the averaged weights to that of the dense reference's averaged weights."""
-    reference = rung.dense[rung.epoch]
-    return {
-        name: rung.distance(record.averaged_exponents, reference.averaged_exponents)
-        for name, record in rung.now().items()
-    }
+    reference = rung.dense[rung.epoch].averaged_exponents
+    return {name: rung.distance(record.averaged_exponents, reference) for name, record in rung.now().items()}
 
 
 def _distances(rung: Rung, reference: EpochRecord) -> dict[str, float]:

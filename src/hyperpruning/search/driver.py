@@ -11,7 +11,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,8 +19,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hyperpruning.faults import fault
 from hyperpruning.files import write_atomic
 from hyperpruning.search.configured import constrained
+from hyperpruning.search.deadline import deadline_in
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -50,15 +52,21 @@ from hyperpruning.search.schedulers import (
     pruned_weights,
     survivors,
 )
+from hyperpruning.search.shared_folder import token_in
 from hyperpruning.search.space import Config
 from hyperpruning.search.validation import validate
-from hyperpruning.search.worker import OUT_OF_MEMORY, Job, JobResult, job_for, run_job, small_job
+from hyperpruning.search.worker import NO_MEMORY, OUT_OF_MEMORY, Job, JobResult, job_for, run_job, small_job
+from hyperpruning.search.worker_pool import WorkerPool
 from hyperpruning.training.checkpoint import remove_tensors
 from hyperpruning.training.checks import check_travels
 from hyperpruning.training.device import device_of
 from hyperpruning.training.record import EpochRecord
 
 logger = logging.getLogger(__name__)
+KILLED = (
+    "Its worker process was killed twice, possibly because memory was full. Start a new run with fewer --workers or a "
+    "smaller network."
+)
 SEEDS_APART = 7919  # between the seeds of a finalist's trainings: searches with the seeds 0, 1, 2, ... share none
 
 
@@ -83,25 +91,25 @@ def search(
         lock: lock the folder against other drivers (needs the package filelock).
 
     Returns:
-        the content of the ledger at the end.
+        the content of the ledger at the end; if the plan's max_hours ended the search before, `decide` has further
+        actions for it, and the same call continues it.
 
     Raises:
         ValueError: the plan is invalid, or too many networks failed.
         RunFolderError: the folder belongs to another search, or is in use.
     """
     validate(plan)
-    if isinstance(executor, ProcessPoolExecutor):  # others may have ways of their own to send what pickle cannot
+    if isinstance(
+        executor, ProcessPoolExecutor | WorkerPool
+    ):  # others may have ways of their own to send what pickle cannot
         for task in (plan.task, plan.dense_task):
             check_travels(task)
     with locked(folder) if lock else nullcontext():
         run = _Run(plan, folder, executor, on_fact)
         run.open(files or {})
-        before: list[Action] = []
-        while actions := decide(plan, run.history):
-            if actions == before:
-                raise RuntimeError(f"The executor must return what it trained, got nothing new for {actions[0]}.")
-            run.carry_out(actions)
-            before = actions
+        with token_in(folder) if executor is not None else nullcontext() as run.token:
+            if not run.until_finished():
+                return run.history
         run.remove_eliminated_tensors()
     return run.history
 
@@ -128,8 +136,12 @@ class _Run:
     ) -> None:
         check_run_folder(plan, folder)
         self.plan, self.folder, self.executor, self.on_fact = plan, folder, executor, on_fact
+        self.token: str | None = None
         self.ledger = Ledger(folder)
         self.history = read(folder, warn=True) if self.ledger.path.exists() else History()
+        self.deadline = deadline_in(plan.max_hours)
+        self.time_is_up = self.deadline.clock()
+        self.paused = False
 
     def open(self, files: Mapping[str, bytes]) -> None:
         """Write the files and the header; if there is a header already, compare the versions."""
@@ -152,6 +164,20 @@ class _Run:
                 "The search was started with other versions or on another device, so that results may differ: %s.",
                 "; ".join(differences),
             )
+
+    def until_finished(self) -> bool:
+        """Carry out what `decide` says until it says nothing more; False if the time is up before."""
+        before: list[Action] = []
+        while actions := decide(self.plan, self.history):
+            if self.paused or self.time_is_up():
+                logger.warning("The %g hours of max_hours are over. The search can be continued.", self.plan.max_hours)
+                return False
+            if actions == before:
+                raise RuntimeError(f"The executor must return what it trained, got nothing new for {actions[0]}.")
+            fault("driver.decide")
+            self.carry_out(actions)
+            before = actions
+        return True
 
     def record(self, fact: Fact) -> None:
         """Append a fact to the ledger and to the history."""
@@ -190,20 +216,51 @@ class _Run:
             self.record(SpaceExhausted(len(self.history.candidates)))
 
     def train(self, actions: Sequence[Train]) -> None:
-        """Train networks, all at the same time with an executor, else one after the other."""
-        jobs = [job_of(self.plan, self.folder, self.history, action.network, action.until) for action in actions]
+        """Train networks, all at the same time with an executor, else one after the other.
+
+        After one that the deadline has stopped, no further result is recorded: it would be in another order than in a
+        search without a pause. The checkpoints have it.
+        """
+        jobs = [
+            replace(
+                job_of(self.plan, self.folder, self.history, action.network, action.until),
+                deadline=self.deadline.again(),
+            )
+            for action in actions
+        ]
         if self.executor is None:
             for job in jobs:
-                self.record_result(job.name, run_job(job, on_epoch=partial(self.record_epoch, job.name)))
+                if not self.paused:
+                    self.record_result(job.name, run_job(job, on_epoch=partial(self.record_epoch, job.name)))
             return
+        jobs = [replace(job, folder=job.folder.resolve(), token=self.token) for job in jobs]
         futures = [self.executor.submit(run_job, job) for job in jobs]
         try:
             for job, future in zip(jobs, futures, strict=True):
-                self.record_result(job.name, future.result())
+                result = self.result_of(job, future)
+                if not self.paused:
+                    self.record_result(job.name, result)
         except BaseException:
             for future in futures:
                 future.cancel()
             raise
+
+    def result_of(self, job: Job, future: Future[JobResult]) -> JobResult:
+        """The result of a job; if its process died, it is tried once more, and then this network has failed.
+
+        Raises:
+            BrokenExecutor: the executor is not usable any more.
+        """
+        assert self.executor is not None
+        try:
+            return future.result()
+        except BrokenExecutor:
+            again = self.executor.submit(run_job, job)  # raises if no process is left
+        logger.warning("The process that trained %s was killed. It is started once more.", job.name)
+        try:
+            return again.result()
+        except BrokenExecutor:
+            return JobResult((), failure=KILLED)
 
     def record_epoch(self, name: str, record: EpochRecord) -> None:
         """Record an epoch if it is new."""
@@ -212,14 +269,15 @@ class _Run:
 
     def record_result(self, name: str, result: JobResult) -> None:
         """Record those results of a job that are new."""
+        self.paused = result.paused
         for record in result.records:
             self.record_epoch(name, record)
         if result.final is not None and name not in self.history.finals:
             self.record(result.final)
-        if name == DENSE and result.failure == OUT_OF_MEMORY:  # with fewer networks on the GPU it may fit
+        if name == DENSE and result.failure in (OUT_OF_MEMORY, NO_MEMORY, KILLED):  # with fewer networks it may fit
             raise ValueError(
-                "CUDA out of memory while training the dense reference. Resume with fewer --workers, or start a new "
-                "run with a smaller batch or bptt in [training]."
+                f"The dense reference must train without failure, got: {result.failure.split('.')[0]}. Resume with "
+                "fewer --workers, or start a new run with a smaller batch or bptt in [training]."
             )
         if result.failure is not None:
             self.record(Failure(name, result.failure))

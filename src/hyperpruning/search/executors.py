@@ -1,55 +1,247 @@
-"""A process pool that trains candidates; any other `concurrent.futures.Executor` works too."""
+"""Executors that train candidates: processes of this machine, a Dask cluster, a Ray cluster.
+
+Each is a `concurrent.futures.Executor`, and any other one works too. Without an executor a search trains in its own
+process. The ledger of a search does not depend on its executor.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import importlib
+import logging
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing.connection import wait
+import socket
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from hyperpruning.search.worker_pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+LOCAL = "local"
+REACHED_IN = 10.0  # seconds in which the scheduler of a cluster must answer
+IN_FLIGHT = 256  # jobs that are handed to a cluster at the same time
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of processes, each of which trains one network at a time.
+class ClusterError(RuntimeError):
+    """A cluster that cannot be used: its package is missing, it cannot be reached, or its workers do not fit."""
+
+
+def process_pool(workers: int, *, threads: int | None = None) -> WorkerPool:
+    """A pool of processes of this machine, each of which trains one network at a time.
 
     Args:
         workers: number of processes.
+        threads: of the numerical libraries in each process, outside the training, which has its own setting; None: the
+            processor's cores divided by the workers, so that they do not share cores.
     """
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_exit_with_parent)
-    with _ctrl_c_ignored():  # the workers, which start now, inherit this
-        for _ in range(workers):
-            pool.submit(os.getpid)
-    return pool
+    return WorkerPool(workers, threads=threads or max(1, (os.cpu_count() or 1) // workers))
 
 
-def stop(pool: Executor) -> None:
-    """Kill the processes of a pool; the epochs that are finished are in the checkpoints."""
-    processes = list((getattr(pool, "_processes", None) or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.kill()
-        process.join()
+def dask_executor(address: str = LOCAL, *, workers: int = 2) -> Executor:
+    """An executor over a Dask cluster; a job of a worker that dies is done by another one.
 
+    Args:
+        address: of the scheduler, "tcp://host:8786"; "local" starts a cluster of processes on this machine, which
+            ends with the executor.
+        workers: number of processes of a local cluster.
 
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may change this
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Raises:
+        ClusterError: the package is missing, the scheduler cannot be reached, or a worker has several threads (all
+            networks of a process share torch's settings).
+    """
+    distributed = _package("distributed", "dask")
+    cluster = None
+    if address == LOCAL:
+        cluster = distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.ERROR
+        )
+    else:
+        check_reachable(address, default_port=8786)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        client = distributed.Client(cluster or address, timeout=REACHED_IN, set_as_default=False)
+    except OSError as error:
+        raise _unreachable(address, str(error)) from None
+    running: set[Any] = set()
+
+    def call(function: Callable[..., Any], *args: Any) -> Any:
+        future = client.submit(function, *args, pure=False)
+        running.add(future)
+        try:
+            return future.result()
+        except distributed.KilledWorker as error:
+            raise BrokenExecutor(f"Several workers of Dask died one after the other with a job: {error}") from None
+        finally:
+            running.discard(future)
+
+    def close(kill: bool) -> None:
+        if kill:
+            with suppress(Exception):  # the scheduler may be gone
+                client.cancel(list(running), force=True)
+        client.close()
+        if cluster is not None:
+            cluster.close()
+
+    for worker, found in client.scheduler_info(n_workers=-1)["workers"].items():
+        if found["nthreads"] != 1:
+            close(kill=False)
+            raise ClusterError(
+                f"A Dask worker must have one thread, got {found['nthreads']} at {worker}. Start the workers with "
+                "--nthreads 1 (and more --nworkers)."
+            )
+    return ClusterExecutor(call, close)
 
 
-def _exit_with_parent() -> None:
-    """In a worker: ignore Ctrl-C, and exit when the driver exits (else two drivers could write to one run folder)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpus: float = 0) -> Executor:
+    """An executor over a Ray cluster; a search does a job of a worker or a node that dies once more.
+
+    Args:
+        address: "host:6379" of the head node, "auto" for the cluster that this machine belongs to; "local" starts one
+            on this machine, which ends with the executor.
+        workers: number of processor cores of a local cluster.
+        cpus: cores that a network needs.
+        gpus: GPUs that a network needs; 0.25 puts four networks on each.
+
+    Raises:
+        ClusterError: the package is missing, or the cluster cannot be reached.
+    """
+    ray: Any = _package("ray", "ray")
+    ours = not ray.is_initialized()
+    if ours:
+        if address == LOCAL:
+            where: dict[str, Any] = {"address": LOCAL, "num_cpus": max(workers, cpus), "include_dashboard": False}
+        else:
+            where = {"address": address}
+            if address != "auto" and "://" not in address:
+                check_reachable(address, default_port=6379)
+        try:
+            ray.init(**where, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise _unreachable(address, str(error)) from None
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_call)
+    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+    running: set[Any] = set()
+
+    def call(function: Callable[..., Any], *args: Any) -> Any:
+        reference = remote.remote(function, args)
+        running.add(reference)
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:  # its text is a traceback
+            raise (error.cause if isinstance(error.cause, BaseException) else error) from None
+        except died as error:  # the driver tries the job once more
+            raise BrokenExecutor(f"A worker of Ray died ({type(error).__name__}).") from None
+        finally:
+            running.discard(reference)
+
+    def close(kill: bool) -> None:
+        if kill:
+            for reference in list(running):
+                ray.cancel(reference, force=True)
+        if ours:
+            ray.shutdown()
+
+    return ClusterExecutor(call, close)
+
+
+def chosen_executor(
+    workers: int, *, dask: str | None = None, ray: str | None = None, gpus: float = 0, fallback: bool = False
+) -> Executor | None:
+    """The executor that the options of the command name; None trains in this process.
+
+    Args:
+        workers: networks trained at the same time on this machine.
+        dask, ray: address of a cluster, or "local".
+        gpus: GPUs that a network needs, of a Ray cluster.
+        fallback: whether a cluster that cannot be used is replaced by processes of this machine, with a warning.
+
+    Raises:
+        ClusterError: the cluster cannot be used.
+        ValueError: two clusters are named.
+    """
+    if dask is not None and ray is not None:
+        raise ValueError(f"A search must run on one cluster, got --dask {dask} and --ray {ray}. Give one of them.")
+    try:
+        if dask is not None:
+            return dask_executor(dask, workers=workers)
+        if ray is not None:
+            return ray_executor(ray, workers=workers, gpus=gpus)
+    except ClusterError as error:
+        if not fallback:
+            raise
+        logger.warning("%s Training in %d processes of this machine.", error, workers)
+    return process_pool(workers) if workers > 1 else None
+
+
+class ClusterExecutor(Executor):
+    """An executor over a cluster: for each job, a thread of this process waits for the cluster.
+
+    Args:
+        call: does a job on the cluster, and returns its result.
+        close: disconnects from the cluster; with True it cancels the running jobs first.
+    """
+
+    def __init__(self, call: Callable[..., Any], close: Callable[[bool], None]) -> None:
+        self._call, self._close, self._open = call, close, True
+        self._waiting = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="hyperpruning-cluster")
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Submit a job."""
+        if kwargs:
+            raise TypeError(f"Jobs on a cluster must have positional arguments, got {sorted(kwargs)}.")
+        return self._waiting.submit(self._call, fn, *args)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Disconnect; without `wait`, running jobs are cancelled."""
+        if not self._open:
+            return
+        self._open = False
+        self._waiting.shutdown(wait=wait, cancel_futures=cancel_futures)
+        self._close(not wait)
+
+
+def stop(executor: Executor) -> None:
+    """Stop an executor; what it has trained is in the checkpoints.
+
+    The processes of a `process_pool` end their steps, and the jobs of a cluster are cancelled. A worker of a cluster
+    that goes on nevertheless notices after its epoch that the search has ended.
+    """
+    if isinstance(executor, WorkerPool):
+        executor.terminate()
+    else:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def check_reachable(address: str, *, default_port: int) -> None:
+    """Check that something listens at an address.
+
+    Raises:
+        ClusterError: nothing does, or the address has no form of one.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    host, port = (host, port) if host else (port, str(default_port))
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_IN):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise _unreachable(address, str(error)) from None
+
+
+def _unreachable(address: str, reason: str) -> ClusterError:
+    return ClusterError(
+        f"The scheduler of a cluster must be reachable, got no connection to {address} ({reason.splitlines()[0]}). "
+        "Start it, correct the address, or add --fallback to train in processes of this machine."
+    )
+
+
+def _package(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ClusterError(
+            f"This executor must have the package {module}, got none. Install it: pip install 'hyperpruning[{extra}]'."
+        ) from None
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return function(*args)

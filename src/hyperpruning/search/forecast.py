@@ -11,6 +11,8 @@ from hyperpruning.search.plan import BEST, Plan
 from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train, decide
 from hyperpruning.training.record import EpochRecord
 
+SIMULATED = 500  # candidates; a forecast of more takes seconds
+
 
 def forecast(plan: Plan, history: History) -> History:
     """A forecast of the history at the end of a search.
@@ -31,6 +33,11 @@ def forecast(plan: Plan, history: History) -> History:
             for fact in _simulated_facts(plan, history, action):
                 history.add(fact)
     return history
+
+
+def planned_epochs(plan: Plan, history: History) -> int:
+    """Epochs of all networks at the end of a search: of `forecast`, or of many candidates the most that it can be."""
+    return forecast(plan, history).trained_epochs() if plan.n_candidates <= SIMULATED else plan.most_epochs()
 
 
 def epochs_of_one_search(plan: Plan, criterion: str, n_candidates: int) -> int:
@@ -73,7 +80,7 @@ def _simulated_record(history: History, network: str, epoch: int) -> EpochRecord
     """A random record; its spectrum has as many exponents as the others of the epoch."""
     draw = _generator(network)
     loss, shift = draw.random(), draw.random() if network not in (DENSE, SMALL) else 0.0
-    known = [records[epoch].spectrum for records in history.epochs.values() if epoch in records]
-    exponents = next(iter(known), (0.0,))
+    known = (records[epoch].spectrum for records in history.epochs.values() if epoch in records)
+    exponents = next(known, (0.0,))
     spectrum = tuple((0.0 if one is None else one) + shift for one in exponents)
     return EpochRecord(epoch, None, loss, 0, {}, 0.0, spectrum=spectrum, averaged_loss=loss, averaged_spectrum=spectrum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -178,6 +178,8 @@ class History:
     failures: dict[str, str] = field(default_factory=dict)
     winners: dict[str, str] = field(default_factory=dict)
     choice: Choice | None = None
+    memo: Any = field(default=None, init=False, repr=False, compare=False)  # search/memo.py: saves time only
+    _trained: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(self, fact: Fact) -> None:
         """Add a fact."""
@@ -204,14 +206,20 @@ class History:
     def trained(self, network: str) -> int:
         """The last epoch of a network such that no record up to it is missing; -1 for none."""
         records = self.epochs.get(network, {})
-        epoch = -1
+        count, epoch = self._trained.get(network, (0, -1))
+        epoch = epoch if count <= len(records) else -1
         while epoch + 1 in records:
             epoch += 1
+        self._trained[network] = len(records), epoch
         return epoch
 
-    def at(self, epoch: int) -> dict[str, EpochRecord]:
-        """The records of the candidates after one epoch; a candidate that failed earlier has none."""
-        return {name: self.epochs[name][epoch] for name in self.candidates if epoch in self.epochs.get(name, {})}
+    def at(self, epoch: int, names: Container[str] | None = None) -> dict[str, EpochRecord]:
+        """The records of the candidates, or of some of them, after one epoch; one that failed earlier has none."""
+        return {
+            name: self.epochs[name][epoch]
+            for name in self.candidates
+            if (names is None or name in names) and epoch in self.epochs.get(name, {})
+        }
 
     def trained_epochs(self, *, dense: bool = True) -> int:
         """Epochs trained, all networks together; with or without the dense networks."""

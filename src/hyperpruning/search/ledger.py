@@ -21,8 +21,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from hyperpruning.faults import fault
 from hyperpruning.search.fact_json import from_json, to_json
 from hyperpruning.search.history import DENSE, SMALL, Fact, History, candidate_and_seed
 
@@ -45,25 +46,92 @@ def read(folder: Path, *, warn: bool = False) -> History:
     Raises:
         RunFolderError: there is no ledger, or it is from another version.
     """
-    path = folder / LEDGER
-    if not path.is_file():
-        raise RunFolderError(
-            f"A run folder must have a {LEDGER}, got {folder} without one. Give the --out of a search."
-        )
-    history = History()
-    for number, values in _lines(path):
+    return LedgerReader(folder, warn=warn).read()
+
+
+class LedgerReader:
+    """Reads a ledger again and again, each time only what is new; `stamp` changes with the file.
+
+    Args:
+        folder: of the run.
+        warn: log a warning for each damaged line.
+    """
+
+    def __init__(self, folder: Path, *, warn: bool = False) -> None:
+        self.path, self._warn = folder / LEDGER, warn
+        self._start_again()
+
+    def _start_again(self) -> None:
+        self._history, self._number, self._offset, self._end, self._damaged = History(), 0, 0, b"", False
+        self.stamp: tuple[int, int, int] | None = None
+
+    def read(self) -> History:
+        """The content of the ledger so far; the object of an earlier call grows, unless the ledger was replaced.
+
+        Raises:
+            RunFolderError: there is no ledger, or it is from another version.
+        """
+        for _ in self.new_facts():
+            pass
+        _check_candidates(self._history, self.path)
+        if not self._damaged:
+            return self._history
+        whole = self._history.copy()
+        _remove_orphans(whole)
+        return whole
+
+    def new_facts(self) -> Iterator[Fact]:
+        """The facts that were appended since the last call, all at the first; after a replacement all again.
+
+        Raises:
+            RunFolderError: as `read`.
+        """
+        if not self.path.is_file():
+            raise RunFolderError(
+                f"A run folder must have a {LEDGER}, got {self.path.parent} without one. Give the --out of a search."
+            )
+        with self.path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if stamp == self.stamp:
+                return
+            if not self._continues(file, stamp):
+                self._start_again()
+            self.stamp = stamp
+            file.seek(self._offset)
+            while (line := file.readline(MAX_LINE)).endswith(b"\n"):
+                fact = self._fact(line)
+                self._offset, self._end = self._offset + len(line), line
+                if fact is not None:
+                    self._history.add(fact)
+                    yield fact
+
+    def _continues(self, file: BinaryIO, stamp: tuple[int, int, int]) -> bool:
+        """Whether the ledger has only grown: the same file, longer, with the last line that was read in its place."""
+        if self.stamp is None or stamp[0] != self.stamp[0] or stamp[2] <= self.stamp[2]:
+            return False
+        file.seek(self._offset - len(self._end))
+        return file.read(len(self._end)) == self._end
+
+    def _fact(self, line: bytes) -> Fact | None:
+        self._number += 1
+        values = _values(line)
         if values is not None:
             try:
-                history.add(from_json(values))
+                return from_json(values)
             except ValueError as error:
+                number = self._number
+                self._start_again()
                 raise RunFolderError(
-                    f"Line {number} of {path} is from another version: {error} Use the version that started the search."
+                    f"Line {number} of {self.path} is from another version: {error} Use the version that started the "
+                    "search."
                 ) from None
-        elif warn:
-            logger.warning("Line %d of %s is damaged and ignored. The search computes its content again.", number, path)
-    _check_candidates(history, path)
-    _remove_orphans(history)
-    return history
+        self._damaged = True
+        if self._warn:
+            logger.warning(
+                "Line %d of %s is damaged and ignored. The search computes its content again.", self._number, self.path
+            )
+        return None
 
 
 def sha256(folder: Path) -> str:
@@ -158,28 +226,28 @@ class Ledger:
         with self.path.open("ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
+                line = fault("ledger.append", line)
                 written = 0
                 while written < len(line):
                     written += file.write(line[written:])
+                fault("ledger.fsync")
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(size)
                 raise
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The lines by number; None for a damaged one."""
-    for number, line in enumerate(_complete_lines(path), start=1):
-        try:
-            values = json.loads(line)
-            if values.pop("check") != _check(values):
-                raise ValueError
-            if rb"\ud" in line:  # half of a surrogate pair is no text
-                json.dumps(values, ensure_ascii=False).encode()
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            yield number, None
-        else:
-            yield number, values
+def _values(line: bytes) -> dict[str, Any] | None:
+    """The content of a line; None for a damaged one."""
+    try:
+        values: dict[str, Any] = json.loads(line)
+        if values.pop("check") != _check(values):
+            raise ValueError
+        if rb"\ud" in line:  # half of a surrogate pair is no text
+            json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+    return values
 
 
 def _complete_lines(path: Path) -> Iterator[bytes]:
@@ -191,6 +259,7 @@ def _complete_lines(path: Path) -> Iterator[bytes]:
 def _cut_torn_line(path: Path) -> None:
     complete = sum(map(len, _complete_lines(path)))
     if complete < path.stat().st_size:
+        fault("ledger.cut")
         os.truncate(path, complete)
 
 

@@ -20,12 +20,15 @@ from hyperpruning.search.space import (
     space_from_identity,
 )
 from hyperpruning.settings import check_settings, described, did_you_mean, documented, setting
+from hyperpruning.training.checkpoint import KEEP_CHECKPOINTS
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.own_loop import complete_config
 from hyperpruning.training.record import Metric
 from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
+# settings that results do not depend on: a run may be continued with others
+NOT_IN_IDENTITY = ("max_hours", "checkpoint_minutes", "keep_checkpoints")
 
 
 @documented
@@ -116,6 +119,28 @@ class Plan:
     )
     train_all: bool = setting(
         False, "train the eliminated candidates to the end too, to see what was missed", section="search"
+    )
+    max_hours: float | None = setting(
+        None,
+        "budget in wall-clock time of one call: the running step ends, a checkpoint is written, and the search can be "
+        "continued; left out: none",
+        section="search",
+        gt=0,
+        le=1e6,
+    )
+    checkpoint_minutes: float = setting(
+        5.0,
+        "wall-clock time between two checkpoints within an epoch; results do not depend on it",
+        section="search",
+        ge=0,
+        le=1e6,
+    )
+    keep_checkpoints: int = setting(
+        KEEP_CHECKPOINTS,
+        "last checkpoints that are kept of each network; of an eliminated candidate none, only its records",
+        section="search",
+        ge=1,
+        le=1000,
     )
     distance: str = setting("l2", f"between spectra: {', '.join(DISTANCES)}", section="spectrum", choices=DISTANCES)
     spectrum: SpectrumConfig = described("how spectra are taken", SpectrumConfig())
@@ -224,7 +249,7 @@ class Plan:
         values = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
-            if name not in ("task", "dense_task", "dense", "train", "space", "spectrum", "sampler")
+            if name not in ("task", "dense_task", "dense", "train", "space", "spectrum", "sampler", *NOT_IN_IDENTITY)
         }
         return values | {
             "task": self.task.identity(),

@@ -136,7 +136,7 @@ def suggest(
         distinct valid configs that are not among the observations; fewer than `count` if the space has no more. The
         space's fixed configs come first; without observations its priors shape the others.
     """
-    distributions = {name: _distribution(dimension) for name, dimension in space.dimensions.items()}
+    distributions = {name: distribution_of(dimension) for name, dimension in space.dimensions.items()}
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -180,7 +180,8 @@ def _new_configs(
     return fresh
 
 
-def _distribution(dimension: Dimension) -> BaseDistribution:
+def distribution_of(dimension: Dimension) -> BaseDistribution:
+    """The distribution of Optuna that stands for a dimension."""
     if isinstance(dimension, FloatRange):
         return FloatDistribution(dimension.low, dimension.high, step=dimension.step, log=dimension.log)
     if isinstance(dimension, IntRange):
@@ -190,7 +191,7 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
 
 def _trial(config: Config, score: float, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
     """A finished trial of the dimensions that the config has: a fixed config may have other settings too."""
-    params = {name: value for name, value in config.items() if _contains(distributions, name, value)}
+    params = {name: value for name, value in config.items() if contains(distributions, name, value)}
     active = {name: distributions[name] for name in params}
     if math.isfinite(score):
         return create_trial(params=params, distributions=active, value=score)
@@ -198,7 +199,8 @@ def _trial(config: Config, score: float, distributions: dict[str, BaseDistributi
     return create_trial(params=params, distributions=active, state=TrialState.PRUNED, intermediate_values={0: math.nan})
 
 
-def _contains(distributions: dict[str, BaseDistribution], name: str, value: Any) -> bool:
+def contains(distributions: dict[str, BaseDistribution], name: str, value: Any) -> bool:
+    """Whether a value is one that a dimension may have."""
     distribution = distributions.get(name)
     if distribution is None:
         return False

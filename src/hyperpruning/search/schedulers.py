@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.search.brackets import Bracket
 from hyperpruning.search.criteria import Rung, criterion_of
 from hyperpruning.search.history import DENSE, SMALL, History, RoundDecision
-from hyperpruning.search.plan import BEST, Plan, batches, names_of, seed_names
+from hyperpruning.search.memo import memo_of
+from hyperpruning.search.plan import BEST, Plan, names_of, seed_names
 from hyperpruning.training.record import EpochRecord
 
 
@@ -88,24 +88,18 @@ def decide(plan: Plan, history: History) -> list[Action]:
 
 def _sampling(plan: Plan, history: History) -> list[Action]:
     """Suggest candidates batch by batch, and train each batch to the first rung of its bracket."""
-    first = _first_rungs(plan)
-    for batch, names in enumerate(batches(plan)):
+    memo = memo_of(plan, history)
+    for batch in range(memo.complete, len(memo.batches)):
+        names = memo.batches[batch]
         missing = tuple(name for name in names if name not in history.candidates)
         if missing and not history.space_exhausted:
             return [Suggest(batch, missing)]
         known = [name for name in names if name in history.candidates]
-        if actions := _training(plan, history, known, first[names[0]], dense=_dense_until(plan, batch)):
+        until, dense = memo.first_rungs[names[0]], _dense_until(plan, batch)
+        if actions := _training(plan, history, known, until, dense=dense):
             return actions
+        memo.complete = batch + 1
     return []
-
-
-def _first_rungs(plan: Plan) -> dict[str, int]:
-    """The first rung of each candidate; where a bracket has none, the first of all."""
-    return {
-        name: one.rungs[0] if one.rungs else plan.rungs[0] if plan.rungs else plan.train.epochs
-        for one in plan.brackets()
-        for name in names_of(one)
-    }
 
 
 def _elimination(plan: Plan, history: History) -> tuple[list[Action], dict[str, list[str]]]:
@@ -225,15 +219,16 @@ def _scores(plan: Plan, history: History, criterion: str, names: Iterable[str], 
 
 def rung(plan: Plan, history: History, names: Iterable[str], epoch: int) -> Rung:
     """The input of a criterion: some candidates at a rung, without those that have not reached it."""
-    known, wanted = history.at(epoch), set(names)
     following = [name for name in followed(plan, history) if name not in history.failures]
+    wanted, described = set(names), {*names, *following}
+    known = history.at(epoch, described)
     return Rung(
         epoch=epoch,
         epochs=plan.train.epochs,
         records={name: history.epochs[name] for name in known if name in wanted},
         dense=reference(plan, history),
-        configs={name: history.candidates[name].config for name in known if name in wanted or name in following},
-        distance=lambda a, b: float(spectrum_distance(a, b, kind=plan.distance)),
+        configs={name: history.candidates[name].config for name in known},
+        distance=memo_of(plan, history).distance,
         number=plan.rungs.index(epoch) if epoch in plan.rungs else len(plan.rungs),
         followed={name: history.epochs[name] for name in following if epoch in history.epochs.get(name, {})},
     )
@@ -279,7 +274,7 @@ def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[st
         (config, score by the first criterion at the first rung) of each candidate, in the order of their names; the
         score of one that failed is infinite. Candidates of several brackets are compared at the first rung of all.
     """
-    names = [name for names in list(batches(plan))[:batch] for name in names if name in history.candidates]
+    names = [name for names in memo_of(plan, history).batches[:batch] for name in names if name in history.candidates]
     scores = _scores(plan, history, plan.criteria[0], names, plan.rungs[0]) if names else {}
     return [(history.candidates[name].config, scores.get(name, float("inf"))) for name in names]
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,29 @@ import torch
 from torch import Tensor
 
 from hyperpruning.files import weights_sha256
-from hyperpruning.kernels import float32_precision, out_of_memory
+from hyperpruning.kernels import float32_precision, no_memory, out_of_memory
 from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.search.configured import configured
+from hyperpruning.search.deadline import Deadline
 from hyperpruning.search.history import DENSE, SMALL, Candidate, FinalResult
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense, NarrowerError, narrower_task
+from hyperpruning.search.shared_folder import check_driven, check_seen
 from hyperpruning.sparsity.method import Method, MethodError
 from hyperpruning.sparsity.serialization import to_config
-from hyperpruning.training.checkpoint import best_weights, load, save
+from hyperpruning.training.checkpoint import KEEP_CHECKPOINTS, best_weights, load, save
 from hyperpruning.training.checks import check_evaluated, recurrent_part, unchanged
 from hyperpruning.training.config import TrainConfig
 from hyperpruning.training.device import matmul_precision, threads
-from hyperpruning.training.epochs import Training, epochs, train_batches
+from hyperpruning.training.epochs import epochs, train_batches
+from hyperpruning.training.progress import TimeIsUp, Watch
 from hyperpruning.training.record import EpochRecord
+from hyperpruning.training.state import Training
 from hyperpruning.training.task import AnyTask, loss_and_metric, with_batches
 
 OUT_OF_MEMORY = "CUDA out of memory. Start a new run with fewer --workers or a smaller batch or bptt in [training]."
+NO_MEMORY = "Out of memory. Start a new run with fewer --workers or a smaller network, batch or bptt."
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Job:
     """Train `name` until an epoch, from its checkpoint in `folder` or from the beginning.
 
     With `frozen` weights nothing is trained: they are evaluated once. With `as_many_as` the task's network is made
-    narrower, until it has at most as many weights as a pruned one with this number of active prunable weights.
+    narrower, until it has at most as many weights as a pruned one with this number of active prunable weights. Results
+    do not depend on how often checkpoints are written, how many are kept, and the deadline.
+    With a `token` the run folder must have it (search/shared_folder.py).
     """
 
     name: str
@@ -55,6 +62,10 @@ class Job:
     until: int
     frozen: FrozenDense | None = None
     as_many_as: int | None = None
+    checkpoint_minutes: float = 5.0
+    keep_checkpoints: int = KEEP_CHECKPOINTS
+    deadline: Deadline = field(default_factory=Deadline)
+    token: str | None = None
 
     def identity(self) -> str:
         """A hash of all settings of the training; a checkpoint with another identity is not used."""
@@ -89,6 +100,8 @@ def job_for(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -
             spectrum=plan.spectrum,
             folder=folder / "networks" / candidate.name,
             until=until,
+            checkpoint_minutes=plan.checkpoint_minutes,
+            keep_checkpoints=plan.keep_checkpoints,
         )
     assert plan.dense_task is not None
     return Job(
@@ -100,6 +113,8 @@ def job_for(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -
         spectrum=plan.spectrum,
         folder=folder / "networks" / DENSE,
         until=until,
+        checkpoint_minutes=plan.checkpoint_minutes,
+        keep_checkpoints=plan.keep_checkpoints,
         frozen=plan.dense if isinstance(plan.dense, FrozenDense) else None,
     )
 
@@ -122,6 +137,8 @@ def small_job(plan: Plan, folder: Path, active: int) -> Job:
         spectrum=plan.spectrum,
         folder=folder / "networks" / SMALL,
         until=plan.train.epochs,
+        checkpoint_minutes=plan.checkpoint_minutes,
+        keep_checkpoints=plan.keep_checkpoints,
         as_many_as=active,
     )
 
@@ -145,36 +162,62 @@ class JobResult:
         records: of all epochs up to `Job.until`.
         final: the result of a full training; None before its end.
         failure: the reason if the network diverged or could not be built; else None.
+        paused: whether the deadline ended the job; run it again to continue.
     """
 
     records: tuple[EpochRecord, ...]
     final: FinalResult | None = None
     failure: str | None = None
+    paused: bool = False
 
 
 def run_job(job: Job, *, on_epoch: Callable[[EpochRecord], None] | None = None) -> JobResult:
-    """Run a job; every epoch ends with a checkpoint.
+    """Run a job; every epoch ends with a checkpoint, and within a long one there are more.
 
     Args:
         job: what to train.
         on_epoch: called with each record up to `job.until`, in order: first the records in the checkpoint, then each
             new one after its checkpoint is written. An exception of it ends the job; when the job is run again, it
             continues from that checkpoint.
+
+    Raises:
+        RunFolderError: the run folder does not have the token of the job.
     """
+    if job.token is not None:
+        check_seen(job.folder.parents[1], job.token)
     records: list[EpochRecord] = []
     try:
         with threads(job.train.threads):
-            final = _train(narrowed(job), records, on_epoch)
+            final = _train(narrowed(job), records, _watched(job, on_epoch))
     # a loss or a score is not finite; or the method does not fit; or there is no narrower network
     except (FloatingPointError, MethodError, NarrowerError) as error:
         return JobResult(tuple(records), failure=str(error))
-    except RuntimeError as error:
-        if not out_of_memory(error):
+    except TimeIsUp:
+        return JobResult(tuple(record for record in records if record.epoch <= job.until), paused=True)
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            failure = OUT_OF_MEMORY
+        elif no_memory(error):
+            failure = NO_MEMORY
+        else:
             raise
     else:
         return JobResult(tuple(record for record in records if record.epoch <= job.until), final)
     torch.cuda.empty_cache()  # not in the except block, where the error still references the tensors
-    return JobResult(tuple(records), failure=OUT_OF_MEMORY)
+    return JobResult(tuple(records), failure=failure)
+
+
+def _watched(job: Job, on_epoch: Callable[[EpochRecord], None] | None) -> Callable[[EpochRecord], None] | None:
+    """`on_epoch`, which ends a job that carries a token when its driver has ended."""
+    if (token := job.token) is None:
+        return on_epoch
+
+    def watched(record: EpochRecord) -> None:
+        check_driven(job.folder.parents[1], token)
+        if on_epoch is not None:
+            on_epoch(record)
+
+    return watched
 
 
 def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord], None] | None) -> FinalResult | None:
@@ -186,9 +229,14 @@ def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord
         records.append(record)
         if on_epoch is not None and record.epoch <= job.until:
             on_epoch(record)
-    for record in epochs(training, job.until):
+
+    def checkpoint() -> None:
+        save(training, job.folder, job.identity(), records, keep=job.keep_checkpoints)
+
+    watch = Watch(checkpoint, minutes=job.checkpoint_minutes, time_is_up=job.deadline.clock())
+    for record in epochs(training, job.until, watch):
         records.append(_with_spectrum(training, record, job.spectrum))
-        save(training, job.folder, job.identity(), records)
+        checkpoint()
         if on_epoch is not None:
             on_epoch(records[-1])
     if not training.epoch == job.train.epochs == job.until:

@@ -10,8 +10,9 @@ import torch
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.testing.comparison import bits, require
 from hyperpruning.training.config import TrainConfig
-from hyperpruning.training.epochs import Training, epochs
+from hyperpruning.training.epochs import epochs
 from hyperpruning.training.own_loop import OwnLoop
+from hyperpruning.training.state import Training
 
 EPOCHS = 2
 

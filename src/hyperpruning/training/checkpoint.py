@@ -1,9 +1,9 @@
-"""Checkpoints: written atomically, with a SHA-256, loaded without pickle; the last two are kept.
+"""Checkpoints: written atomically, with a SHA-256, loaded without pickle; the last ones are kept.
 
-A checkpoint is a file of tensors, ``epoch-0003.pt``, and a sidecar, ``epoch-0003.json``, which is written last. The
-sidecar has the SHA-256 of the tensors, the name of the network, the identity of the training, and the records of all
-epochs so far; its own hash is its last field. A damaged checkpoint is skipped with a warning, and the previous one is
-used.
+A checkpoint is a file of tensors, ``epoch-0003.pt``, and a sidecar, ``epoch-0003.json``, which is written last; after
+120 steps of the next epoch they are named ``epoch-0003-step-00000120``. The sidecar has the SHA-256 of the tensors, the
+name of the network, the identity of the training, and the records of all epochs so far; its own hash is its last field.
+A damaged checkpoint is skipped with a warning, and the previous one is used.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperpruning.faults import fault
 from hyperpruning.files import checked_size, write_atomic
 from hyperpruning.settings import check_types
-from hyperpruning.training.epochs import Training
 from hyperpruning.training.record import EpochRecord, record_from_json
+from hyperpruning.training.state import Training
 
 logger = logging.getLogger(__name__)
-KEPT_CHECKPOINTS = 2
+KEEP_CHECKPOINTS = 2  # if the last one is damaged, there is another
 MAX_SIDECAR = 2**28  # bytes
 
 
@@ -43,19 +44,28 @@ class Sidecar:
     records: tuple[EpochRecord, ...]
 
 
-def save(training: Training, folder: Path, identity: str, records: Sequence[EpochRecord]) -> None:
+def save(
+    training: Training, folder: Path, identity: str, records: Sequence[EpochRecord], *, keep: int = KEEP_CHECKPOINTS
+) -> None:
     """Write a checkpoint and remove old ones.
 
     Args:
-        training: the training, after one of its epochs.
+        training: the training, after one of its epochs or one of its steps.
         folder: folder of this network, with its name; created if it does not exist.
         identity: identity of the training; `load` accepts no other.
         records: records of all epochs so far.
+        keep: checkpoints that are kept, this one included.
+
+    Raises:
+        CarryError: within an epoch, what the task carries cannot be saved; nothing is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(training.state_dict(), buffer)
     stem = f"epoch-{training.epoch:04d}"
+    if training.progress is not None:
+        stem += f"-step-{training.progress.step:08d}"
+    fault("checkpoint.tensors")
     write_atomic(folder / f"{stem}.pt", buffer.getvalue())
     sidecar: dict[str, Any] = {
         "epoch": training.epoch,
@@ -65,8 +75,10 @@ def save(training: Training, folder: Path, identity: str, records: Sequence[Epoc
         "size": len(buffer.getbuffer()),
         "records": [record.to_json() for record in records],
     }
+    fault("checkpoint.sidecar")
     write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
-    kept = {f"epoch-{training.epoch - age:04d}" for age in range(KEPT_CHECKPOINTS)}
+    fault("checkpoint.remove")
+    kept = [path.stem for path in _newest_first(folder) if path.stem <= stem][:keep]
     for path in folder.glob("*epoch-*"):  # also files of another or a killed search
         if path.stem not in kept:
             path.unlink(missing_ok=True)
@@ -103,7 +115,7 @@ def best_weights(folder: Path, identity: str) -> dict[str, Tensor]:
 
 def _valid_checkpoints(folder: Path, identity: str) -> Iterator[tuple[dict[str, Any], Sidecar]]:
     """The valid checkpoints, newest first."""
-    for path in sorted(folder.glob("epoch-*.json"), reverse=True):
+    for path in _newest_first(folder):
         try:
             sidecar = read_sidecar(path)
             if sidecar.identity != identity:
@@ -120,6 +132,11 @@ def _valid_checkpoints(folder: Path, identity: str) -> Iterator[tuple[dict[str, 
             logger.warning("Checkpoint %s is skipped (%s); the previous one is used.", path.with_suffix(".pt"), error)
             continue
         yield state, sidecar
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """The sidecars; their names without suffix are in the order of time."""
+    return sorted(folder.glob("epoch-*.json"), key=lambda path: path.stem, reverse=True)
 
 
 def _are_tensors(values: Any) -> bool:
@@ -151,7 +168,7 @@ def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
 
     Its tensors and the identity of its training are not checked.
     """
-    for path in sorted(folder.glob("epoch-*.json"), reverse=True):
+    for path in _newest_first(folder):
         try:
             sidecar = read_sidecar(path)
         except (OSError, ValueError):
@@ -163,6 +180,7 @@ def newest_records(folder: Path) -> tuple[EpochRecord, ...]:
 
 def remove_tensors(folder: Path) -> None:
     """Remove the tensors of an eliminated network; its records are kept."""
+    fault("checkpoint.release")
     for path in (*folder.glob("epoch-*.pt"), *folder.glob(".epoch-*")):  # temporary files of a killed process
         path.unlink(missing_ok=True)
 

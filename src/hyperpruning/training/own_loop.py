@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from types import MappingProxyType
@@ -61,10 +61,13 @@ class LoopSparsifier:
         sparsifier: of the network; None if it is dense.
         steps: the steps of the epoch.
         where: the call of `steps` that gave this number.
+        after_step: called after each step.
     """
 
-    def __init__(self, sparsifier: Sparsifier | None, steps: int, where: str) -> None:
-        self.sparsifier, self.steps, self.where = sparsifier, steps, where
+    def __init__(
+        self, sparsifier: Sparsifier | None, steps: int, where: str, *, after_step: Callable[[], None] | None = None
+    ) -> None:
+        self.sparsifier, self.steps, self.where, self.after_step = sparsifier, steps, where, after_step
         self.count = self.dropped = 0
 
     def step(self) -> Update | None:
@@ -79,6 +82,8 @@ class LoopSparsifier:
         update = None if self.sparsifier is None else self.sparsifier.step()
         if update is not None:
             self.dropped += sum(update.dropped.values())
+        if self.after_step is not None:
+            self.after_step()
         return update
 
     def check_count(self) -> None:

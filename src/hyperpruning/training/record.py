@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from hyperpruning.settings import check_types
@@ -86,12 +87,12 @@ class EpochRecord:
     averaged_loss: float | None = None
     averaged_spectrum: tuple[float | None, ...] = ()
 
-    @property
+    @cached_property
     def exponents(self) -> list[float]:
         """The spectrum, with -inf where JSON has None."""
         return [-math.inf if value is None else value for value in self.spectrum]
 
-    @property
+    @cached_property
     def averaged_exponents(self) -> list[float]:
         """The spectrum of the averaged weights, with -inf where JSON has None."""
         return [-math.inf if value is None else value for value in self.averaged_spectrum]

@@ -23,6 +23,7 @@ from rich.live import Live
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
 from hyperpruning.cli_errors import explain, guarded, interrupt, say_time_is_up
+from hyperpruning.cli_models import add_commands
 from hyperpruning.data import download
 from hyperpruning.deploy.compact import PRECISIONS
 from hyperpruning.deploy.model_file import ModelFileError
@@ -449,6 +450,9 @@ def spectrum(
     errors = {name: found.standard_error().tolist() for name, (_, found) in zip(names, spectra, strict=True)}
     spectra_figure(exponents, errors).savefig(picture)
     out.print(f"Wrote {table} and {picture}.", soft_wrap=True)
+
+
+add_commands(app, out)
 
 
 def _experiment(

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hyperpruning.deploy.compact import check_precision
 from hyperpruning.deploy.model_file import ModelFileError, load_weights, save_model, save_plain
 from hyperpruning.deploy.model_folder import PLAIN, save_folder
 from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
@@ -111,12 +112,12 @@ def export(
         network, *model = _model(plan, history, folder, name)
         if out is not None:
             out = Path(out)
-            if plain:
-                save_plain(out if is_file_name(out) else out / PLAIN, network.state_dict())
             if not is_file_name(out):
                 save_folder(out, model[0], model[1] | _card(plan, history, folder, network, name), precision=precision)
             elif not plain:
                 save_model(out, *model)
+            if plain:
+                save_plain(out if is_file_name(out) else out / PLAIN, network.state_dict())
             return out
         if name != winner(plan, history):
             Ledger(folder).append(Choice(name, criterion))
@@ -149,6 +150,7 @@ def is_file_name(out: Path) -> bool:
 def _check_form(out: Path | str | None, precision: str, plain: bool) -> None:
     if out is None and plain:
         raise ValueError("plain must be left out without a path to write, got True. Give out (--out).")
+    check_precision(precision)
     if precision != "exact" and (out is None or is_file_name(Path(out))):
         raise ValueError(
             f"precision must be exact unless a model folder is written, got {precision!r}. Give a folder as out."

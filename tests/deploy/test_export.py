@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 import hyperpruning as hp
 from hyperpruning.api import evaluate_model
 from hyperpruning.cli import app
-from hyperpruning.deploy.model_folder import describe
+from hyperpruning.deploy.model_folder import describe, save_folder
+from hyperpruning.models.sequence_model import SequenceClassifier
 from small import small, write_text
 
 
@@ -101,3 +102,33 @@ def test_the_decoder_has_the_perplexity_of_torch(searched):
     code, said = run("evaluate", model, "--data", searched, "--decoder", "int8", "--dynamic")
     assert code == 2
     assert "decoder must be left out with dynamic evaluation" in said
+
+
+def test_benchmark_shows_dense_ours_and_what_was_chosen(searched):
+    code, said = run("benchmark", searched / "model", "--seconds", 0)
+    assert code == 0, said
+    for word in ("dense fp32", "dense int8", "share of bandwidth", "bytes read", "rnn.weight_hh_l0", "chosen"):
+        assert word in said
+
+
+def test_generate_draws_text(searched):
+    words = ["generate", searched / "model", "--tokens", 40, "--prompt", "be"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("be")
+    assert len(result.output) == 43
+    assert CliRunner().invoke(app, [str(word) for word in words]).output == result.output
+    assert run(*words, "--seed", 1)[1] != run(*words)[1]
+    assert run(*words[:-1], "?!") == (
+        2,
+        "A prompt must have tokens of the vocabulary only, got '?'. Leave it out.",
+    )
+    assert run(*words, "--temperature", 0, "--decoder", "int8")[0] == 0
+    assert "temperature at least 0, got 40 and -1.0" in run(*words, "--temperature", -1)[1]
+
+
+def test_a_model_without_a_vocabulary_generates_nothing(tmp_path):
+    network = SequenceClassifier(3, 2, hidden=4)
+    save_folder(tmp_path / "m", network.state_dict(), {"kind": "classification", "model": network.sizes})
+    code, said = run("generate", tmp_path / "m")
+    assert (code, "must have a vocabulary and say what a token is" in said) == (2, True)

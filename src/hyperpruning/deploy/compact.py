@@ -47,11 +47,7 @@ def encode(value: Tensor, precision: str = "exact") -> tuple[dict[str, Any], byt
     Raises:
         ValueError: no such precision, a dtype that cannot be stored, or a value too large for fp16.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}."
-            f"{did_you_mean(precision, PRECISIONS) or ' Choose one of these.'}"
-        )
+    check_precision(precision)
     value = value.detach().cpu().contiguous()
     if value.dtype not in NAMES:
         raise ValueError(f"A tensor of a model folder must be of {', '.join(DTYPES)}, got {value.dtype}. Convert it.")
@@ -125,6 +121,19 @@ def checked(about: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.dtype, str
     if len(sections) != planes or not 0 <= int(nonzeros or 0) <= entries:
         raise ValueError("a tensor has another number of sections or nonzeros")
     return tuple(shape), DTYPES[dtype], precision, index, sections
+
+
+def check_precision(precision: str) -> None:
+    """Check that it is one of `PRECISIONS`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}."
+            f"{did_you_mean(precision, PRECISIONS) or ' Choose one of these.'}"
+        )
 
 
 def check_amount(entries: int, size: int) -> None:

@@ -20,11 +20,13 @@ import torch
 import typer
 from rich.console import Console
 from rich.live import Live
+from torch import nn
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
 from hyperpruning.cli_errors import explain, guarded, interrupt, say_time_is_up
 from hyperpruning.cli_models import add_commands
 from hyperpruning.data import download
+from hyperpruning.deploy.c_export import export_c
 from hyperpruning.deploy.compact import PRECISIONS
 from hyperpruning.deploy.model_file import ModelFileError
 from hyperpruning.deploy.model_folder import describe
@@ -44,7 +46,7 @@ from hyperpruning.experiment import (
     word_experiment,
 )
 from hyperpruning.exports import export as export_network
-from hyperpruning.exports import plan_of
+from hyperpruning.exports import network_of, plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import comparing, tables, terminal, watching
@@ -281,7 +283,7 @@ def report(
 @app.command(epilog="Example: hyperprune export runs/mine --out model --precision int8")
 @guarded
 def export(
-    folder: Run,
+    folder: Annotated[Path, typer.Argument(help="A run folder; for --c also a model folder or file.")],
     criterion: Annotated[str | None, typer.Option(help="Export the winner by this criterion.")] = None,
     candidate: Annotated[str | None, typer.Option(help="Export this candidate, e.g. c07.")] = None,
     output: Annotated[
@@ -297,12 +299,28 @@ def export(
     plain: Annotated[
         bool, typer.Option("--plain", help="A plain state_dict, in the file or beside the others.")
     ] = False,
+    code: Annotated[
+        Path | None, typer.Option("--c", parser=_named, metavar="FILE.c", help="C99 and a header, no dependencies.")
+    ] = None,
 ) -> None:
-    """Choose which network is the winner of a search, or write a network as a model folder or a model file."""
+    """Choose which network is the winner of a search, or write a network: a model folder, a model file, or C."""
+    if code is not None:
+        _export_code(network_of(folder, criterion=criterion, candidate=candidate), code, precision)
+        if output is None:
+            return
     path = export_network(
         folder, criterion=criterion, candidate=candidate, out=output, precision=precision, plain=plain
     )
     out.print(f"Wrote {path}{_about(path)}.", soft_wrap=True)
+
+
+def _export_code(network: nn.Module, path: Path, precision: str) -> None:
+    written = export_c(network, path, precision=precision)
+    out.print(
+        f"Wrote {written.source} and {written.header}: {written.constants:,} bytes of constants, {written.state:,} "
+        "bytes for each state.",
+        soft_wrap=True,
+    )
 
 
 def _about(path: Path) -> str:

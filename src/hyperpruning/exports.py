@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hyperpruning.deploy.compact import check_precision
 from hyperpruning.deploy.model_file import ModelFileError, load_weights, save_model, save_plain
-from hyperpruning.deploy.model_folder import PLAIN, save_folder
+from hyperpruning.deploy.model_folder import PLAIN, is_model_folder, load, save_folder
 from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
 from hyperpruning.files import weights_sha256
 from hyperpruning.report.page import write_report
@@ -96,17 +96,8 @@ def export(
         RunFolderError: the folder is in use, belongs to another search, or has no ``experiment.toml``.
     """
     folder = Path(folder)
-    if experiment is None:
-        if not (folder / EXPERIMENT).is_file():
-            read(folder)
-            raise RunFolderError(
-                f"A run folder must have an {EXPERIMENT} to export from it, got {folder} without one. Call hp.export "
-                "with the plan of the search."
-            )
-        experiment = read_experiment(folder / EXPERIMENT)
     _check_form(out, precision, plain)
-    plan, history = plan_of(experiment), read(folder)
-    check_run_folder(plan, folder)
+    plan, history = _read_search(folder, experiment)
     name = _chosen(plan, history, criterion, candidate, dense=out is not None)
     with locked(folder):
         network, *model = _model(plan, history, folder, name)
@@ -124,6 +115,50 @@ def export(
         save_model(folder / WINNER, *model)
     write_report(folder)
     return folder / WINNER
+
+
+def network_of(
+    folder: Path | str,
+    experiment: Experiment | Plan | None = None,
+    *,
+    criterion: str | None = None,
+    candidate: str | None = None,
+) -> nn.Module:
+    """A trained network of a search, or of a model folder or file, in evaluation mode.
+
+    Args:
+        folder: the run folder, a model folder, or a model file.
+        experiment, criterion, candidate: as of `export`.
+
+    Raises:
+        ValueError: as `export`, or `criterion` or `candidate` is given for a model folder.
+    """
+    folder = Path(folder)
+    if is_model_folder(folder) or is_file_name(folder):
+        if criterion is not None or candidate is not None:
+            raise ValueError(
+                f"criterion and candidate must be left out for a model, got {criterion or candidate} for {folder}. "
+                "Give the run folder."
+            )
+        return load(folder)
+    plan, history = _read_search(folder, experiment)
+    name = _chosen(plan, history, criterion, candidate, dense=True)
+    return _model(plan, history, folder, name)[0].eval()
+
+
+def _read_search(folder: Path, experiment: Experiment | Plan | None) -> tuple[Plan, History]:
+    """The plan and the ledger of a run folder."""
+    if experiment is None:
+        if not (folder / EXPERIMENT).is_file():
+            read(folder)
+            raise RunFolderError(
+                f"A run folder must have an {EXPERIMENT} to export from it, got {folder} without one. Call hp.export "
+                "with the plan of the search."
+            )
+        experiment = read_experiment(folder / EXPERIMENT)
+    plan, history = plan_of(experiment), read(folder)
+    check_run_folder(plan, folder)
+    return plan, history
 
 
 def write_models(plan: Plan, history: History, folder: Path) -> None:

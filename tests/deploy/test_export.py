@@ -132,3 +132,17 @@ def test_a_model_without_a_vocabulary_generates_nothing(tmp_path):
     save_folder(tmp_path / "m", network.state_dict(), {"kind": "classification", "model": network.sizes})
     code, said = run("generate", tmp_path / "m")
     assert (code, "must have a vocabulary and say what a token is" in said) == (2, True)
+
+
+def test_c_is_written_from_a_search_and_from_a_model_folder(searched, tmp_path):
+    code, said = run("export", searched / "run", "--c", tmp_path / "net.c", "--precision", "int8")
+    assert code == 0, said
+    assert "bytes of constants" in said
+    code, said = run("export", searched / "model", "--c", tmp_path / "again.c", "--precision", "int8")
+    assert code == 0, said
+    texts = [(tmp_path / name).read_text().replace("-0.0f", "0.0f") for name in ("net.c", "again.c")]
+    ours, theirs = (text.split("#include <stdint.h>")[1].partition("_reset(")[0].rsplit("\n", 1)[0] for text in texts)
+    assert ours.count("static const") > 10
+    assert len(ours.splitlines()) == len(theirs.splitlines())
+    code, said = run("export", searched / "model", "--c", tmp_path / "net.c", "--candidate", "c01")
+    assert (code, "must be left out for a model, got c01" in said) == (2, True)

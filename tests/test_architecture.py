@@ -51,6 +51,8 @@ ONLY_IN = {
     "jinja2": ("report/page.py",),
     "markupsafe": ("report/page.py",),
     "safetensors": ("deploy/model_file.py",),
+    "onnx": ("deploy/onnx_export.py",),
+    "onnxruntime": ("deploy/onnx_export.py",),
     "filelock": ("search/ledger.py",),
     "distributed": ("search/executors.py",),
     "ray": ("search/executors.py",),

@@ -30,6 +30,7 @@ from hyperpruning.deploy.c_export import export_c
 from hyperpruning.deploy.compact import PRECISIONS
 from hyperpruning.deploy.model_file import ModelFileError
 from hyperpruning.deploy.model_folder import describe
+from hyperpruning.deploy.onnx_export import export_onnx
 from hyperpruning.experiment import (
     DEFAULT_KIND,
     EXPERIMENT,
@@ -283,7 +284,7 @@ def report(
 @app.command(epilog="Example: hyperprune export runs/mine --out model --precision int8")
 @guarded
 def export(
-    folder: Annotated[Path, typer.Argument(help="A run folder; for --c also a model folder or file.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder; for --c and --onnx also a model folder or file.")],
     criterion: Annotated[str | None, typer.Option(help="Export the winner by this criterion.")] = None,
     candidate: Annotated[str | None, typer.Option(help="Export this candidate, e.g. c07.")] = None,
     output: Annotated[
@@ -302,10 +303,20 @@ def export(
     code: Annotated[
         Path | None, typer.Option("--c", parser=_named, metavar="FILE.c", help="C99 and a header, no dependencies.")
     ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option("--onnx", parser=_named, metavar="FILE.onnx", help="One step as ONNX, state in and out."),
+    ] = None,
+    sequences: Annotated[bool, typer.Option("--sequences", help="For --onnx: whole sequences.")] = False,
 ) -> None:
-    """Choose which network is the winner of a search, or write a network: a model folder, a model file, or C."""
-    if code is not None:
-        _export_code(network_of(folder, criterion=criterion, candidate=candidate), code, precision)
+    """Choose which network is the winner of a search, or write a network: a model folder or file, C or ONNX."""
+    if code is not None or onnx is not None:
+        network = network_of(folder, criterion=criterion, candidate=candidate)
+        if code is not None:
+            _export_code(network, code, precision)
+        if onnx is not None:
+            written = export_onnx(network, onnx, sequences=sequences, precision=precision)
+            out.print(f"Wrote {written}: {written.stat().st_size:,} bytes.", soft_wrap=True)
         if output is None:
             return
     path = export_network(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hyperpruning.deploy.compact import check_precision
 from hyperpruning.deploy.model_file import ModelFileError, load_weights, save_model, save_plain
 from hyperpruning.deploy.model_folder import PLAIN, is_model_folder, load, save_folder
+from hyperpruning.deploy.parts import network_parts
 from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
 from hyperpruning.files import weights_sha256
 from hyperpruning.report.page import write_report
@@ -131,7 +132,8 @@ def network_of(
         experiment, criterion, candidate: as of `export`.
 
     Raises:
-        ValueError: as `export`, or `criterion` or `candidate` is given for a model folder.
+        ValueError: as `export`; `criterion` or `candidate` is given for a model folder; or `Decoder` does not know the
+            network of your own task.
     """
     folder = Path(folder)
     if is_model_folder(folder) or is_file_name(folder):
@@ -143,7 +145,12 @@ def network_of(
         return load(folder)
     plan, history = _read_search(folder, experiment)
     name = _chosen(plan, history, criterion, candidate, dense=True)
-    return _model(plan, history, folder, name)[0].eval()
+    network: nn.Module = _model(plan, history, folder, name)[0].eval()
+    try:
+        network_parts(network)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return network
 
 
 def _read_search(folder: Path, experiment: Experiment | Plan | None) -> tuple[Plan, History]:

@@ -146,3 +146,15 @@ def test_c_is_written_from_a_search_and_from_a_model_folder(searched, tmp_path):
     assert len(ours.splitlines()) == len(theirs.splitlines())
     code, said = run("export", searched / "model", "--c", tmp_path / "net.c", "--candidate", "c01")
     assert (code, "must be left out for a model, got c01" in said) == (2, True)
+
+
+def test_onnx_is_written_from_a_search(searched, tmp_path):
+    pytest.importorskip("onnx")
+    for words in ([], ["--sequences"]):
+        code, said = run("export", searched / "run", "--onnx", tmp_path / "m.onnx", *words)
+        assert (code, "m.onnx: " in said) == (0, True), said
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as without:
+        without.setattr("hyperpruning.deploy.onnx_export.find_spec", lambda name: None)
+        code, said = run("export", searched / "model", "--onnx", tmp_path / "m.onnx")
+    assert (code, "pip install 'hyperpruning[onnx]'" in said) == (2, True)

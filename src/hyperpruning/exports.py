@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
@@ -17,8 +16,9 @@ from hyperpruning.deploy.model_folder import PLAIN, is_model_folder, load, save_
 from hyperpruning.deploy.parts import network_parts
 from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
 from hyperpruning.files import weights_sha256
+from hyperpruning.report.card import model_card
 from hyperpruning.report.page import write_report
-from hyperpruning.report.run import WINNER, Run, file_of, read_run
+from hyperpruning.report.run import WINNER, file_of, read_run
 from hyperpruning.search.driver import check_run_folder, job_of
 from hyperpruning.search.history import DENSE, SMALL, Choice, History
 from hyperpruning.search.ledger import Ledger, RunFolderError, locked, read
@@ -105,7 +105,9 @@ def export(
         if out is not None:
             out = Path(out)
             if not is_file_name(out):
-                save_folder(out, model[0], model[1] | _card(plan, history, folder, network, name), precision=precision)
+                groups = row_groups_of(job_of(plan, folder, history, name, 0).task, network)
+                card = model_card(read_run(folder), name, network, groups)
+                save_folder(out, model[0], model[1] | card, precision=precision)
             elif not plain:
                 save_model(out, *model)
             if plain:
@@ -197,55 +199,6 @@ def _check_form(out: Path | str | None, precision: str, plain: bool) -> None:
         raise ValueError(
             f"precision must be exact unless a model folder is written, got {precision!r}. Give a folder as out."
         )
-
-
-def _card(plan: Plan, history: History, folder: Path, network: nn.Module, name: str) -> dict[str, Any]:
-    """What the card of a model folder says besides the description of a model file."""
-    header, run = history.header, read_run(folder)
-    assert header is not None
-    record = max(run.records(name).values(), key=lambda record: record.epoch)
-    named = {DENSE: "dense", SMALL: "dense_as_many_weights"}
-    return {
-        "metrics": _metrics(run, name),
-        **{key: _metrics(run, other) for other, key in named.items() if other in history.finals},
-        "spectrum": {"epoch": record.epoch, "nats per step": list(record.spectrum)},
-        "sparsity_of_gates": _sparsity_of_gates(
-            network, row_groups_of(job_of(plan, folder, history, name, 0).task, network)
-        ),
-        "method_in_words": run.method(name),
-        "provenance": {
-            "network": name,
-            "criteria": list(plan.criteria),
-            "why": run.why if name == run.winner else "exported by name",
-            "search_versions": dict(header.versions),
-            "search": dict(header.identity),
-        },
-    }
-
-
-def _metrics(run: Run, name: str) -> dict[str, Any]:
-    final, metric = run.history.finals[name], run.metric
-    found = {"valid": run.valid(final), "test": run.test(final), "valid_loss": final.valid_loss}
-    return {
-        "metric": metric.name,
-        "unit": metric.unit,
-        "better": "larger" if metric.maximize else "smaller",
-        **{
-            key: value if math.isfinite(value) else None
-            for key, value in {**found, "test_loss": final.test_loss}.items()
-        },
-        "active": final.active,
-        "protocol": "The weights of the epoch with the lowest validation loss; the test split is read once.",
-    }
-
-
-def _sparsity_of_gates(network: nn.Module, groups: Mapping[str, int]) -> dict[str, list[float]]:
-    """Fraction of zeros in each gate of each recurrent matrix, in the order of its rows."""
-    return {
-        name: [float((gate == 0).double().mean()) for gate in value.detach().cpu().chunk(groups[name])]
-        for name, value in network.named_parameters()
-        if name in groups and value.ndim == 2
-    }
 
 
 def _chosen(plan: Plan, history: History, criterion: str | None, candidate: str | None, *, dense: bool) -> str:

@@ -112,7 +112,7 @@ def checked(about: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.dtype, str
         raise ValueError("the sizes of a tensor are no whole numbers")
     assert isinstance(shape, list)
     assert isinstance(sections, list)
-    if dtype not in DTYPES or precision not in PRECISIONS or index not in INDICES:
+    if dtype not in tuple(DTYPES) or precision not in PRECISIONS or index not in INDICES:
         raise ValueError("a tensor has an unknown dtype, precision or index")
     if (precision != "exact" and dtype != "float32") or (precision == "int8" and len(shape) != 2):
         raise ValueError("a tensor cannot have its precision")

@@ -6,6 +6,7 @@ has ONNX's own LSTM, GRU and RNN, and a Scan over the steps for recurrent highwa
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,7 +68,12 @@ def _quantised(content: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         exact, rounded = Path(folder) / "exact.onnx", Path(folder) / "int8.onnx"
         exact.write_bytes(content)
-        quantize_dynamic(exact, rounded, weight_type=QuantType.QInt8, reduce_range=True)
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # its advice to preprocess the graph
+        try:
+            quantize_dynamic(exact, rounded, weight_type=QuantType.QInt8, reduce_range=True)
+        finally:
+            logging.disable(disabled)
         return rounded.read_bytes()
 
 

@@ -80,11 +80,10 @@ def interrupted(begin, folder, steps):
 @pytest.mark.parametrize(
     ("kind", "method", "steps"),
     [
-        ("language", "rigl", 3),
-        ("language", "iss-p", 4),
-        ("language", None, 5),
-        ("accumulated", "snfs", 3),
-        ("finetuned", "set", 5),
+        ("language", "rigl", 7),
+        ("language", "iss-p", 11),
+        ("accumulated", "snfs", 7),
+        ("finetuned", "set", 11),
         ("classification", "rigl", 2),
         ("tiny", "gmp", 1),
     ],

@@ -37,6 +37,7 @@ NAMES = [
     "dask_executor",
     "export",
     "hyperprune",
+    "load",
     "load_model",
     "load_table",
     "lyapunov_spectrum",

@@ -11,6 +11,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.api import hyperprune
     from hyperpruning.deploy.decoder import Decoder
     from hyperpruning.deploy.model_file import load_model
+    from hyperpruning.deploy.model_folder import load
     from hyperpruning.experiment import Experiment
     from hyperpruning.exports import export
     from hyperpruning.lyapunov.config import SpectrumConfig
@@ -67,6 +68,7 @@ __all__ = [
     "dask_executor",
     "export",
     "hyperprune",
+    "load",
     "load_model",
     "load_table",
     "lyapunov_spectrum",
@@ -107,6 +109,7 @@ _MODULES = {
     "dask_executor": "search.executors",
     "export": "exports",
     "hyperprune": "api",
+    "load": "deploy.model_folder",
     "load_model": "deploy.model_file",
     "load_table": "search.tables",
     "lyapunov_spectrum": "lyapunov.spectrum",

@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from hyperpruning.data.batches import batchify
 from hyperpruning.data.corpus import builtin_text
-from hyperpruning.deploy.model_file import (
-    SEQUENCE_MODELS,
-    ModelFileError,
-    describe_model,
-    load_model,
-)
+from hyperpruning.deploy.decoder import Decoder
+from hyperpruning.deploy.evaluation import SequenceDecoder, text_loss
+from hyperpruning.deploy.model_file import SEQUENCE_MODELS, ModelFileError
+from hyperpruning.deploy.model_folder import describe, is_model_folder, load
 from hyperpruning.experiment import EXPERIMENT, KINDS, Experiment, read_experiment, with_absolute_paths
 from hyperpruning.exports import plan_of, write_models
 from hyperpruning.kernels import float32_precision
@@ -102,7 +101,7 @@ def model_spectrum(
         ValueError: the text is unknown, has changed since the training or has another vocabulary, or the device does
             not exist.
     """
-    if describe_model(_model_file(model)).get("kind") in SEQUENCE_MODELS:
+    if describe(_model_file(model)).get("kind") in SEQUENCE_MODELS:
         recurrent, probe, warmup = _sequence_probe(model, data, fraction, device, steps, warmup, sequences)
     else:
         steps, warmup = 60 if steps is None else steps, 20 if warmup is None else warmup
@@ -147,7 +146,7 @@ def dynamic_evaluation(model: Path, *, statistics: float = 1.0) -> DynamicEvalua
         model: as in `model_spectrum`.
         statistics: fraction of the training text that is read first, for the gradient statistics.
     """
-    corpus = describe_model(_model_file(model)).get("corpus")
+    corpus = describe(_model_file(model)).get("corpus")
     return replace(PUBLISHED.get(str(corpus), PTB), fraction=statistics)
 
 
@@ -161,6 +160,7 @@ def evaluate_model(
     batch: int = 1,
     dynamic: DynamicEvaluation | None = None,
     device: str = "auto",
+    decoder: str | None = None,
 ) -> Evaluation:
     """The perplexity of a model file on a text, or the metric of another task on its data.
 
@@ -169,6 +169,7 @@ def evaluate_model(
         split: "valid" or "test".
         batch: of a text: number of parallel streams; 1 reads it in one piece.
         dynamic: of a text: settings of dynamic evaluation, in which the model learns from the text; None: no learning.
+        decoder: "exact" or "int8": evaluate by `Decoder` with this precision, on the CPU; None: by torch.
 
     Raises:
         ValueError: the text is unknown, has changed since the training or has another vocabulary, or split, batch or
@@ -178,15 +179,24 @@ def evaluate_model(
         raise ValueError(f"split must be valid or test, got {split!r}.")
     if dynamic is not None and batch != 1:
         raise ValueError(f"batch must be 1 with dynamic evaluation, got {batch}.")
-    if describe_model(_model_file(model)).get("kind") in SEQUENCE_MODELS:
+    if decoder is not None and (dynamic is not None or device not in ("auto", "cpu")):
+        raise ValueError(
+            f"decoder must be left out with dynamic evaluation and on the device {device}, got {decoder}. It "
+            "computes on the CPU, and learns nothing."
+        )
+    if describe(_model_file(model)).get("kind") in SEQUENCE_MODELS:
         if batch != 1 or dynamic is not None:
             raise ValueError(f"batch and dynamic must be left out unless the model reads a text, got one for {model}.")
-        return _evaluate_sequences(model, data, fraction, device, split)
+        return _evaluate_sequences(model, data, fraction, device, split, decoder)
+    device = device if decoder is None else "cpu"
     network, task = _load_with_task(model, data, fraction, device, eval_batch=batch, test_batch=batch)
     text, train = getattr(task.corpus(), split), task.corpus().train
     tokens = (len(text) // batch - 1) * batch
     protocol = _protocol(batch, task.fraction)
-    if dynamic is None:
+    if decoder is not None:
+        loss = text_loss(Decoder(network, precision=decoder), batchify(text, batch))
+        protocol = f"{protocol} {_by_decoder(decoder)}"
+    elif dynamic is None:
         loss = task.evaluate(network, split)
     else:
         loss = dynamic_loss(network, text, gradient_scale(network, train, dynamic), dynamic)
@@ -206,8 +216,12 @@ def _protocol(batch: int, fraction: float) -> str:
     )
 
 
+def _by_decoder(precision: str) -> str:
+    return f"The decoder computes, {'int8' if precision == 'int8' else 'in float32'}, step by step."
+
+
 def _model_file(model: Path) -> Path:
-    return model / WINNER if model.is_dir() else model
+    return model / WINNER if model.is_dir() and not is_model_folder(model) else model
 
 
 def _load_with_task(
@@ -215,7 +229,7 @@ def _load_with_task(
 ) -> tuple[LanguageModel, LanguageModelling]:
     """Load a model file, or the winner in a run folder, onto a device, and the task with its text."""
     place, path, folder = device_of(device), _model_file(model), data
-    network, description = load_model(path), describe_model(path)
+    network, description = load(path), describe(path)
     assert isinstance(network, LanguageModel)
     known = None
     if data is None and (path.parent / EXPERIMENT).is_file():
@@ -251,7 +265,7 @@ def _load_with_sequences(
     if fraction is not None:
         raise ValueError(f"fraction must be left out unless the model reads a text, got {fraction}.")
     place, path, file = device_of(device), _model_file(model), data
-    network, description = load_model(path), describe_model(path)
+    network, description = load(path), describe(path)
     if file is None and (path.parent / EXPERIMENT).is_file():
         file = getattr(read_experiment(path.parent / EXPERIMENT).data, "file", None)
     if file is None:
@@ -284,13 +298,17 @@ def _load_with_sequences(
 
 
 @float32_precision()
-def _evaluate_sequences(model: Path, data: Path | None, fraction: float | None, device: str, split: str) -> Evaluation:
-    network, task = _load_with_sequences(model, data, fraction, device)
+def _evaluate_sequences(
+    model: Path, data: Path | None, fraction: float | None, device: str, split: str, decoder: str | None
+) -> Evaluation:
+    network, task = _load_with_sequences(model, data, fraction, device if decoder is None else "cpu")
+    if decoder is not None:
+        network = SequenceDecoder(Decoder(network, precision=decoder))
     loss, computed = loss_and_metric(task.evaluate(network, split))
     if not math.isfinite(loss):
         raise ValueError(f"The loss of a model must be finite, got {loss} for {model}. Give one that has not diverged.")
     count, of = len(task.splits[split][0]), "window" if hasattr(task, "window") else "sequence"
-    protocol = f"The mean over all {of}s of the {split} split."
+    protocol = f"The mean over all {of}s of the {split} split." + (f" {_by_decoder(decoder)}" if decoder else "")
     return Evaluation(loss, count, of, protocol, task.metric, computed)
 
 

@@ -20,11 +20,17 @@ import torch
 import typer
 from rich.console import Console
 from rich.live import Live
+from torch import nn
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
 from hyperpruning.cli_errors import explain, guarded, interrupt, say_time_is_up
+from hyperpruning.cli_models import add_commands
 from hyperpruning.data import download
-from hyperpruning.deploy.model_file import describe_model
+from hyperpruning.deploy.c_export import export_c
+from hyperpruning.deploy.compact import PRECISIONS
+from hyperpruning.deploy.model_file import ModelFileError
+from hyperpruning.deploy.model_folder import describe
+from hyperpruning.deploy.onnx_export import export_onnx
 from hyperpruning.experiment import (
     DEFAULT_KIND,
     EXPERIMENT,
@@ -41,7 +47,7 @@ from hyperpruning.experiment import (
     word_experiment,
 )
 from hyperpruning.exports import export as export_network
-from hyperpruning.exports import plan_of
+from hyperpruning.exports import network_of, plan_of
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report import comparing, tables, terminal, watching
@@ -275,20 +281,67 @@ def report(
     out.print(f"Report: {write_report(folder, output)}", soft_wrap=True)
 
 
-@app.command(epilog="Example: hyperprune export runs/mine --criterion loss")
+@app.command(epilog="Example: hyperprune export runs/mine --out model --precision int8")
 @guarded
 def export(
-    folder: Run,
+    folder: Annotated[Path, typer.Argument(help="A run folder; for --c and --onnx also a model folder or file.")],
     criterion: Annotated[str | None, typer.Option(help="Export the winner by this criterion.")] = None,
     candidate: Annotated[str | None, typer.Option(help="Export this candidate, e.g. c07.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--out", parser=_named, metavar="PATH", help="The file; default: the run's winner.")
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=_named,
+            metavar="PATH",
+            help="A model folder, or a file *.safetensors; default: the run's winner.",
+        ),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"Of a model folder: {', '.join(PRECISIONS)}.")] = "exact",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="A plain state_dict, in the file or beside the others.")
+    ] = False,
+    code: Annotated[
+        Path | None, typer.Option("--c", parser=_named, metavar="FILE.c", help="C99 and a header, no dependencies.")
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option("--onnx", parser=_named, metavar="FILE.onnx", help="One step as ONNX, state in and out."),
+    ] = None,
+    sequences: Annotated[bool, typer.Option("--sequences", help="For --onnx: whole sequences.")] = False,
 ) -> None:
-    """Choose which network is the winner of a search, or write a network as a model file."""
-    path = export_network(folder, criterion=criterion, candidate=candidate, out=output)
-    about = describe_model(path)
-    out.print(f"Wrote {path}: {about['network']}, {about['active']:,} active weights.", soft_wrap=True)
+    """Choose which network is the winner of a search, or write a network: a model folder or file, C or ONNX."""
+    if code is not None or onnx is not None:
+        network = network_of(folder, criterion=criterion, candidate=candidate)
+        if code is not None:
+            _export_code(network, code, precision)
+        if onnx is not None:
+            written = export_onnx(network, onnx, sequences=sequences, precision=precision)
+            out.print(f"Wrote {written}: {written.stat().st_size:,} bytes.", soft_wrap=True)
+        if output is None:
+            return
+    path = export_network(
+        folder, criterion=criterion, candidate=candidate, out=output, precision=precision, plain=plain
+    )
+    out.print(f"Wrote {path}{_about(path)}.", soft_wrap=True)
+
+
+def _export_code(network: nn.Module, path: Path, precision: str) -> None:
+    written = export_c(network, path, precision=precision)
+    out.print(
+        f"Wrote {written.source} and {written.header}: {written.constants:,} bytes of constants, {written.state:,} "
+        "bytes for each state.",
+        soft_wrap=True,
+    )
+
+
+def _about(path: Path) -> str:
+    """What was exported; a plain state_dict says nothing of itself."""
+    try:
+        about = describe(path)
+    except ModelFileError:
+        return ""
+    size = f", {about['weights_bytes'] / about['dense_bytes']:.1%} of the dense bytes" if path.is_dir() else ""
+    return f": {about['network']}, {about['active']:,} active weights{size}"
 
 
 @app.command(epilog="Example: hyperprune table runs/pool --out pool.npz")
@@ -371,13 +424,14 @@ def evaluate(
     ] = False,
     statistics: Annotated[float, typer.Option(help="For --dynamic: fraction of the training text read first.")] = 1.0,
     device: Device = "auto",
+    decoder: Annotated[str | None, typer.Option(help='Evaluate by the CPU decoder: "exact" or "int8".')] = None,
 ) -> None:
     """The perplexity of a trained model, or the metric of another task, and how it was measured."""
     if statistics != 1 and not dynamic:
         raise ValueError(f"--statistics must be left out without --dynamic, got {statistics}. Add --dynamic.")
     settings = dynamic_evaluation(model, statistics=statistics) if dynamic else None
     found = evaluate_model(
-        model, data=data, fraction=fraction, split=split, batch=batch, dynamic=settings, device=device
+        model, data=data, fraction=fraction, split=split, batch=batch, dynamic=settings, device=device, decoder=decoder
     )
     out.print(
         f"{model}: {split} {found.metric.name} {found.value:.3f}{found.metric.unit and ' ' + found.metric.unit}, "
@@ -425,6 +479,9 @@ def spectrum(
     errors = {name: found.standard_error().tolist() for name, (_, found) in zip(names, spectra, strict=True)}
     spectra_figure(exponents, errors).savefig(picture)
     out.print(f"Wrote {table} and {picture}.", soft_wrap=True)
+
+
+add_commands(app, out)
 
 
 def _experiment(

@@ -1,4 +1,4 @@
-"""The networks of a search as model files: which one is the winner, and the dense network that an experiment names."""
+"""The networks of a search as model files and folders: which one is the winner, and the dense one of an experiment."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperpruning.deploy.model_file import ModelFileError, load_weights, save_model
+from hyperpruning.deploy.compact import check_precision
+from hyperpruning.deploy.model_file import ModelFileError, load_weights, save_model, save_plain
+from hyperpruning.deploy.model_folder import PLAIN, is_model_folder, load, save_folder
+from hyperpruning.deploy.parts import network_parts
 from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
 from hyperpruning.files import weights_sha256
+from hyperpruning.report.card import model_card
 from hyperpruning.report.page import write_report
-from hyperpruning.report.run import WINNER, file_of
+from hyperpruning.report.run import WINNER, file_of, read_run
 from hyperpruning.search.driver import check_run_folder, job_of
 from hyperpruning.search.history import DENSE, SMALL, Choice, History
 from hyperpruning.search.ledger import Ledger, RunFolderError, locked, read
@@ -25,7 +29,7 @@ from hyperpruning.search.worker import Job, narrowed, verified_weights
 from hyperpruning.settings import did_you_mean
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.pruning import cost_of, prunable_weights
-from hyperpruning.training.task import description_of
+from hyperpruning.training.task import description_of, row_groups_of
 
 
 def plan_of(experiment: Experiment | Plan) -> Plan:
@@ -68,8 +72,10 @@ def export(
     criterion: str | None = None,
     candidate: str | None = None,
     out: Path | str | None = None,
+    precision: str = "exact",
+    plain: bool = False,
 ) -> Path:
-    """Write a network of a search as a model file, from its checkpoint.
+    """Write a network of a search as a model folder or a model file, from its checkpoint.
 
     Without `out` it becomes ``winner.safetensors``: the ledger records the choice, and the report is written again.
 
@@ -79,16 +85,78 @@ def export(
         criterion: export the winner by this criterion.
         candidate: export this candidate, which must be trained to the end; with `out` also "dense" or "small". Without
             criterion and candidate it is the winner of the search.
-        out: the file to write.
+        out: the model folder to write (compact weights and a card, see `load`), or a file ``*.safetensors``.
+        precision: of the weights in a model folder: "exact", "fp16" or "int8".
+        plain: write a plain state_dict in safetensors: the file alone, or one more file in the model folder.
 
     Returns:
-        the path of the model file.
+        the path of what was written.
 
     Raises:
-        ValueError: there is no such network, or it is not trained to the end.
+        ValueError: there is no such network, it is not trained to the end, or `precision` or `plain` do not fit `out`.
         RunFolderError: the folder is in use, belongs to another search, or has no ``experiment.toml``.
     """
     folder = Path(folder)
+    _check_form(out, precision, plain)
+    plan, history = _read_search(folder, experiment)
+    name = _chosen(plan, history, criterion, candidate, dense=out is not None)
+    with locked(folder):
+        network, *model = _model(plan, history, folder, name)
+        if out is not None:
+            out = Path(out)
+            if not is_file_name(out):
+                groups = row_groups_of(job_of(plan, folder, history, name, 0).task, network)
+                card = model_card(read_run(folder), name, network, groups)
+                save_folder(out, model[0], model[1] | card, precision=precision)
+            elif not plain:
+                save_model(out, *model)
+            if plain:
+                save_plain(out if is_file_name(out) else out / PLAIN, network.state_dict())
+            return out
+        if name != winner(plan, history):
+            Ledger(folder).append(Choice(name, criterion))
+        save_model(folder / WINNER, *model)
+    write_report(folder)
+    return folder / WINNER
+
+
+def network_of(
+    folder: Path | str,
+    experiment: Experiment | Plan | None = None,
+    *,
+    criterion: str | None = None,
+    candidate: str | None = None,
+) -> nn.Module:
+    """A trained network of a search, or of a model folder or file, in evaluation mode.
+
+    Args:
+        folder: the run folder, a model folder, or a model file.
+        experiment, criterion, candidate: as of `export`.
+
+    Raises:
+        ValueError: as `export`; `criterion` or `candidate` is given for a model folder; or `Decoder` does not know the
+            network of your own task.
+    """
+    folder = Path(folder)
+    if is_model_folder(folder) or is_file_name(folder):
+        if criterion is not None or candidate is not None:
+            raise ValueError(
+                f"criterion and candidate must be left out for a model, got {criterion or candidate} for {folder}. "
+                "Give the run folder."
+            )
+        return load(folder)
+    plan, history = _read_search(folder, experiment)
+    name = _chosen(plan, history, criterion, candidate, dense=True)
+    network: nn.Module = _model(plan, history, folder, name)[0].eval()
+    try:
+        network_parts(network)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return network
+
+
+def _read_search(folder: Path, experiment: Experiment | Plan | None) -> tuple[Plan, History]:
+    """The plan and the ledger of a run folder."""
     if experiment is None:
         if not (folder / EXPERIMENT).is_file():
             read(folder)
@@ -99,17 +167,7 @@ def export(
         experiment = read_experiment(folder / EXPERIMENT)
     plan, history = plan_of(experiment), read(folder)
     check_run_folder(plan, folder)
-    name = _chosen(plan, history, criterion, candidate, dense=out is not None)
-    with locked(folder):
-        model = _model(plan, history, folder, name)
-        if out is not None:
-            save_model(Path(out), *model)
-            return Path(out)
-        if name != winner(plan, history):
-            Ledger(folder).append(Choice(name, criterion))
-        save_model(folder / WINNER, *model)
-    write_report(folder)
-    return folder / WINNER
+    return plan, history
 
 
 def write_models(plan: Plan, history: History, folder: Path) -> None:
@@ -125,7 +183,22 @@ def write_models(plan: Plan, history: History, folder: Path) -> None:
     """
     for name in (winner(plan, history), DENSE, SMALL):
         if name is not None and name in history.finals:
-            save_model(folder / file_of(name), *_model(plan, history, folder, name))
+            save_model(folder / file_of(name), *_model(plan, history, folder, name)[1:])
+
+
+def is_file_name(out: Path) -> bool:
+    """Whether a model file has this name; any other name is that of a model folder."""
+    return out.suffix == ".safetensors"
+
+
+def _check_form(out: Path | str | None, precision: str, plain: bool) -> None:
+    if out is None and plain:
+        raise ValueError("plain must be left out without a path to write, got True. Give out (--out).")
+    check_precision(precision)
+    if precision != "exact" and (out is None or is_file_name(Path(out))):
+        raise ValueError(
+            f"precision must be exact unless a model folder is written, got {precision!r}. Give a folder as out."
+        )
 
 
 def _chosen(plan: Plan, history: History, criterion: str | None, candidate: str | None, *, dense: bool) -> str:
@@ -157,8 +230,10 @@ def _chosen(plan: Plan, history: History, criterion: str | None, candidate: str 
     return name
 
 
-def _model(plan: Plan, history: History, folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a network, tied ones once, and the description of its model file."""
+def _model(
+    plan: Plan, history: History, folder: Path, name: str
+) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """A network, its weights, tied ones once, and the description of its model file."""
     job, final = narrowed(job_of(plan, folder, history, name, plan.train.epochs)), history.finals[name]
     network, weights = job.task.network(plan.train.seed), verified_weights(job, final.sha256)
     once = {key for key, _ in chain(network.named_parameters(), network.named_buffers())}
@@ -169,7 +244,8 @@ def _model(plan: Plan, history: History, folder: Path, name: str) -> tuple[dict[
         "sparsity": 1 - final.active / prunable_weights(job.task, network, plan.train),
         **{key: getattr(final, key) for key in ("active", "best_epoch", "valid_loss", "test_loss", "sha256")},
     }
-    return {key: value for key, value in weights.items() if key in once}, description
+    network.load_state_dict(weights)
+    return network, {key: value for key, value in weights.items() if key in once}, description
 
 
 def _check_nonzeros(job: Job, network: nn.Module, weights: Mapping[str, Tensor], active: int) -> None:

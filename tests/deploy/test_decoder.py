@@ -8,6 +8,7 @@ from torch import nn
 
 from hyperpruning.deploy.compiler import CompilerError
 from hyperpruning.deploy.decoder import Decoder
+from hyperpruning.deploy.evaluation import SequenceDecoder
 from hyperpruning.deploy.model_file import save_model
 from hyperpruning.deploy.native import BUILDS, Kernel
 from hyperpruning.deploy.parts import network_parts
@@ -258,3 +259,11 @@ def test_weights_are_packed_once():
 def test_what_is_wrong_is_said_in_a_sentence(make, error, says):
     with pytest.raises(error, match=says):
         make()
+
+
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_a_decoder_answers_sequences_of_different_lengths(pool):
+    network = SequenceClassifier(3, 4, hidden=6, pool=pool).eval()
+    inputs, lengths = torch.randn(5, 9, 3), torch.tensor([9, 1, 4, 8, 2])
+    found = SequenceDecoder(Decoder(network))(inputs, lengths)
+    torch.testing.assert_close(found, network(inputs, lengths), rtol=0, atol=1e-6)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperpruning.deploy.compiler import CompilerError
-from hyperpruning.deploy.model_file import load_model
+from hyperpruning.deploy.model_folder import load
 from hyperpruning.deploy.native import Kernel
 from hyperpruning.deploy.native_network import MatrixReport, NativeNetwork
 from hyperpruning.deploy.parts import Linear, Mixture, NetworkParts, network_parts
@@ -84,16 +84,16 @@ class Decoder:
 
     @classmethod
     def load(cls, path: Path | str, **options: Any) -> Decoder:
-        """The decoder of a model file.
+        """The decoder of a model folder or of a model file.
 
         Args:
-            path: a ``*.safetensors`` that a search wrote.
+            path: a folder that `hyperprune export --out DIR` wrote, or a ``*.safetensors`` that a search wrote.
             options: as of `Decoder`.
 
         Raises:
             ModelFileError: not a network of this package.
         """
-        return cls(load_model(path), **options)
+        return cls(load(path), **options)
 
     def reset(self, batch: int | None = None) -> None:
         """Start again from a state of zeros.

@@ -85,13 +85,13 @@ def load_model(path: Path | str) -> Model:
     with _open(Path(path)) as file:
         try:
             with torch.device("meta"):  # the sizes of the description could fill the memory: compare shapes first
-                expected_shapes = _shapes(_build(description, len(file.keys())))
+                expected_shapes = stored_shapes(build_network(description, len(file.keys())))
             if {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} != expected_shapes:  # noqa: SIM118
                 raise ValueError
             if {file.get_slice(name).get_dtype() for name in file.keys()} - {"F16", "BF16", "F32", "F64"}:  # noqa: SIM118
                 raise ValueError
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            network = _build(description, len(weights))
+            network = build_network(description, len(weights))
             if description["model"].get("tied"):
                 weights["decoder.weight"] = weights["encoder.weight"]
             network.load_state_dict(weights)
@@ -148,7 +148,7 @@ def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
 
 
-def _build(description: Mapping[str, Any], tensors: int) -> Model:
+def build_network(description: Mapping[str, Any], tensors: int) -> Model:
     """The network of a description; it has no more layers and micro-steps than the file has tensors."""
     sizes, kind = description["model"], description.get("kind", LANGUAGE)
     hidden, layers, depth = sizes.get("hidden"), sizes.get("layers") or 1, sizes.get("depth", 1)
@@ -164,10 +164,20 @@ def _build(description: Mapping[str, Any], tensors: int) -> Model:
     return LanguageModel(len(vocabulary), **sizes)
 
 
-def _shapes(network: Model) -> dict[str, tuple[int, ...]]:
+def stored_shapes(network: Model) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors in a model file: tied weights once."""
     once = {name for name, _ in chain(network.named_parameters(), network.named_buffers())}
     return {name: tuple(value.shape) for name, value in network.state_dict().items() if name in once}
+
+
+def save_plain(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a plain state_dict in safetensors, without a description: `safetensors.torch.load_file` reads it.
+
+    Args:
+        path: of the file.
+        weights: all of ``network.state_dict()``; tied ones are written under each of their names.
+    """
+    write_atomic(path, save({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}))
 
 
 def _open(path: Path) -> Any:

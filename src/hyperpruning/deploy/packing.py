@@ -85,7 +85,7 @@ def pack(weight: Tensor, format: str) -> Packed:
     values: Array = weight.detach().to("cpu", torch.float32).numpy()
     arrays: dict[str, Array] = {}
     if format.endswith("int8"):
-        values, arrays["scales"] = _quantised(values)
+        values, arrays["scales"] = quantised(values)
         arrays["sums"] = values.sum(1, dtype=np.int32)
     packed = _PACK[format.split("_")[0]](values, arrays)
     return Packed(format, weight.shape[0], weight.shape[1], {name: aligned(array) for name, array in packed.items()})
@@ -133,7 +133,8 @@ def _groups(format: str, rows: int) -> int:
     return 0 if format.startswith("dense") else -(-rows // (LANES if format.startswith("window") else BLOCK_ROWS))
 
 
-def _quantised(values: Array) -> tuple[Array, Array]:
+def quantised(values: Array) -> tuple[Array, Array]:
+    """int8 values (R, C) and scales (R,) of a float32 matrix, as the head of this file says."""
     scales = np.abs(values).max(1) / np.float32(127)
     safe = np.where(scales < 1e-35, np.float32(1), scales)  # rows of zeros; 1 / scale stays finite
     return np.rint(values / safe[:, None]).clip(-127, 127).astype(np.int8), scales.astype(np.float32)

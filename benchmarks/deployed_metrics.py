@@ -1,0 +1,76 @@
+"""The metric of a language model in every form that it is deployed in: torch, decoder, ONNX Runtime.
+
+    python benchmarks/deployed_metrics.py model --data my_text
+
+The text is read in 16 parallel streams; every token except the first of each is predicted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch.nn import functional
+
+from hyperpruning.api import evaluate_model
+from hyperpruning.data.batches import batchify
+from hyperpruning.data.corpus import builtin_text, read_folder
+from hyperpruning.deploy.model_folder import describe, load
+from hyperpruning.deploy.onnx_export import export_onnx
+
+BATCH = 16
+
+
+def onnx_loss(path: Path, columns: torch.Tensor) -> float:
+    """Mean cross-entropy in nats of whole sequences in ONNX Runtime, over columns (N, B)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    state = {
+        one.name: np.zeros((columns.shape[1], one.shape[1]), np.float32)
+        for one in session.get_inputs()
+        if one.name != "x"
+    }
+    total = 0.0
+    for start in range(0, len(columns) - 1, 100):
+        targets = columns[start + 1 : start + 101]
+        x = columns[start : start + len(targets)].numpy()
+        values = dict(zip(names, session.run(None, {"x": x, **state}), strict=True))
+        state = {name: values[f"{name}_next"] for name in state}
+        logits = torch.from_numpy(values["output"]).flatten(0, 1)
+        total += float(functional.cross_entropy(logits, targets.flatten(), reduction="sum").double())
+    return total / columns[1:].numel()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", type=Path, help="a model folder or file")
+    parser.add_argument("--data", type=Path, help="a folder with the text; default: the built-in one")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    about = describe(options.model)
+    corpus = builtin_text() if options.data is None else read_folder(options.data, unit=about["unit"])
+    losses = {
+        f"decoder {form}" if form else "torch": evaluate_model(
+            options.model, data=options.data, batch=BATCH, decoder=form
+        ).loss
+        for form in (None, "exact", "int8")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("exact", "int8"):
+            path = export_onnx(load(options.model), Path(folder) / "m.onnx", sequences=True, precision=precision)
+            losses[f"ONNX Runtime {precision}"] = onnx_loss(path, batchify(corpus.test, BATCH))
+    for name, loss in losses.items():
+        print(f"{name:20} {math.exp(loss):10.4f} {100 * (math.exp(loss - losses['torch']) - 1):+8.4f} %")
+
+
+if __name__ == "__main__":
+    main()

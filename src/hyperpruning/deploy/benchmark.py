@@ -1,0 +1,109 @@
+"""What a decoder gains on this machine: microseconds of a step, dense and sparse, and how each matrix is multiplied."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hyperpruning.deploy.compiler import CompilerError
+from hyperpruning.deploy.decoder import Decoder
+from hyperpruning.deploy.native import Kernel, NativeMatrix, Work
+from hyperpruning.deploy.native_network import MatrixReport
+from hyperpruning.deploy.packing import pack
+from hyperpruning.deploy.parts import network_parts
+
+COLUMNS = 1024  # of the dense matrix whose product measures the bandwidth
+DENSE = {"exact": "dense_fp32", "int8": "dense_int8"}
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One way to compute a step.
+
+    Attributes:
+        name: "dense fp32", "exact", "dense int8" or "int8".
+        microseconds: of the fastest step.
+        bytes: of weights that a step reads.
+        bandwidth: bytes a second that a dense product of as many bytes reads here; None without a kernel.
+        matrices: how each matrix is multiplied.
+    """
+
+    name: str
+    microseconds: float
+    bytes: int
+    bandwidth: float | None
+    matrices: list[MatrixReport]
+
+    @property
+    def share(self) -> float | None:
+        """The bytes a second of the step, as a fraction of `bandwidth`."""
+        return None if self.bandwidth is None else self.bytes / (self.microseconds * 1e-6) / self.bandwidth
+
+
+def benchmark(network: nn.Module, *, seconds: float = 2.0) -> list[StepTime]:
+    """Measure the steps of a decoder, each way in turn, batch 1: dense fp32, exact, dense int8, int8.
+
+    Without a compiled kernel only "exact" and "int8" are measured.
+
+    Args:
+        network: as of `Decoder`.
+        seconds: that the measurement may take; it takes at least 5 rounds.
+    """
+    parts = network_parts(network)
+    names = [linear.name for linear in parts.linears()]
+    x = torch.zeros(1, dtype=torch.int64) if parts.embedding is not None else torch.linspace(-1, 1, parts.inputs)[None]
+    decoders = dict[str, Decoder]()
+    for precision, dense in DENSE.items():
+        decoder = Decoder(network, precision=precision)
+        if decoder.instructions != "torch":
+            decoders[dense.replace("_", " ")] = Decoder(
+                network, precision=precision, formats=dict.fromkeys(names, dense)
+            )
+        decoders[precision] = decoder
+    reports = {name: decoder.report() for name, decoder in decoders.items()}
+    sizes = {name: sum(one.bytes for one in report) for name, report in reports.items()}
+    jobs: dict[str, Callable[[], object]] = {name: _step(decoder, x) for name, decoder in decoders.items()}
+    reads = {f"read {name}": job for name, size in sizes.items() if (job := _read(size)) is not None}
+    times = _shortest(jobs | reads, seconds)
+    found = []
+    for name, report in reports.items():
+        read = times.get(f"read {name}")
+        found.append(StepTime(name, times[name] * 1e6, sizes[name], read and _read_bytes(sizes[name]) / read, report))
+    return found
+
+
+def _step(decoder: Decoder, x: torch.Tensor) -> Callable[[], object]:
+    return lambda: decoder.step(x)
+
+
+def _read_bytes(size: int) -> int:
+    return max(4, size // (4 * COLUMNS)) * 4 * COLUMNS
+
+
+def _read(size: int) -> Callable[[], object] | None:
+    """A product with a dense matrix of about so many bytes; None without a kernel."""
+    try:
+        kernel = Kernel()
+    except CompilerError:
+        return None
+    matrix = NativeMatrix(pack(torch.ones(_read_bytes(size) // (4 * COLUMNS), COLUMNS), "dense_fp32"))
+    work, x, y = Work([matrix.packed]), torch.ones(COLUMNS), torch.empty(matrix.packed.rows)
+    return lambda: kernel.product(matrix, work, x, y)
+
+
+def _shortest(jobs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Seconds of each job: the shortest of some rounds, in which each job runs 3 times and then the next."""
+    times, end, rounds = dict.fromkeys(jobs, math.inf), time.perf_counter() + seconds, 0
+    while rounds < 5 or time.perf_counter() < end:
+        for name, job in jobs.items():
+            for _ in range(3):
+                start = time.perf_counter()
+                job()
+                times[name] = min(times[name], time.perf_counter() - start)
+        rounds += 1
+    return times

@@ -581,7 +581,7 @@ def test_an_interruption_while_torch_is_imported_is_no_traceback(seconds):
 
 def test_dynamic_evaluation_has_the_constants_published_for_the_text(monkeypatch):
     for corpus, decay in (("wikitext-2", 0.02), ("ptb", 0.075), ("another", 0.075)):
-        monkeypatch.setattr(api, "describe_model", lambda path, corpus=corpus: {"corpus": corpus})
+        monkeypatch.setattr(api, "describe", lambda path, corpus=corpus: {"corpus": corpus})
         found = api.dynamic_evaluation(Path("model.safetensors"), statistics=0.5)
         assert (found.decay, found.fraction) == (decay, 0.5)
 

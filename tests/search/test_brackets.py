@@ -7,11 +7,12 @@ from hyperpruning.report.page import write_report
 from hyperpruning.report.status import status
 from hyperpruning.search.brackets import Bracket, halving_rungs, hyperband_brackets
 from hyperpruning.search.driver import search
+from hyperpruning.search.finalists import mean_loss, winner
 from hyperpruning.search.forecast import forecast
 from hyperpruning.search.history import History, candidate_and_seed
 from hyperpruning.search.ledger import read
 from hyperpruning.search.plan import recorded_plan, seed_names
-from hyperpruning.search.schedulers import decide, mean_loss, survivors, winner
+from hyperpruning.search.schedulers import decide, survivors
 from small import small
 
 

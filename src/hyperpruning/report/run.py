@@ -12,11 +12,14 @@ from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report.components import criterion_name
+from hyperpruning.search.actions import Action
+from hyperpruning.search.finalists import winner
 from hyperpruning.search.forecast import epochs_of_one_search, planned_epochs
 from hyperpruning.search.history import DENSE, SMALL, FinalResult, Header, History
 from hyperpruning.search.ledger import LEDGER, LedgerReader, RunFolderError
 from hyperpruning.search.plan import BEST, Plan, recorded_plan
-from hyperpruning.search.schedulers import Action, decide, reference, winner
+from hyperpruning.search.schedulers import decide
+from hyperpruning.search.scoring import reference
 from hyperpruning.search.space import is_method_setting, method_config
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config, to_config

@@ -17,6 +17,7 @@ from rich.text import Text
 from hyperpruning.report.components import criterion_name
 from hyperpruning.report.run import Run, read_run
 from hyperpruning.report.terminal import Fitted, shortened
+from hyperpruning.search.actions import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -29,7 +30,6 @@ from hyperpruning.search.history import (
     SpaceExhausted,
     Winner,
 )
-from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.training.checkpoint import newest_records
 from hyperpruning.training.record import EpochRecord, Metric, shown
 

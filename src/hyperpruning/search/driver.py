@@ -21,6 +21,7 @@ from typing import Any
 
 from hyperpruning.faults import fault
 from hyperpruning.files import write_atomic
+from hyperpruning.search.actions import Abort, Action, Eliminate, Finish, Suggest, Train
 from hyperpruning.search.configured import constrained
 from hyperpruning.search.deadline import deadline_in
 from hyperpruning.search.history import (
@@ -40,18 +41,7 @@ from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, 
 from hyperpruning.search.plan import Plan, batches
 from hyperpruning.search.references import baseline_loss
 from hyperpruning.search.samplers import sampler_of, suggest
-from hyperpruning.search.schedulers import (
-    Abort,
-    Action,
-    Eliminate,
-    Finish,
-    Suggest,
-    Train,
-    decide,
-    observations,
-    pruned_weights,
-    survivors,
-)
+from hyperpruning.search.schedulers import decide, observations, pruned_weights, survivors
 from hyperpruning.search.shared_folder import token_in
 from hyperpruning.search.space import Config
 from hyperpruning.search.validation import validate

@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+from hyperpruning.search.actions import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.search.history import DENSE, SMALL, Candidate, Epoch, Fact, FinalResult, History, Winner
 from hyperpruning.search.plan import BEST, Plan
-from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train, decide
+from hyperpruning.search.schedulers import decide
 from hyperpruning.training.record import EpochRecord
 
 SIMULATED = 500  # candidates; a forecast of more takes seconds

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from hyperpruning.search.actions import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, FinalResult, History, Winner
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train, decide
+from hyperpruning.search.schedulers import decide
 from hyperpruning.search.tables import Table
 
 

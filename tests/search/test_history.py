@@ -19,6 +19,7 @@ from hyperpruning.search.history import (
     History,
     RoundDecision,
     SpaceExhausted,
+    Stopped,
     Winner,
 )
 from hyperpruning.training.record import EpochRecord, Metric
@@ -35,6 +36,7 @@ FACTS = [
     FinalResult("c01", 3, 1.25, 1.5, 40, "ab"),
     FinalResult("dense", 3, 1.25, 1.5, 40, "ab", 0.9, 0.8),
     Failure("c02", "The loss must be finite, got nan."),
+    Stopped("ls", "target_loss", "c01", "The target is reached."),
     Winner("ls", "c01"),
     Choice("c02", "loss"),
     SpaceExhausted(1),

@@ -128,7 +128,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the results must know: a dense reference that learnt nothing, a network that is missing."""
+        """What a reader of the results must know: a dense reference that learnt nothing, an early stop, what failed."""
         found, final = [], self.history.finals.get(DENSE)
         baseline = self.header.baseline_loss
         if final is not None and baseline is not None and baseline - final.valid_loss < LEARNT * abs(baseline):
@@ -143,6 +143,7 @@ class Run:
                 "All exponents of the dense network are -inf, so that the LS distance says nothing. See that the step "
                 "does not detach its state, and that the rows of a batch do not depend on each other."
             )
+        found += dict.fromkeys(stop.reason for stop in self.history.stops.values())
         if self.plan.as_many_weights and (reason := self.history.failures.get(SMALL)):
             found.append(f"The dense network with as many weights is missing: {reason}")
         return found

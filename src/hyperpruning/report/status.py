@@ -17,7 +17,7 @@ from rich.text import Text
 from hyperpruning.report.components import criterion_name
 from hyperpruning.report.run import Run, read_run
 from hyperpruning.report.terminal import Fitted, shortened
-from hyperpruning.search.actions import Abort, Eliminate, Finish, Suggest, Train
+from hyperpruning.search.actions import Abort, Eliminate, Finish, Stop, Suggest, Train
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -28,6 +28,7 @@ from hyperpruning.search.history import (
     Failure,
     RoundDecision,
     SpaceExhausted,
+    Stopped,
     Winner,
 )
 from hyperpruning.training.checkpoint import newest_records
@@ -186,7 +187,7 @@ def _stage(run: Run) -> str:
             return f"batch {batch + 1} of {n_batches}, to epoch {rungs[0]}"
         case Eliminate(decision):
             return f"round {decision.round + 1} of {len(rungs)}, at epoch {decision.epoch}"
-        case Finish():
+        case Stop() | Finish():
             return "choosing the winners"
         case _:
             trainings = [action for action in run.actions if isinstance(action, Train)]
@@ -318,6 +319,8 @@ def line(fact: Fact, metric: Metric) -> str | None:
             return f"After epoch {fact.epoch}, {criterion_name(fact.criterion)} keeps {', '.join(fact.kept)}"
         case Failure():
             return f"{fact.network} failed: {fact.reason}"
+        case Stopped():
+            return f"{fact.reason} The other finalists of {criterion_name(fact.criterion)} stop"
         case Winner():
             return f"The winner by {criterion_name(fact.criterion)} is {fact.network}"
         case Choice():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hyperpruning.search.history import DENSE, History, RoundDecision
+from hyperpruning.search.history import DENSE, History, RoundDecision, Stopped
 from hyperpruning.search.plan import Plan
 
 
@@ -38,6 +38,13 @@ class Eliminate:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Record that a stopping rule chose the winner of a criterion."""
+
+    stopped: Stopped
+
+
+@dataclass(frozen=True)
 class Finish:
     """Record the winners: networks by criterion."""
 
@@ -51,7 +58,7 @@ class Abort:
     reason: str
 
 
-Action = Suggest | Train | Eliminate | Finish | Abort
+Action = Suggest | Train | Eliminate | Stop | Finish | Abort
 
 
 def trainings(

@@ -21,7 +21,7 @@ from typing import Any
 
 from hyperpruning.faults import fault
 from hyperpruning.files import write_atomic
-from hyperpruning.search.actions import Abort, Action, Eliminate, Finish, Suggest, Train
+from hyperpruning.search.actions import Abort, Action, Eliminate, Finish, Stop, Suggest, Train
 from hyperpruning.search.configured import constrained
 from hyperpruning.search.deadline import deadline_in
 from hyperpruning.search.history import (
@@ -186,6 +186,8 @@ class _Run:
                     self.suggest(action)
                 case Eliminate(decision):
                     self.record(decision)
+                case Stop(stopped):
+                    self.record(stopped)
                 case Finish(winners):
                     for criterion, network in winners.items():
                         if criterion not in self.history.winners:

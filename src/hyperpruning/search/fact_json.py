@@ -19,6 +19,7 @@ from hyperpruning.search.history import (
     Header,
     RoundDecision,
     SpaceExhausted,
+    Stopped,
     Winner,
 )
 from hyperpruning.settings import check_types
@@ -32,6 +33,7 @@ KINDS: dict[str, type[Any]] = {
     "round": RoundDecision,
     "final": FinalResult,
     "failure": Failure,
+    "stop": Stopped,
     "winner": Winner,
     "choice": Choice,
     "exhausted": SpaceExhausted,

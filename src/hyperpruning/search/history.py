@@ -131,6 +131,23 @@ class Winner:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """A stopping rule chose the winner of a criterion before all its finalists were trained as planned.
+
+    Attributes:
+        criterion: whose finalists.
+        rule: the setting that asks for it, "target_loss" or "clear_level".
+        network: the finalist that wins, unless its training fails later.
+        reason: in words, with the numbers.
+    """
+
+    criterion: str
+    rule: str
+    network: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Choice:
     """The network that the user chose for ``winner.safetensors`` after the search; the last choice counts.
 
@@ -150,7 +167,7 @@ class SpaceExhausted:
     n_candidates: int
 
 
-Fact = Header | Candidate | Epoch | RoundDecision | FinalResult | Failure | Winner | Choice | SpaceExhausted
+Fact = Header | Candidate | Epoch | RoundDecision | FinalResult | Failure | Stopped | Winner | Choice | SpaceExhausted
 
 
 @dataclass
@@ -165,6 +182,7 @@ class History:
         rounds: decisions by (criterion, number of the round).
         finals: results by network trained to the end.
         failures: reasons by network that diverged or could not be built.
+        stops: by criterion whose finalists were not all trained as planned.
         winners: networks by criterion.
         choice: of the user after the search; None if there was none.
     """
@@ -176,6 +194,7 @@ class History:
     rounds: dict[tuple[str, int], RoundDecision] = field(default_factory=dict)
     finals: dict[str, FinalResult] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    stops: dict[str, Stopped] = field(default_factory=dict)
     winners: dict[str, str] = field(default_factory=dict)
     choice: Choice | None = None
     memo: Any = field(default=None, init=False, repr=False, compare=False)  # search/memo.py: saves time only
@@ -196,6 +215,8 @@ class History:
                 self.finals[fact.network] = fact
             case Failure():
                 self.failures[fact.network] = fact.reason
+            case Stopped():
+                self.stops[fact.criterion] = fact
             case Winner():
                 self.winners[fact.criterion] = fact.network
             case Choice():
@@ -281,6 +302,6 @@ class History:
     def copy(self) -> History:
         """A copy; adding to it does not change this history."""
         copied = replace(self, epochs={name: dict(records) for name, records in self.epochs.items()})
-        for name in ("candidates", "rounds", "finals", "failures", "winners"):
+        for name in ("candidates", "rounds", "finals", "failures", "stops", "winners"):
             setattr(copied, name, dict(getattr(self, name)))
         return copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +25,19 @@ from hyperpruning.training.record import Metric
 from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
+DENSE_LOSS = "dense"
 # settings that results do not depend on: a run may be continued with others
 NOT_IN_IDENTITY = ("max_hours", "checkpoint_minutes", "keep_checkpoints")
+
+
+def check_target(target: float | str) -> None:
+    """Check a target of a search.
+
+    Raises:
+        ValueError: it is neither a finite number nor the loss of the dense reference.
+    """
+    if target != DENSE_LOSS and (isinstance(target, str | bool) or not math.isfinite(target)):
+        raise ValueError(f'target_loss must be a finite number or "{DENSE_LOSS}", got {target!r}. Give a loss in nats.')
 
 
 @documented
@@ -92,6 +104,22 @@ class Plan:
         ge=1,
         le=100,
     )
+    target_loss: float | str | None = setting(
+        None,
+        "validation loss in nats at which a search ends: as soon as a finalist has it after an epoch, the other "
+        f'finalists stop, and this one trains to the end; "{DENSE_LOSS}": the loss of the dense reference at its end; '
+        "left out: none",
+        section="search",
+        check=check_target,
+    )
+    clear_level: float | None = setting(
+        None,
+        "level of a t-test over seeds: when the leading finalist is ahead of the others by more than their scatter, no "
+        "further seeds are trained; needs finalist_seeds of at least 3; left out: none",
+        section="search",
+        gt=0,
+        lt=0.5,
+    )
     criteria: tuple[str, ...] = setting(
         ("ls", "loss", "rank_sum"),
         f'selection criteria, of {", ".join(CRITERIA)}, or joined: "ls + loss" (sum of ranks), "ls * loss" (product), '
@@ -151,6 +179,11 @@ class Plan:
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
         self._check_records()
+        if self.clear_level is not None and self.finalist_seeds < 3:
+            raise ValueError(
+                f"finalist_seeds must be at least 3 with clear_level, got {self.finalist_seeds}. Raise it, or leave "
+                "clear_level out."
+            )
         if self.winner not in (BEST, *self.criteria):
             raise ValueError(
                 f"winner must be {BEST} or one of the criteria {', '.join(self.criteria)}, got {self.winner!r}."

@@ -123,20 +123,33 @@ def test_a_winner_by_target_that_fails_afterwards_gives_the_others_back():
 
 
 def test_a_clear_choice_saves_the_last_seeds():
-    """The seeds differ by 0.01 and the finalists by 0.1: t = 0.1 / sqrt(0.00005 * 2 / 2) = 14 with 3 degrees."""
-    asked = plan(finalist_seeds=4, clear_level=0.05)
-    history = searched(asked)
+    """What is left of c03 without the means of the finalists and of the seeds: -0.01 and 0.01; of the others half.
+
+    So the squares are 2 * (0.01**2 + 2 * 0.005**2) = 0.0003 with 2 degrees of freedom, the error of a difference is
+    sqrt(0.00015 * 2 / 2) = 0.01225, and t = 0.1 / 0.01225 = 8.2. At 2 degrees 10 % / (2 others * 2 times) is 4.3.
+    """
+    asked = plan(finalist_seeds=4, clear_level=0.1)
+    history = searched(
+        asked, loss=lambda n, e: falling(n, e) + (0.03 * (candidate_and_seed(n)[1] - 1) if "c03" in n else 0)
+    )
     assert history.stops["loss"].reason == (
         "The choice is clear: after 2 seeds, the mean validation loss of c01 is 1.0050 nats and that of the next "
-        "finalist, c02, 1.1050 (t = 14.1, level 0.05)."
+        "finalist, c02, 1.1050 (t = 8.2, level 0.1)."
     )
     assert history.winners == {"loss": "c01"}
     assert set(history.finals) == {DENSE, *("c01", "c02", "c03"), *("c01s2", "c02s2", "c03s2")}
 
 
+def test_what_a_seed_adds_to_all_finalists_is_no_scatter():
+    asked = plan(finalist_seeds=4, clear_level=0.01)
+    history = searched(asked, loss=lambda n, e: falling(n, e) + 5 * (candidate_and_seed(n)[1] % 2))
+    assert history.winners == {"loss": "c01"}
+    assert "after 2 seeds" in history.stops["loss"].reason
+
+
 def test_a_choice_within_the_scatter_takes_all_seeds():
     history = searched(
-        plan(finalist_seeds=4, clear_level=0.05), loss=lambda n, e: falling(n, e) + 5 * (candidate_and_seed(n)[1] % 2)
+        plan(finalist_seeds=4, clear_level=0.05), loss=lambda n, e: falling(n, e) + random.Random(n).random()
     )
     assert not history.stops
     assert len(history.finals) == 1 + 3 * 4
@@ -195,22 +208,38 @@ def test_rules_that_make_no_sense_are_refused(settings, says):
         plan(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"target_loss": 3.0}, {"finalist_seeds": 3, "clear_level": 0.4}])
-def test_a_search_that_was_cut_off_anywhere_stops_as_the_whole_one(text, tmp_path, settings):
-    """The ledger of a whole search, cut off after each of its lines from the last round on."""
-    asked = small(text, search=settings | {"criteria": ("loss",)}).plan()
-    history = search(asked, tmp_path / "whole")
-    assert history.stops
-    whole = (tmp_path / "whole" / LEDGER).read_bytes().splitlines(keepends=True)
-    kinds = [json.loads(one)["kind"] for one in whole]
-    last = max(number for number, kind in enumerate(kinds) if kind == "round")
-    for cut in range(last, len(whole), 3):
-        (tmp_path / "whole" / LEDGER).write_bytes(b"".join(whole[:cut]))
-        search(asked, tmp_path / "whole")
-        assert (tmp_path / "whole" / LEDGER).read_bytes() == b"".join(whole)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_loss": 2.05, "criteria": ("loss", "first"), "keep": (2,)},
+        {"target_loss": "dense"},
+        {"finalist_seeds": 4, "clear_level": 0.05},
+    ],
+)
+def test_a_search_that_was_cut_off_anywhere_stops_as_the_whole_one(settings):
+    """Cut off after each of its facts, and continued: the same facts in the same order."""
+    asked = plan(**settings)
+    whole = told(asked)  # the dense network ends at 1.05 here
+    assert any(isinstance(fact, Stopped) for fact in whole)
+    for cut in range(len(whole)):
+        assert told(asked, whole[:cut]) == whole
 
 
-def test_the_report_and_status_say_why(text, tmp_path):
+def told(asked, known=()):
+    """The facts of a search in order, when some are known."""
+    history, found = History(), list(known)
+    for fact in known:
+        history.add(fact)
+    while actions := decide(asked, history):
+        for action in actions:
+            for fact in facts(action, history, lambda n, e: falling(n, e) + 0.15 * (n == DENSE)):
+                if not (isinstance(fact, Winner) and fact.criterion in history.winners):
+                    history.add(fact)
+                    found.append(fact)
+    return found
+
+
+def test_a_real_search_says_why_it_stopped_and_stops_again(text, tmp_path):
     asked = small(text, search={"target_loss": 3.0, "criteria": ("loss",)}).plan()
     history = search(asked, tmp_path)
     (stop,) = history.stops.values()
@@ -221,9 +250,14 @@ def test_the_report_and_status_say_why(text, tmp_path):
     assert line(stop, asked.metric) == f"{stop.reason} The other finalists of validation loss stop"
     outcomes = {one.network: one.outcome for one in bracket(read_run(tmp_path), "loss")}
     assert sorted(outcomes.values()) == ["chosen", "out", "out", "out", "out"]
+    whole = (tmp_path / LEDGER).read_bytes().splitlines(keepends=True)
+    (at,) = [number for number, one in enumerate(whole) if json.loads(one)["kind"] == "stop"]
+    (tmp_path / LEDGER).write_bytes(b"".join(whole[: at - 1]))
+    search(asked, tmp_path)
+    assert (tmp_path / LEDGER).read_bytes() == b"".join(whole)
 
 
-def test_stops_of_unknown_candidates_are_left_out():
+def test_a_copy_has_the_stops():
     history = History()
     history.add(Stopped("loss", "target_loss", "c09", "It is reached."))
     assert history.copy().stops == history.stops

@@ -114,8 +114,8 @@ class Plan:
     )
     clear_level: float | None = setting(
         None,
-        "level of a t-test over seeds: when the leading finalist is ahead of the others by more than their scatter, no "
-        "further seeds are trained; needs finalist_seeds of at least 3; left out: none",
+        "level of a paired t-test over seeds: when the leading finalist is ahead of the others by more than their "
+        "scatter, no further seeds are trained; needs finalist_seeds of at least 3; left out: none",
         section="search",
         gt=0,
         lt=0.5,

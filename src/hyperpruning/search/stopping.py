@@ -55,9 +55,11 @@ def target_reached(plan: Plan, history: History, criterion: str, names: Iterable
 def choice_is_clear(plan: Plan, history: History, criterion: str, names: Iterable[str], seeds: int) -> Stopped | None:
     """The stop of a criterion whose leading finalist is ahead of each other one by more than the scatter of seeds.
 
-    A one-sided t-test of two means over seeds, with the scatter of all finalists pooled. The level is divided by the
-    number of tests (Bonferroni): by the other finalists, and by the times that the rule is asked. If losses scatter
-    normally and equally, the best finalist loses by this rule with at most the probability `clear_level`.
+    A one-sided paired t-test: a seed has the same initial weights and order of the data for all finalists, so that what
+    it adds to all losses is left out; the scatter that is left is pooled over all finalists (a randomised block design;
+    for two finalists the ordinary paired test). The level is divided by the number of tests (Bonferroni): by the other
+    finalists, and by the times that the rule is asked. If what is left scatters normally and equally, the best finalist
+    loses by this rule with at most the probability `clear_level`.
 
     Args:
         plan: the search.
@@ -76,8 +78,12 @@ def choice_is_clear(plan: Plan, history: History, criterion: str, names: Iterabl
     if len(means) < 2:
         return None
     leader, second = sorted(means, key=lambda name: (means[name], name))[:2]
-    freedom = len(losses) * (seeds - 1)
-    squares = sum((loss - means[name]) ** 2 for name, found in losses.items() for loss in found)
+    freedom = (len(losses) - 1) * (seeds - 1)
+    of_seed = [sum(found[seed] for found in losses.values()) / len(losses) for seed in range(seeds)]
+    middle = sum(of_seed) / seeds
+    squares = sum(
+        (found[s] - means[name] - of_seed[s] + middle) ** 2 for name, found in losses.items() for s in range(seeds)
+    )
     error = math.sqrt(squares / freedom * 2 / seeds)
     ahead = means[second] - means[leader]
     statistic = ahead / error if error else math.inf * ahead if ahead else 0.0

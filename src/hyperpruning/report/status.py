@@ -18,6 +18,7 @@ from hyperpruning.report.components import criterion_name
 from hyperpruning.report.run import Run, read_run
 from hyperpruning.report.terminal import Fitted, shortened
 from hyperpruning.search.actions import Abort, Eliminate, Finish, Stop, Suggest, Train
+from hyperpruning.search.asha import is_asynchronous
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -26,6 +27,7 @@ from hyperpruning.search.history import (
     Epoch,
     Fact,
     Failure,
+    Promotion,
     RoundDecision,
     SpaceExhausted,
     Stopped,
@@ -179,6 +181,9 @@ def _stage(run: Run) -> str:
     plan, rungs = run.plan, run.plan.rungs
     if not run.actions:
         return "finished"
+    if is_asynchronous(plan, run.history):
+        reached = sum(run.history.trained(name) >= rungs[0] for name in run.history.candidates)
+        return f"ASHA: {reached} of {plan.n_candidates} candidates have reached the first rung, epoch {rungs[0]}"
     n_batches = -(-plan.n_candidates // plan.ask_batch)
     match run.actions[0]:
         case Abort(reason):
@@ -317,6 +322,8 @@ def line(fact: Fact, metric: Metric) -> str | None:
             return f"{network} epoch {record.epoch}: valid {metric.name} {shown(value)}"
         case RoundDecision():
             return f"After epoch {fact.epoch}, {criterion_name(fact.criterion)} keeps {', '.join(fact.kept)}"
+        case Promotion():
+            return f"{criterion_name(fact.criterion)} lets {fact.network} train on from rung {fact.round + 1}"
         case Failure():
             return f"{fact.network} failed: {fact.reason}"
         case Stopped():

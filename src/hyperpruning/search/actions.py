@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hyperpruning.search.history import DENSE, History, RoundDecision, Stopped
+from hyperpruning.search.history import DENSE, History, Promotion, RoundDecision, Stopped
 from hyperpruning.search.plan import Plan
 
 
@@ -38,6 +38,13 @@ class Eliminate:
 
 
 @dataclass(frozen=True)
+class Promote:
+    """Record that a criterion lets a candidate train on."""
+
+    promotion: Promotion
+
+
+@dataclass(frozen=True)
 class Stop:
     """Record that a stopping rule chose the winner of a criterion."""
 
@@ -58,7 +65,7 @@ class Abort:
     reason: str
 
 
-Action = Suggest | Train | Eliminate | Stop | Finish | Abort
+Action = Suggest | Train | Eliminate | Promote | Stop | Finish | Abort
 
 
 def trainings(

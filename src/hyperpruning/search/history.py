@@ -92,6 +92,21 @@ class RoundDecision:
 
 
 @dataclass(frozen=True)
+class Promotion:
+    """A criterion lets a candidate train on from a rung before all others have reached it (ASHA).
+
+    Attributes:
+        criterion: by which it is among the best.
+        round: number of the rung, from 0.
+        network: the candidate.
+    """
+
+    criterion: str
+    round: int
+    network: str
+
+
+@dataclass(frozen=True)
 class FinalResult:
     """A network at the end of a full training.
 
@@ -167,7 +182,19 @@ class SpaceExhausted:
     n_candidates: int
 
 
-Fact = Header | Candidate | Epoch | RoundDecision | FinalResult | Failure | Stopped | Winner | Choice | SpaceExhausted
+Fact = (
+    Header
+    | Candidate
+    | Epoch
+    | Promotion
+    | RoundDecision
+    | FinalResult
+    | Failure
+    | Stopped
+    | Winner
+    | Choice
+    | SpaceExhausted
+)
 
 
 @dataclass
@@ -179,6 +206,7 @@ class History:
         candidates: by name, in the order of suggestion.
         space_exhausted: whether the sampler found fewer configs than the plan asks for.
         epochs: records by network ("dense", "small" or a candidate's name) and epoch.
+        promotions: candidates by (criterion, number of the rung), in the order of their promotion (ASHA).
         rounds: decisions by (criterion, number of the round).
         finals: results by network trained to the end.
         failures: reasons by network that diverged or could not be built.
@@ -191,6 +219,7 @@ class History:
     candidates: dict[str, Candidate] = field(default_factory=dict)
     space_exhausted: bool = False
     epochs: dict[str, dict[int, EpochRecord]] = field(default_factory=dict)
+    promotions: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     rounds: dict[tuple[str, int], RoundDecision] = field(default_factory=dict)
     finals: dict[str, FinalResult] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -209,6 +238,9 @@ class History:
                 self.candidates[fact.name] = fact
             case Epoch():
                 self.epochs.setdefault(fact.network, {})[fact.record.epoch] = fact.record
+            case Promotion():
+                before = self.promotions.get((fact.criterion, fact.round), ())
+                self.promotions[fact.criterion, fact.round] = tuple(dict.fromkeys((*before, fact.network)))
             case RoundDecision():
                 self.rounds[fact.criterion, fact.round] = fact
             case FinalResult():
@@ -302,6 +334,6 @@ class History:
     def copy(self) -> History:
         """A copy; adding to it does not change this history."""
         copied = replace(self, epochs={name: dict(records) for name, records in self.epochs.items()})
-        for name in ("candidates", "rounds", "finals", "failures", "stops", "winners"):
+        for name in ("candidates", "promotions", "rounds", "finals", "failures", "stops", "winners"):
             setattr(copied, name, dict(getattr(self, name)))
         return copied

@@ -74,7 +74,7 @@ class Plan:
     scheduler: str = setting(
         "rounds",
         '"rounds" compares candidates at rungs and keeps keep; "halving" and "hyperband" follow from min_epochs and '
-        "reduction_factor",
+        'reduction_factor; "asha" is halving without waiting: with several workers the order of arrival counts',
         section="search",
         choices=SCHEDULERS,
     )
@@ -84,10 +84,10 @@ class Plan:
     keep: tuple[int, ...] = setting(
         (5, 2), "candidates that each criterion keeps at each rung (rounds)", section="search", ge=1
     )
-    min_epochs: int = setting(1, "epochs before the first rung (halving, hyperband)", section="search", ge=1)
+    min_epochs: int = setting(1, "epochs before the first rung (halving, hyperband, asha)", section="search", ge=1)
     reduction_factor: int = setting(
         3,
-        "the best 1/reduction_factor are kept, and train so many times longer (halving, hyperband)",
+        "the best 1/reduction_factor are kept, and train so many times longer (halving, hyperband, asha)",
         section="search",
         ge=2,
     )
@@ -179,6 +179,11 @@ class Plan:
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
         self._check_records()
+        if self.target_loss is not None and self.scheduler == "asha":
+            raise ValueError(
+                'target_loss must be left out with scheduler = "asha", whose finalists do not train side by side, got '
+                f"{self.target_loss}. Take another scheduler, or leave it out."
+            )
         if self.clear_level is not None and self.finalist_seeds < 3:
             raise ValueError(
                 f"finalist_seeds must be at least 3 with clear_level, got {self.finalist_seeds}. Raise it, or leave "
@@ -254,6 +259,11 @@ class Plan:
                     f"The criterion {criterion} must have spectra at the rungs {list(at)}, got none at {missing}. Add "
                     "them to epochs in [spectrum]."
                 )
+        if self.scheduler == "asha" and self.n_followed:
+            raise ValueError(
+                f'n_followed must be 0 with scheduler = "asha", which waits for no candidate, got {self.n_followed}. '
+                "Take another scheduler or other criteria."
+            )
         if self.n_followed > self.n_candidates:
             raise ValueError(
                 f"n_followed must be at most n_candidates = {self.n_candidates}, got {self.n_followed}. Lower it."

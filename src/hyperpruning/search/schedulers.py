@@ -8,6 +8,7 @@ driver may train several networks at the same time, and calls `decide` again whe
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import product
 
 from hyperpruning.search.actions import (
@@ -20,6 +21,7 @@ from hyperpruning.search.actions import (
     trainings,
     union,
 )
+from hyperpruning.search.asha import is_asynchronous, next_action
 from hyperpruning.search.brackets import Bracket
 from hyperpruning.search.finalists import finalists
 from hyperpruning.search.history import DENSE, History, RoundDecision
@@ -28,12 +30,13 @@ from hyperpruning.search.plan import Plan, names_of
 from hyperpruning.search.scoring import followed, scores_at, split_by_score
 
 
-def decide(plan: Plan, history: History) -> list[Action]:
+def decide(plan: Plan, history: History, running: Collection[str] = ()) -> list[Action]:
     """The next actions of a search.
 
     Args:
         plan: the search.
         history: the results so far; a training may be half done.
+        running: networks that are being trained; only an asynchronous scheduler asks for more while there are some.
 
     Returns:
         actions of one kind: the missing actions of the first incomplete stage; empty when the search is finished. The
@@ -41,6 +44,10 @@ def decide(plan: Plan, history: History) -> list[Action]:
     """
     if DENSE in history.failures:
         return [Abort(f"The dense reference must train without failure, got: {history.failures[DENSE]}")]
+    if is_asynchronous(plan, history):
+        return next_action(plan, history, running)
+    if plan.scheduler == "asha":
+        return finalists(plan, history, survivors(plan, history)) or _eliminated(plan, history)
     if actions := _sampling(plan, history):
         return actions
     if actions := trainings(plan, history, followed(plan, history), plan.rungs[-1]):
@@ -114,7 +121,8 @@ def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[st
 
     Returns:
         (config, score by the first criterion at the first rung) of each candidate, in the order of their names; the
-        score of one that failed is infinite. Candidates of several brackets are compared at the first rung of all.
+        score of one that failed is infinite, and one that is still being trained (ASHA) is left out. Candidates of
+        several brackets are compared at the first rung of all.
     """
     names = [name for names in memo_of(plan, history).batches[:batch] for name in names if name in history.candidates]
     scores = scores_at(plan, history, plan.criteria[0], names, plan.rungs[0]) if names else {}

@@ -36,10 +36,10 @@ def is_asynchronous(plan: Plan, history: History) -> bool:
 def next_action(plan: Plan, history: History, running: Collection[str]) -> list[Action]:
     """The next action of ASHA: what a free worker does now.
 
-    In this order: the dense reference; a promotion, at the highest rung first; the training of a promoted candidate;
-    that of a new one to the first rung; a new batch. When nothing of this is left and no network is being trained, a
-    rung without a promotion (because it has fewer than reduction_factor candidates) promotes its best candidate; at
-    last the outcome of each rung is recorded.
+    In this order: the dense reference; the rest of a batch that is half suggested; a promotion, at the highest rung
+    first; the training of a promoted candidate; that of a new one to the first rung; a new batch. When nothing of this
+    is left and no network is being trained, a rung without a promotion (because it has fewer than reduction_factor
+    candidates) promotes its best candidate; at last the outcome of each rung is recorded.
 
     Args:
         plan: the search.
@@ -52,12 +52,17 @@ def next_action(plan: Plan, history: History, running: Collection[str]) -> list[
     dense = trainings(plan, history, [], plan.train.epochs, dense=dense_until(plan, len(plan.rungs)))
     if dense and DENSE not in running:
         return dense
+    suggestion = _suggestion(plan, history)
+    if suggestion and dense and suggestion.batch:
+        suggestion = None  # what the sampler learns from needs the dense reference
+    if suggestion and memo_of(plan, history).batches[suggestion.batch][0] in history.candidates:
+        return [suggestion]  # a batch that is half suggested
     if not dense and (promotion := next(_promotions(plan, history), None)):
         return [Promote(promotion)]
     for name, until in _targets(plan, history):
         if name not in running and (actions := trainings(plan, history, [name], until)):
             return actions
-    if not (dense and history.candidates) and (suggestion := _suggestion(plan, history)):
+    if suggestion:
         return [suggestion]
     return [] if running else _last_promotion(plan, history) or _decisions(plan, history)
 

@@ -194,7 +194,10 @@ class _Run:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in sorted(done, key=lambda future: running[future].name):
                     job = running.pop(future)
-                    self.record_result(job.name, self.result_of(job, future))
+                    result = self.result_of(job, future)
+                    self.record_result(job.name, result)
+                    if not (result.paused or result.failure or self.history.trained(job.name) >= job.until):
+                        raise RuntimeError(f"The executor must return what it trained, got nothing new for {job.name}.")
         except BaseException:
             for future in running:
                 future.cancel()

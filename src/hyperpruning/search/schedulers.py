@@ -126,6 +126,8 @@ def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[st
     """
     names = [name for names in memo_of(plan, history).batches[:batch] for name in names if name in history.candidates]
     scores = scores_at(plan, history, plan.criteria[0], names, plan.rungs[0]) if names else {}
+    if plan.scheduler == "asha":
+        names = [name for name in names if name in scores or name in history.failures]
     return [(history.candidates[name].config, scores.get(name, float("inf"))) for name in names]
 
 

@@ -1,5 +1,6 @@
-"""benchmarks/gpu.py refuses a machine without a GPU, and notices differences; benchmarks/scaling.py measures its parts."""
+"""benchmarks/gpu.py refuses a machine without a GPU, and notices differences; benchmarks/scaling.py measures parts."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -60,3 +61,14 @@ def test_the_parts_of_a_search_are_measured_and_put_back(tmp_path):
     assert all(found[part] > 0 for part in scaling.PARTS)
     assert found["together"] == pytest.approx(sum(found[part] for part in scaling.PARTS))
     assert found["together"] < 100
+
+
+@pytest.mark.slow
+def test_a_whole_measurement_of_a_tiny_search(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "plan_of", lambda **_: _plan())
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--workers", "1", "2", "--json", str(tmp_path / "found.json")])
+    scaling.main()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["processes"] for row in found["scaling"]] == [1, 2]
+    assert found["scaling"][0]["speed-up"] == 1.0
+    assert "candidates/min" in capsys.readouterr().out

@@ -41,8 +41,14 @@ Each part can also be a function of your own ([extending.md](extending.md)).
 
 **Blocks.** A row, a column or a rectangle of weights is dropped and grown as a whole, by the sum of its weights'
 scores. The number of active weights (`sparsifier.active_cost`) is then the largest that whole blocks reach within the
-target, and it is exact. Blocks move between tensors only if all of them have the same cost. N:M sparsity holds in every
-group of M consecutive weights of a row, and determines the sparsity.
+target, and it is exact. Blocks move between tensors only if all of them have the same cost.
+
+`block_8x4` are the blocks of the decoder and of the C export: 8 outputs (rows) x 4 inputs (columns). Where a size does
+not divide, the blocks at the edge have fewer weights. Then the number of active blocks is exact. It is the largest with
+which no choice of blocks has more weights than the target, so the active weights can be a little fewer; sparsities are
+computed from the weights that are there. The other granularities refuse a size that does not divide.
+
+N:M sparsity holds in every group of M consecutive weights of a row, and determines the sparsity.
 
 **What the sparsity counts.** By default weights. With
 `Sparsifier(..., cost=hyperpruning.sparsity.costs.multiply_adds(model))` (in an experiment.toml

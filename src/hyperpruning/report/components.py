@@ -27,6 +27,7 @@ COMPONENTS = {  # (component, its value) -> what it does
     ("granularity", "row"): "whole rows of a weight matrix are pruned",
     ("granularity", "column"): "whole columns of a weight matrix are pruned",
     ("granularity", "block_4x4"): "blocks of 4 x 4 weights are pruned",
+    ("granularity", "block_8x4"): "blocks of 8 outputs x 4 inputs are pruned",
     ("granularity", "two_of_four"): "of every 4 weights in a row, 2 stay",
     ("granularity", "one_of_four"): "of every 4 weights in a row, 1 stays",
     ("density", "constant"): "the network has its final density from the first step",

@@ -30,7 +30,8 @@ class Sparsifier:
 
     After every update the number of active weights is exactly round((1 - sparsity) * number of prunable weights), or
     what the method's density schedule gives at that step. If whole blocks are pruned, it is the largest number below
-    that which whole blocks reach.
+    that which whole blocks reach; where the blocks at the edge of a tensor are partial (`block_8x4`), the number of
+    active blocks is exact, and the number of active weights is never above that.
 
     Args:
         model: already on its device; its prunable weights are masked at once. Tied parameters count once. It may be
@@ -141,7 +142,13 @@ class Sparsifier:
     @property
     def at_final_density(self) -> bool:
         """Whether the density has its final value."""
-        return not self.method.scheduled or self.active_cost == self.weight_budget.target_cost
+        return not self.method.scheduled or self.weight_budget.is_final(self.active_blocks)
+
+    @property
+    def active_blocks(self) -> dict[str, int]:
+        """The number of active blocks of each prunable parameter, by name; of weights if single weights are pruned."""
+        grids = self.weight_budget.grids
+        return {name: count_true(grids[name].block_mask(mask)) for name, mask in self.masks.items()}
 
     @property
     def sparsity(self) -> float:
@@ -253,8 +260,9 @@ class Sparsifier:
         """Drop, redistribute, grow; compute everything before anything is changed."""
         method = self.method
         before = {name: count_true(mask) for name, mask in self.masks.items()}
-        targets = self.weight_budget.target_blocks(self._step, before)
-        if method.grow is None and not method.soft_shrinkage and targets == self.weight_budget.n_blocks(before):
+        blocks = before if self.method.granularity.rows == self.method.granularity.columns == 1 else self.active_blocks
+        targets = self.weight_budget.target_blocks(self._step, blocks)
+        if method.grow is None and not method.soft_shrinkage and targets == blocks:
             return None  # the density has not fallen since the last update
         parameters = self._prunable_parameters()
         check_finite(parameters, self._step)

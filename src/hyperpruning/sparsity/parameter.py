@@ -80,6 +80,7 @@ class PrunableParameter:
         average: the running mean of the gradient; None if the method does not use it.
         generator: for scores that are drawn at random.
         step: the optimizer step of the update, from 1; 0 when the first masks are chosen.
+        recurrent: whether the matrix multiplies the state of a recurrent layer.
     """
 
     name: str
@@ -92,6 +93,7 @@ class PrunableParameter:
     average: Tensor | None
     generator: Generator
     step: int = 0
+    recurrent: bool = False
 
     @property
     def weight(self) -> Tensor:

@@ -14,7 +14,8 @@ from hyperpruning.sparsity import buffers, scores
 from hyperpruning.sparsity.catalogue import check_is_method
 from hyperpruning.sparsity.checks import check_finite, check_model_and_optimizer, check_steps
 from hyperpruning.sparsity.costs import Cost, weights
-from hyperpruning.sparsity.gates import with_row_groups
+from hyperpruning.sparsity.dense_parts import check_room, dense_blocks
+from hyperpruning.sparsity.gates import recurrent_matrices, with_row_groups
 from hyperpruning.sparsity.loop import OptimizerSteps, Processes, unwrapped
 from hyperpruning.sparsity.mask_inits import Calibration
 from hyperpruning.sparsity.masking import Masking, density
@@ -108,7 +109,7 @@ class Sparsifier:
         if total_steps is None:
             warn_without_total_steps(method)
         self.model, self.optimizer, self.method = model, optimizer, method
-        groups = with_row_groups(model, row_groups)
+        groups, self._recurrent = with_row_groups(model, row_groups), recurrent_matrices(model)
         self.parameters, self.row_groups = named, {name: groups.get(name, 1) for name in named}
         self.weight_budget = WeightBudget(
             method, named, {n: cost(n, p) for n, p in named.items()}, sparsity, total_steps
@@ -127,7 +128,9 @@ class Sparsifier:
         if state is not None:
             self.load_state_dict(state)
             return
-        masks = initial_masks(method, self._prunable_parameters(), self.weight_budget.scheduled_blocks(0), calibration)
+        parameters = self._prunable_parameters()
+        check_room(dense_blocks(method.dense_part, parameters), self.weight_budget.final_blocks)
+        masks = initial_masks(method, parameters, self.weight_budget.scheduled_blocks(0), calibration)
         self._processes.agree(masks.values())
         self._masking.set(masks)
         if method.rewind == 0:
@@ -310,6 +313,7 @@ class Sparsifier:
                 self._buffers.get(f"average {name}"),
                 self._generator,
                 self._step,
+                name in self._recurrent,
             )
             for name, parameter in self.parameters.items()
         }

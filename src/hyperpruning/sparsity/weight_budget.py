@@ -33,6 +33,7 @@ class WeightBudget:
 
     Attributes:
         block_shapes: rows and columns of a block, by parameter name.
+        final_blocks: the number of active blocks of each tensor at the end, by parameter name.
         grids: the blocks of each tensor, by parameter name.
         dense_cost: the cost of all weights.
         target_cost: the cost of the active weights at the end: the largest that is at most (1 - sparsity) * dense_cost,
@@ -67,8 +68,8 @@ class WeightBudget:
         self._final_density = 1 - sparsity
         self._check_blocks(sparsity)
         self._check_no_tensor_is_empty(sparsity)
-        self._final_blocks = self._block_counts(self._final_density)
-        self.target_cost = self._cost_of_blocks(self._final_blocks)
+        self.final_blocks = self._block_counts(self._final_density)
+        self.target_cost = self._cost_of_blocks(self.final_blocks)
         self._final_step = min(math.ceil(method.density_until * (total_steps or 0)), (total_steps or 0) - 1)
 
     def cost(self, active: Mapping[str, int]) -> int:
@@ -122,11 +123,13 @@ class WeightBudget:
         Raises:
             ValueError: no parameter has gates, or the rows of one do not divide into gates of whole blocks.
         """
-        if gate not in (self.method.drop_scope, self.method.replace_scope, self.method.grow_scope):
+        used = (self.method.drop_scope, self.method.replace_scope, self.method.grow_scope)
+        if gate not in used and not self.method.gate_densities:
             return
         if set(row_groups.values()) == {1}:
             raise ValueError(
-                "row_groups must name at least one prunable parameter when a scope ranks weights by gate, got none. "
+                "row_groups must name at least one prunable parameter when a scope ranks weights by gate, "
+                "or gates have densities of their own, got none. "
                 "Give the Sparsifier row_groups, e.g. {'weight_hh_l0': 4} for an LSTM (in a search: an attribute "
                 "row_groups of the cell), or use another scope."
             )

@@ -23,7 +23,7 @@ from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import PrunableParameter, optimizer_state
 from hyperpruning.sparsity.selection import count_true
 from hyperpruning.sparsity.updates import Update, drop_and_grow, initial_masks
-from hyperpruning.sparsity.weight_budget import WeightBudget, warn_without_total_steps
+from hyperpruning.sparsity.weight_budget import WeightBudget, warn_unfinished, warn_without_total_steps
 
 
 class Sparsifier:
@@ -257,6 +257,11 @@ class Sparsifier:
         for name, ever in self.ever_active_masks.items():
             ever.copy_(state["ever"][name])
         self.apply()
+
+    def warn_if_unfinished(self) -> None:
+        """Warn if the density schedule never started, or has not ended: call it when the training is over."""
+        if not self.at_final_density:
+            warn_unfinished(self.weight_budget, self._step, self.active_cost / self.weight_budget.dense_cost)
 
     @torch.no_grad()
     def _update(self) -> Update | None:

@@ -117,6 +117,11 @@ class WeightBudget:
         """Return whether this step multiplies pruned weights by the soft-shrinkage factor."""
         return self.method.soft_shrinkage > 0 and step <= self.method.stop * (self.total_steps or 0)
 
+    @property
+    def start_density(self) -> float:
+        """The fraction of the cost of all weights that is active at the start."""
+        return self._cost_of_blocks(self.scheduled_blocks(0)) / self.dense_cost
+
     def check_gates(self, row_groups: Mapping[str, int]) -> None:
         """Check that a method that ranks weights by gate has gates that consist of whole blocks.
 
@@ -255,5 +260,23 @@ def warn_without_total_steps(method: Method) -> None:
         "total_steps must be given when the drop fraction of a method decays or its updates stop, got None: it does "
         "not decay and they go on, which costs accuracy (rigl-erk at 90 % sparsity: .953 to .913, .936 to .900, "
         ".929 to .858). Give the Sparsifier total_steps=, the optimizer steps of the whole training.",
+        stacklevel=3,
+    )
+
+
+def warn_unfinished(budget: WeightBudget, step: int, density: float) -> None:
+    """Warn that a training ended before its density schedule.
+
+    Args:
+        budget: of the training.
+        step: the optimizer steps that were counted.
+        density: the fraction of the cost of all weights that is active.
+    """
+    start = budget.method.density_from * (budget.total_steps or 0)
+    what = "never started" if step < start or density == budget.start_density else "has not ended"
+    warnings.warn(
+        f"The density must fall to {budget.target_cost / budget.dense_cost:.3g} by the end of the training, got "
+        f"{density:.3g} after {step} of {budget.total_steps} optimizer steps: its schedule {what}. Call step() after "
+        "each optimizer step, and give the Sparsifier as total_steps the steps of this training.",
         stacklevel=3,
     )

@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from sklearn.datasets import load_digits
 
 import hyperpruning as hp
 from hyperpruning.search.dimensions import FloatRange
+from hyperpruning.search.executors import process_pool
 from hyperpruning.search.history import History
 from hyperpruning.search.plan import Plan
 from hyperpruning.sparsity.serialization import COMPONENTS
@@ -157,8 +156,7 @@ def again(history: History) -> tuple[dict[str, Any], ...]:
 def collect(name: str, workers: int) -> Path:
     """Train a pool and its seeds, and write its table; what is trained already is not trained again."""
     plan = SETTINGS[name]()
-    context = get_context("forkserver")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with process_pool(workers) as executor:
         history = hp.hyperprune(plan, RUNS / name, executor=executor)
         configs, folders = again(history), [RUNS / name]
         for seed in range(1, SEEDS + 1):

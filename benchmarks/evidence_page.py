@@ -119,6 +119,8 @@ def regrets(tables: Tables, schedule: str) -> str:
 
 def chosen_elsewhere(tables: Tables, schedule: str) -> str:
     """For each table: the rule that is best on average in the others, and what it does here."""
+    if len(tables) < 2:
+        return "This needs two tables."
     rows = []
     for name, table in tables.items():
         others = [each["searches"][schedule] for other, each in tables.items() if other != name]

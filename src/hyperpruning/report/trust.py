@@ -80,7 +80,7 @@ def sentence(found: list[Trust]) -> str:
         f"{criterion_name(each.criterion)} {'undefined' if each.rho is None else f'{each.rho:+.2f}'}" for each in found
     ]
     return (
-        f"Trust: scores after epoch {one.epoch} against losses after epoch {one.later}, Spearman, of the {one.n} "
-        f"candidates that trained so far: {join_names(said)} (unrelated pairs exceed ±{min(chance(one.n), 1):.2f} in 1 "
-        "case of 20)."
+        f"Trust: how the scores after epoch {one.epoch} agree with the losses after epoch {one.later} (Spearman, "
+        f"{one.n} candidates that trained so far): {join_names(said)}; unrelated values exceed "
+        f"±{min(chance(one.n), 1):.2f} in 1 case of 20."
     )

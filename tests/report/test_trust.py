@@ -33,7 +33,7 @@ def test_of_a_usual_search_those_that_trained_on_are_compared(finished: Path) ->
     assert {each.n for each in found} == {len([name for name in further if history.trained(name) >= found[0].later])}
     text = sentence(found)
     assert text.startswith(
-        f"Trust: how the scores after epoch 2 agree with the losses after epoch {found[0].later} (Spearman, {found[0].n} "
+        f"Trust: how the scores after epoch 2 agree with the losses after epoch {found[0].later} (Spearman, "
     )
     assert f"{found[1].rho:+.2f}" in text
     assert text in report(finished).replace("\u00a0", " ")

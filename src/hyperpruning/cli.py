@@ -56,6 +56,7 @@ from hyperpruning.report import status as progress
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import WINNER, file_of, read_run
+from hyperpruning.report.trust import sentence, trust
 from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import chosen_executor, stop
@@ -571,7 +572,10 @@ def _print_results(folder: Path) -> None:
         out.print(terminal.results_table(rows))
     if any(found.rho is not None for found in correlations):
         out.print(terminal.correlations_table(correlations))
-    out.print(tables.verdict(rows, read_run(folder).notes))
+    run = read_run(folder)
+    out.print(tables.verdict(rows, run.notes))
+    if said := sentence(trust(run)):
+        out.print(said)
 
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow check docs gpu wheel clean
+.PHONY: demo test slow check docs gpu wheel evidence clean
 
 demo: .venv/ready
 	$(BIN)/hyperprune demo
@@ -34,6 +34,9 @@ wheel: .venv/ready  ## the wheel in an empty environment runs the demo and the e
 	cd build/wheel && venv/bin/hyperprune demo
 	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt "$$(echo build/wheel/*.whl)[examples]"
 	cd build/wheel && for each in examples/*.py; do venv/bin/python $$each --small || exit 1; done
+
+evidence: .venv/ready  ## the tables and figures of docs/results.md, from benchmarks/tables
+	$(BIN)/python benchmarks/evidence.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; name one: make PYTHON=...")'

@@ -2,6 +2,7 @@
 
     python benchmarks/collect_tables.py                      # all settings, one after the other
     python benchmarks/collect_tables.py lm-long lm-long-mixed --workers 2
+    python benchmarks/collect_tables.py --check              # trains 3 random candidates of each shipped table again
 
 Each pool is a search with `train_all` in runs/tables/NAME, so that the script can be stopped and started again at any
 moment. Then the best 10 candidates and 10 random ones are trained with 3 more seeds (NAME-s1, ...), and everything
@@ -13,10 +14,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
-from concurrent.futures import ProcessPoolExecutor
+import sys
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from sklearn.datasets import load_digits
 
 import hyperpruning as hp
 from hyperpruning.search.dimensions import FloatRange
+from hyperpruning.search.executors import process_pool
 from hyperpruning.search.history import History
 from hyperpruning.search.plan import Plan
 from hyperpruning.sparsity.serialization import COMPONENTS
@@ -157,8 +159,7 @@ def again(history: History) -> tuple[dict[str, Any], ...]:
 def collect(name: str, workers: int) -> Path:
     """Train a pool and its seeds, and write its table; what is trained already is not trained again."""
     plan = SETTINGS[name]()
-    context = get_context("forkserver")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with process_pool(workers) as executor:
         history = hp.hyperprune(plan, RUNS / name, executor=executor)
         configs, folders = again(history), [RUNS / name]
         for seed in range(1, SEEDS + 1):
@@ -176,12 +177,36 @@ def collect(name: str, workers: int) -> Path:
     return TABLES / f"{name}.npz"
 
 
+def check(name: str, workers: int, count: int = 3) -> bool:
+    """Train random candidates of a shipped table again, and say how their curves differ."""
+    plan, table = SETTINGS[name](), hp.load_table(TABLES / f"{name}.npz")
+    rows = random.sample(range(len(table.configs)), count)
+    space = replace(plan.space, fixed=tuple(table.configs[row] for row in rows))
+    plan = replace(plan, space=space, n_candidates=count, ask_batch=count)
+    with TemporaryDirectory() as folder, process_pool(workers) as executor:
+        hp.hyperprune(plan, folder, executor=executor)
+        again = hp.table_of([folder], name)
+    equal = True
+    for number, row in enumerate(rows):
+        pairs = [(getattr(again, part)[number], getattr(table, part)[row]) for part in ("valid", "averaged", "spectra")]
+        same = all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
+        largest = max(float(np.nanmax(np.abs(one - other))) for one, other in pairs[:2])
+        said = "the same, bit for bit" if same else f"other numbers; losses differ by up to {largest:.2g} nats"
+        print(f"{name}, candidate {row}: {said}")
+        equal = equal and same
+    return equal
+
+
 def main() -> None:
     """Collect the settings that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*SETTINGS, []], default=[], help="settings; default all")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--check", action="store_true", help="train 3 random candidates of each shipped table again")
     given = parser.parse_args()
+    if given.check:
+        equal = [check(path.stem, given.workers) for path in sorted(TABLES.glob("*.npz"))]
+        sys.exit(not all(equal))
     for name in given.names or SETTINGS:
         print(name, collect(name, given.workers), flush=True)
         sums = (

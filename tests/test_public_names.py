@@ -38,7 +38,6 @@ NAMES = [
     "export",
     "hyperprune",
     "load",
-    "load_model",
     "load_table",
     "lyapunov_spectrum",
     "process_pool",

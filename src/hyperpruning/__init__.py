@@ -1,7 +1,7 @@
 """Finds the best way to prune a recurrent network, by its Lyapunov spectrum, without training every candidate.
 
 A public name is imported from its module when it is first used (PEP 562): a search needs torch, numpy and optuna, and
-only what goes beyond it (`Experiment`, `hyperprune`, `load_model`) the other packages.
+only what goes beyond it (`Experiment`, `hyperprune`, `load`) the other packages.
 """
 
 import importlib
@@ -10,7 +10,6 @@ import typing
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
     from hyperpruning.api import hyperprune
     from hyperpruning.deploy.decoder import Decoder
-    from hyperpruning.deploy.model_file import load_model
     from hyperpruning.deploy.model_folder import load
     from hyperpruning.experiment import Experiment
     from hyperpruning.exports import export
@@ -69,7 +68,6 @@ __all__ = [
     "export",
     "hyperprune",
     "load",
-    "load_model",
     "load_table",
     "lyapunov_spectrum",
     "process_pool",
@@ -110,7 +108,6 @@ _MODULES = {
     "export": "exports",
     "hyperprune": "api",
     "load": "deploy.model_folder",
-    "load_model": "deploy.model_file",
     "load_table": "search.tables",
     "lyapunov_spectrum": "lyapunov.spectrum",
     "process_pool": "search.executors",

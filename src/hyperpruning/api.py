@@ -51,7 +51,7 @@ def hyperprune(
 
     Returns:
         the content of the ledger: `winners`, `finals`, `rounds`, `epochs`. The run folder has the winner
-        (``winner.safetensors``, see `load_model` and `export`), the dense network (``dense.safetensors``), the one with
+        (``winner.safetensors``, see `load` and `export`), the dense network (``dense.safetensors``), the one with
         as many weights (``small.safetensors``), and ``report.html``. A search that `Plan.max_hours` has ended has no
         winners yet: the same call continues it.
 
@@ -271,7 +271,7 @@ def _load_with_sequences(
     if file is None:
         raise ValueError(
             f"The data must be given, got none for {path}, whose run folder has no {EXPERIMENT} with a file. Give "
-            "--data FILE; for data of Python, call task.evaluate(hp.load_model(...), split)."
+            "--data FILE; for data of Python, call task.evaluate(hp.load(...), split)."
         )
     owner, sizes = KINDS[description["kind"]], {**description["model"]}
     try:

@@ -24,8 +24,9 @@ from torch import nn
 
 from hyperpruning.api import dynamic_evaluation, evaluate_model, hyperprune, model_spectrum
 from hyperpruning.cli_errors import explain, guarded, interrupt, say_time_is_up
-from hyperpruning.cli_models import add_commands
+from hyperpruning.cli_models import add_commands, deployed_table
 from hyperpruning.data import download
+from hyperpruning.deploy.benchmark import deployed_sizes
 from hyperpruning.deploy.c_export import export_c
 from hyperpruning.deploy.compact import PRECISIONS
 from hyperpruning.deploy.model_file import ModelFileError
@@ -54,12 +55,13 @@ from hyperpruning.report import comparing, tables, terminal, watching
 from hyperpruning.report import status as progress
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
-from hyperpruning.report.run import read_run
+from hyperpruning.report.run import WINNER, file_of, read_run
+from hyperpruning.report.trust import sentence, trust
 from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import chosen_executor, stop
 from hyperpruning.search.forecast import epochs_of_one_search
-from hyperpruning.search.history import Candidate, Fact
+from hyperpruning.search.history import DENSE, Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
 from hyperpruning.search.plan import candidate_name
 from hyperpruning.search.replay import replay_many
@@ -129,6 +131,8 @@ def hyperprune_command(
 def demo(folder: Out = Path("runs/demo"), workers: Workers = DEMO_WORKERS) -> None:
     """Run a whole search on Python's own help texts: a few minutes, no download."""
     _search(demo_experiment(), folder, workers, chosen_executor(workers))
+    out.print(deployed_table(deployed_sizes(folder / file_of(DENSE), folder / WINNER)))
+    out.print(f"Deploy it: hyperprune export {folder} --out model --precision int8", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune search --data my_text --sparsity 0.8 --out runs/mine")
@@ -568,7 +572,10 @@ def _print_results(folder: Path) -> None:
         out.print(terminal.results_table(rows))
     if any(found.rho is not None for found in correlations):
         out.print(terminal.correlations_table(correlations))
-    out.print(tables.verdict(rows, read_run(folder).notes))
+    run = read_run(folder)
+    out.print(tables.verdict(rows, run.notes))
+    if said := sentence(trust(run)):
+        out.print(said)
 
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:

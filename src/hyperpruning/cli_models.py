@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from hyperpruning.cli_errors import guarded
-from hyperpruning.deploy.benchmark import StepTime
+from hyperpruning.deploy.benchmark import DeployedSize, StepTime
 from hyperpruning.deploy.benchmark import benchmark as measure_steps
 from hyperpruning.deploy.decoder import Decoder
 from hyperpruning.deploy.generation import generate as generated
@@ -64,6 +65,23 @@ def add_commands(app: typer.Typer, out: Console) -> None:
         for text in drawn:
             out.print(text, end="", soft_wrap=True)
         out.print()
+
+
+def deployed_table(found: list[DeployedSize]) -> Table:
+    """The table of `deployed_sizes`: the dense network comes first, and the others are compared with it."""
+    table = Table("as deployed", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("weights", "of dense", "us a token", "times as fast"):
+        table.add_column(heading, justify="right")
+    dense = found[0]
+    for one in found:
+        table.add_row(
+            one.name,
+            f"{one.bytes / 1024:.0f} KiB",
+            "" if one is dense else f"{one.bytes / dense.bytes:.1%}",
+            f"{one.microseconds:.1f}",
+            "" if one is dense else f"{dense.microseconds / one.microseconds:.1f}",
+        )
+    return table
 
 
 def _steps_table(steps: list[StepTime]) -> Table:

@@ -148,7 +148,7 @@ def _space(kind: str) -> dict[str, tuple[Any, Any]]:
         part: _entry(
             part,
             tuple[str, ...],
-            SEARCHED.get(part, (str(default[part]),)),
+            SEARCHED.get(part, (str(default.get(part, "none")),)),
             {"doc": f"of {', '.join(choices)}", "choices": tuple(choices), "bounds": {}},
         )
         for part, choices in COMPONENTS.items()
@@ -156,6 +156,7 @@ def _space(kind: str) -> dict[str, tuple[Any, Any]]:
     fraction = {"doc": "fraction of the active weights that an update replaces", "choices": (), "bounds": {}}
     more: dict[str, tuple[str, Any]] = {
         "sparsity": ("sparsities, which share the dense network, e.g. [0.67, 0.8, 0.9]; none: that of [pruning]", ()),
+        "numbers": ("numbers of the method, e.g. { gate_density_3 = { low = 0.5, high = 2.0 } }", {}),
         "training": ("settings of [training], e.g. { lr = { low = 0.1, high = 10.0, log = true } }", {}),
         "task": ("settings of [model] and [data], e.g. { dropout = [0.0, 0.2] }", {}),
         "conditions": (
@@ -278,10 +279,12 @@ class Experiment(Section):
         """The search space; a component whose only choice is the default is not a dimension."""
         space, default = self.space, to_config(Method())
         chosen = {part: getattr(space, part) for part in COMPONENTS}
-        searched: dict[str, Any] = {part: choices for part, choices in chosen.items() if choices != (default[part],)}
+        usual = {part: (default.get(part, "none"),) for part in COMPONENTS}
+        searched: dict[str, Any] = {part: choices for part, choices in chosen.items() if choices != usual[part]}
         searched["drop_fraction"] = space.drop_fraction
         if space.method:
             searched = {"method": space.method}
+        searched |= {name: _dimension(name, one) for name, one in space.numbers.items()}
         of_task = {field.name for field in dataclasses.fields(KINDS[self.task.kind])}
         for name, one in {**space.training, **space.task}.items():  # batch is in [training], and a setting of the task
             searched[f"{'task' if name in of_task else 'training'}.{name}"] = _dimension(name, one)

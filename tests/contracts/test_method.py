@@ -100,7 +100,7 @@ def compositions(draw):
     parts = {
         part: st.sampled_from([name for name in choices if name != "none" or part == "redistribute"])
         for part, choices in COMPONENTS.items()
-    } | {"update": st.just("exact"), "replace_scope": st.just("same")}
+    } | {"update": st.just("exact"), "replace_scope": st.just("same"), "dense_part": st.just("none")}
     return {part: draw(chosen) for part, chosen in (parts | NUMBERS | special).items()}
 
 

@@ -33,7 +33,7 @@ def searched(tmp_path_factory):
 
 
 def test_the_folder_holds_the_winner_with_its_sparsity(searched):
-    network, winner = hp.load(searched / "model"), hp.load_model(searched / "run" / "winner.safetensors")
+    network, winner = hp.load(searched / "model"), hp.load(searched / "run" / "winner.safetensors")
     assert all(value.equal(winner.state_dict()[name]) for name, value in network.state_dict().items())
     plain = load_file(searched / "model" / "state_dict.safetensors")
     assert all(value.equal(plain[name]) for name, value in winner.state_dict().items())

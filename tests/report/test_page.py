@@ -216,7 +216,7 @@ def test_hostile_names_are_refused(invent: Invent, name: str, replacement: str) 
 def test_code_can_be_copied_as_it_stands(train_all: Path, page: str) -> None:
     code = re.findall("<pre><code>(.*?)</code></pre>", page, re.DOTALL)
     assert len(code) == 1
-    assert "\nmodel = hp.load_model(" in code[0]
+    assert "\nmodel = hp.load(" in code[0]
     assert "\N{NO-BREAK SPACE}" not in code[0]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hyperpruning.sparsity.catalogue import CATALOGUE
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.published_updates import PUBLISHED_UPDATES
-from hyperpruning.sparsity.serialization import COMPONENTS, to_config
+from hyperpruning.sparsity.serialization import COMPONENTS, LEFT_OUT, to_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """# Methods
@@ -41,8 +41,22 @@ Each part can also be a function of your own ([extending.md](extending.md)).
 
 **Blocks.** A row, a column or a rectangle of weights is dropped and grown as a whole, by the sum of its weights'
 scores. The number of active weights (`sparsifier.active_cost`) is then the largest that whole blocks reach within the
-target, and it is exact. Blocks move between tensors only if all of them have the same cost. N:M sparsity holds in every
-group of M consecutive weights of a row, and determines the sparsity.
+target, and it is exact. Blocks move between tensors only if all of them have the same cost.
+
+`block_8x4` are the blocks of the decoder and of the C export: 8 outputs (rows) x 4 inputs (columns). Where a size does
+not divide, the blocks at the edge have fewer weights. Then the number of active blocks is exact. It is the largest with
+which no choice of blocks has more weights than the target, so the active weights can be a little fewer; sparsities are
+computed from the weights that are there. The other granularities refuse a size that does not divide.
+
+N:M sparsity holds in every group of M consecutive weights of a row, and determines the sparsity.
+
+**Densities of gates.** `gate_density_1` to `gate_density_4` divide the weights of each recurrent matrix between its
+gates: RNNoise's densities 0.3, 0.2 and 0.5 of the gates r, z and n of a GRU are these three numbers at sparsity 2/3. At
+another sparsity the densities keep their ratios. Every update keeps them, to the weight or to the block. As dimensions
+of a search they are in `[space] numbers`.
+
+**A dense recurrent diagonal.** With `dense_part = "recurrent_diagonal"` the weight from each hidden unit to itself is
+never pruned; with blocks, every block on the diagonal. These weights count as active.
 
 **What the sparsity counts.** By default weights. With
 `Sparsifier(..., cost=hyperpruning.sparsity.costs.multiply_adds(model))` (in an experiment.toml
@@ -143,7 +157,9 @@ def meanings():
 
 def page():
     published = ", ".join(f"`{name}`" for name in PUBLISHED_UPDATES)
-    rows = [(part, text(value), ", ".join(COMPONENTS.get(part, ()))) for part, value in to_config(Method()).items()]
+    left_out = {part: getattr(Method(), part) for part in LEFT_OUT}
+    defaults = to_config(Method()) | {part: "none" if value is None else value for part, value in left_out.items()}
+    rows = [(part, text(value), ", ".join(COMPONENTS.get(part, ()))) for part, value in defaults.items()]
     choices = "".join(f"| {part} | {value} | {named} |\n" for part, value, named in rows)
     tail = TAIL.format(published=published)
     return HEAD + "".join(map(line, CATALOGUE)) + PARTS + choices + MEANINGS + meanings() + "\n" + tail

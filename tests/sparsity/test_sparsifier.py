@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import warnings
 
 import pytest
 import torch
@@ -574,3 +575,31 @@ def test_uniform_except_with_a_falling_density_is_refused_if_blocks_differ_in_co
     parts = {"allocation": "uniform_except", "granularity": "row", "density": "cubic"}
     with pytest.raises(ValueError, match="Use allocation 'uniform' or a constant density"):
         Sparsifier(model, None, from_config(parts), sparsity=0.5, total_steps=100)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [(0, "never started"), (50, "never started"), (120, "has not ended"), (150, None)],
+)
+def test_a_schedule_that_did_not_end_with_the_training_is_told(steps, said):
+    model = nn.Linear(20, 10)
+    method = from_config({"method": "gmp", "density_from": 0.3, "density_until": 0.75, "interval": 10})
+    sparsifier = Sparsifier(model, None, method, sparsity=0.8, total_steps=200)
+    for _ in range(steps):
+        sparsifier.step()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        sparsifier.warn_if_unfinished()
+    if said is None:
+        assert not found
+        return
+    message = str(found[0].message)
+    assert message.startswith("The density must fall to 0.2 by the end of the training, got ")
+    assert f" after {steps} of 200 optimizer steps: its schedule {said}. Call step() " in message
+    assert found[0].filename == __file__
+
+
+def test_a_constant_density_is_never_told():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Sparsifier(nn.Linear(20, 10), None, RIGL, sparsity=0.8, total_steps=200).warn_if_unfinished()

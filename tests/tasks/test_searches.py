@@ -83,9 +83,9 @@ def test_a_search_from_python_is_repeatable(task, tmp_path):
     final = history.finals[history.winners["ls"]]
     if isinstance(task, hp.SupervisedTask) and task.model is not None:
         with pytest.raises(ModelFileError, match="got a network of another task"):
-            hp.load_model(tmp_path / "one" / "winner.safetensors")
+            hp.load(tmp_path / "one" / "winner.safetensors")
         return
-    network = hp.load_model(tmp_path / "one" / "winner.safetensors")
+    network = hp.load(tmp_path / "one" / "winner.safetensors")
     evaluated = task.evaluate(network, "test")
     assert evaluated == ((final.test_loss, final.test_metric) if final.test_metric is not None else final.test_loss)
     with pytest.raises(
@@ -106,7 +106,7 @@ def test_a_search_from_a_toml(kind, tmp_path):
     found = evaluate_model(tmp_path / "run")
     assert found.loss == final.test_loss
     assert found.count == (15 if kind == "classification" else 30 - 14 + 1)
-    network = hp.load_model(tmp_path / "run" / "winner.safetensors")
+    network = hp.load(tmp_path / "run" / "winner.safetensors")
     matrices = [weight for weight in network.parameters() if weight.ndim == 2]
     assert sum(int(weight.count_nonzero()) for weight in matrices) <= final.active
     assert final.active == round(0.5 * sum(weight.numel() for weight in matrices))

@@ -1,4 +1,4 @@
-"""What a decoder gains on this machine: microseconds of a step, dense and sparse, and how each matrix is multiplied."""
+"""What a decoder gains on this machine: bytes of the weights, microseconds of a step, how each matrix is multiplied."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from hyperpruning.deploy.compact import encode
 from hyperpruning.deploy.compiler import CompilerError
 from hyperpruning.deploy.decoder import Decoder
+from hyperpruning.deploy.model_folder import load
 from hyperpruning.deploy.native import Kernel, NativeMatrix, Work
 from hyperpruning.deploy.native_network import MatrixReport
 from hyperpruning.deploy.packing import pack
@@ -75,6 +78,48 @@ def benchmark(network: nn.Module, *, seconds: float = 2.0) -> list[StepTime]:
         read = times.get(f"read {name}")
         found.append(StepTime(name, times[name] * 1e6, sizes[name], read and _read_bytes(sizes[name]) / read, report))
     return found
+
+
+@dataclass(frozen=True)
+class DeployedSize:
+    """One network as it is deployed.
+
+    Attributes:
+        name: "dense, float32", "winner, float32" or "winner, int8".
+        bytes: of the weights: 4 for each of the dense network, of the compact file of a model folder for the others.
+        microseconds: of the fastest step of a `Decoder`, one sequence.
+    """
+
+    name: str
+    bytes: int
+    microseconds: float
+
+
+def deployed_sizes(dense: Path | str, winner: Path | str, *, seconds: float = 1.0) -> list[DeployedSize]:
+    """Compare a dense network with a sparse one that is deployed, exact and in int8.
+
+    Args:
+        dense: a model file or folder.
+        winner: likewise.
+        seconds: that the measurement of the steps may take; it takes at least 5 rounds.
+
+    Raises:
+        ModelFileError: there is no such network.
+        TypeError: a network that the decoder does not know.
+    """
+    networks = {"dense, float32": load(dense), "winner, float32": load(winner), "winner, int8": load(winner)}
+    jobs, sizes = dict[str, Callable[[], object]](), dict[str, int]()
+    for name, network in networks.items():
+        precision, parameters = "int8" if name.endswith("int8") else "exact", list(network.parameters())
+        parts = network_parts(network)
+        tokens = parts.embedding is not None
+        x = torch.zeros(1, dtype=torch.int64) if tokens else torch.linspace(-1, 1, parts.inputs)[None]
+        jobs[name] = _step(Decoder(network, precision=precision), x)
+        sizes[name] = sum(
+            4 * one.numel() if name.startswith("dense") else len(encode(one.detach(), precision)[1])
+            for one in parameters
+        )
+    return [DeployedSize(name, sizes[name], time * 1e6) for name, time in _shortest(jobs, seconds).items()]
 
 
 def _step(decoder: Decoder, x: torch.Tensor) -> Callable[[], object]:

@@ -48,6 +48,8 @@ class RHNLayer(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
 
+    recurrent_weights = ("r",)
+
     @property
     def row_groups(self) -> int:
         """Gates G that are stacked in the rows of each matrix."""

@@ -27,6 +27,7 @@ COMPONENTS = {  # (component, its value) -> what it does
     ("granularity", "row"): "whole rows of a weight matrix are pruned",
     ("granularity", "column"): "whole columns of a weight matrix are pruned",
     ("granularity", "block_4x4"): "blocks of 4 x 4 weights are pruned",
+    ("granularity", "block_8x4"): "blocks of 8 outputs x 4 inputs are pruned",
     ("granularity", "two_of_four"): "of every 4 weights in a row, 2 stay",
     ("granularity", "one_of_four"): "of every 4 weights in a row, 1 stays",
     ("density", "constant"): "the network has its final density from the first step",
@@ -73,6 +74,8 @@ COMPONENTS = {  # (component, its value) -> what it does
     ("update", "published_set"): "as the published code of SET: inexact, positive and negative weights separately",
     ("update", "published_threshold"): "as the published code of DSR: inexact, by one adaptive threshold",
     ("update", "published_global"): "as the published code: inexact, by one threshold searched for the whole network",
+    ("dense_part", "none"): "every weight of a prunable matrix can be pruned",
+    ("dense_part", "recurrent_diagonal"): "the weight from each hidden unit to itself stays active",
 }
 NUMBERS = {  # components that are numbers
     "drop_fraction": "fraction of the active weights that the first mask update drops and regrows",
@@ -85,6 +88,10 @@ NUMBERS = {  # components that are numbers
     "stop": "fraction of the training after which the mask stays as it is",
     "rewind": "optimizer step to whose weights each mask update returns",
     "soft_shrinkage": "factor on the pruned weights in each step, instead of setting them to zero",
+    "gate_density_1": "density of the first gate (LSTM: input, GRU: reset), relative to the other gates",
+    "gate_density_2": "density of the second gate (LSTM: forget, GRU: update), relative to the other gates",
+    "gate_density_3": "density of the third gate (LSTM: cell, GRU: new), relative to the other gates",
+    "gate_density_4": "density of the fourth gate (LSTM: output), relative to the other gates",
 }
 CRITERION_NAMES = {
     "ls": "LS distance",
@@ -179,7 +186,7 @@ def described(config: Mapping[str, Any]) -> dict[str, str]:
         return {name: str(value) for name, value in config.items()}
     default = to_config(Method())
     shown = {"method": str(config["method"])} if "method" in config else {}
-    for name in (*MAIN, *(name for name, value in values.items() if name not in MAIN and value != default[name])):
+    for name in (*MAIN, *(name for name, value in values.items() if name not in MAIN and value != default.get(name))):
         said = meaning(name, values[name])
         shown[name.replace("_", " ")] = f"{values[name]}: {said}" if said else str(values[name])
     return shown | {name: str(value) for name, value in config.items() if not is_method_setting(name)}

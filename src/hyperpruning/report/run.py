@@ -237,7 +237,7 @@ def _in_words(items: tuple[tuple[str, str | float], ...]) -> str:
     named = config.get("method")
     if named is not None:
         return ", ".join([str(named), *(f"{name} = {value}" for name, value in config.items() if name != "method")])
-    others = [f"{name} = {value}" for name, value in values.items() if name not in main and value != default[name]]
+    others = [f"{name} = {value}" for name, value in values.items() if name not in main and value != default.get(name)]
     if values["drop"] == "none":
         return ", ".join([str(values["allocation"]), "static", *others, *settings])
     drop = " ".join(str(values[name]) for name in ("drop_scope", "drop") if values[name] != "tensor")

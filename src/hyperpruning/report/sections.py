@@ -155,7 +155,7 @@ def winner(run: Run) -> Winner | None:
         why=run.why,
         method=in_words(config),
         components=components.described(config),
-        code=f"import hyperpruning as hp\n\nmodel = hp.load_model({argument})",
+        code=f"import hyperpruning as hp\n\nmodel = hp.load({argument})",
         file=WINNER,
         saved=path.is_file(),
     )

@@ -51,6 +51,25 @@ def row_groups(model: nn.Module) -> dict[str, int]:
     return {name: count for name, (_, count) in found.items()}
 
 
+def recurrent_matrices(model: nn.Module) -> set[str]:
+    """Return the names of the matrices that multiply the state of a recurrent layer.
+
+    They are `weight_hh` of torch's layers and cells. A layer of your own names its own in an attribute
+    `recurrent_weights`, a tuple of names of parameters or of lists of parameters.
+
+    >>> sorted(recurrent_matrices(nn.LSTM(2, 3, 2)))
+    ['weight_hh_l0', 'weight_hh_l1']
+    """
+    found: set[nn.Parameter] = set()
+    for module in model.modules():
+        own = getattr(module, "recurrent_weights", ())
+        known = isinstance(module, tuple(GATES))
+        for name, parameter in module.named_parameters():
+            if (known and "weight_hh" in name) or any(name == one or name.startswith(f"{one}.") for one in own):
+                found.add(parameter)
+    return {name for name, parameter in model.named_parameters() if parameter in found}
+
+
 def with_row_groups(model: nn.Module, given: Mapping[str, int] | None) -> dict[str, int]:
     """Return `row_groups(model)`, with the numbers that a user gives in place of those found.
 

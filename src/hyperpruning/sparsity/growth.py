@@ -10,7 +10,7 @@ from hyperpruning.sparsity.mask_inits import Scores
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import PrunableParameters
 from hyperpruning.sparsity.redistributions import growth_limits
-from hyperpruning.sparsity.scopes import RankingGroup, choose, global_
+from hyperpruning.sparsity.scopes import Partition, RankingGroup, Scope, choose, gate, global_
 from hyperpruning.sparsity.scores import Score
 from hyperpruning.sparsity.selection import apportion, count_true, largest_in_each_group, positive
 
@@ -45,10 +45,15 @@ def grow(
     if method.grow_scope is global_ and len(parameters) > 1:
         return _grow_globally(method, parameters, scores, free, quotas, generator)
     grown: Masks = {}
-    for partition in method.grow_scope(parameters):
+    for partition in ranking_partitions(method, method.grow_scope, parameters):
         total = sum(quotas[name] for name in {name for group in partition for name, _, _ in group})
-        room = {i: sum(count_true(free[name][span]) for name, span, _ in g) for i, g in enumerate(partition)}
+        room = group_counts(partition, free)
         counts = apportion(total, dict.fromkeys(room, 1.0), dict.fromkeys(room, 0), room)
+        if shares := gate_shares(method, partition):  # each gate grows to its density
+            have = group_counts(partition, survivors)
+            most = {index: have[index] + room[index] for index in have}
+            after = apportion(sum(have.values()) + total, shares, have, most)
+            counts = {index: after[index] - have[index] for index in have}
         for index, group in enumerate(partition):
             for chosen in _positive_scores_first(group, scores, free, counts[index], generator):
                 add_chosen(grown, group, chosen, parameters)
@@ -95,6 +100,32 @@ def _positive_scores_first(
         return [first]
     unscored = {name: free[name] & ~scored[name] for name in known}
     return [first, choose(group, dict.fromkeys(known), unscored, count - n_scored, generator)]
+
+
+def ranking_partitions(method: Method, scope: Scope, parameters: PrunableParameters) -> list[Partition]:
+    """Return the partitions of a scope; those of the gates where a method gives gates densities."""
+    return (gate if method.gate_densities else scope)(parameters)
+
+
+def gate_shares(method: Method, partition: Partition) -> dict[int, float]:
+    """Return the share of each gate of a tensor in its blocks, by the index of the group; empty without densities."""
+    densities = method.gate_densities
+    return {
+        index: densities[index] if index < len(densities) else 1.0
+        for index in range(len(partition) if densities else 0)
+    }
+
+
+def group_counts(partition: Partition, blocks: Mapping[str, Tensor]) -> dict[int, int]:
+    """Count the True blocks of each group of a partition, by its index; a tensor that `blocks` lacks has none."""
+    return {
+        index: sum(
+            count_true(blocks[name][span] if side is None else blocks[name][span] & side)
+            for name, span, side in group
+            if name in blocks
+        )
+        for index, group in enumerate(partition)
+    }
 
 
 def block_scores_of(score: Score, parameters: PrunableParameters) -> Scores:

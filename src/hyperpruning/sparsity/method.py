@@ -16,6 +16,7 @@ from hyperpruning.sparsity import (
     scores,
 )
 from hyperpruning.sparsity.allocations import Allocation
+from hyperpruning.sparsity.dense_parts import DensePart
 from hyperpruning.sparsity.mask_inits import MaskInit
 from hyperpruning.sparsity.parameter import SINGLE, WHOLE, Granularity
 from hyperpruning.sparsity.redistributions import Redistribute
@@ -69,6 +70,14 @@ class Method:
         soft_shrinkage: the soft-shrinkage factor, by which each step until `stop` multiplies the pruned weights instead
             of setting them to zero, in [0, 1).
         update: a function that replaces the exact update (see `published_updates.py`); None for the exact update.
+        dense_part: weights that are never pruned (see `dense_parts.py`), e.g. the recurrent diagonal; None for none.
+        gate_density_1: the relative density of the first gate of every matrix that has gates, above 0. The weights of
+            a tensor are divided between its gates in proportion to these four numbers; no gate gets more than it has.
+            Equal numbers do not divide them: the gates are then ranked together. Gates are in the order of the rows: i,
+            f, g, o of an LSTM; r, z, n of a GRU; h, t, c of an RHN. Gates after the fourth have 1.
+        gate_density_2: likewise of the second gate.
+        gate_density_3: likewise of the third gate.
+        gate_density_4: likewise of the fourth gate.
 
     Raises:
         ValueError: a number is out of its range, or parts of the method contradict each other.
@@ -98,9 +107,14 @@ class Method:
     rewind: int | None = None
     soft_shrinkage: float = 0.0
     update: Callable[..., Any] | None = None
+    dense_part: DensePart | None = None
+    gate_density_1: float = 1.0
+    gate_density_2: float = 1.0
+    gate_density_3: float = 1.0
+    gate_density_4: float = 1.0
 
     def __post_init__(self) -> None:
-        for rules in (_function_errors, _number_errors, _stage_errors, _schedule_errors, _granularity_errors):
+        for rules in _RULES:
             for error in rules(self):
                 raise ValueError(error)
 
@@ -108,6 +122,12 @@ class Method:
     def scheduled(self) -> bool:
         """Whether the density changes during training."""
         return self.density is not schedules.fixed
+
+    @property
+    def gate_densities(self) -> tuple[float, ...]:
+        """The relative densities of the gates; none if they are equal."""
+        found = self.gate_density_1, self.gate_density_2, self.gate_density_3, self.gate_density_4
+        return found if len(set(found)) > 1 else ()
 
     @property
     def final_density_at(self) -> float:
@@ -136,8 +156,10 @@ _MODULES = {
     "grow_scope": "scopes",
     "regrowth_init": "regrowth_inits",
     "update": "published_updates",
+    "dense_part": "dense_parts",
 }
-_OPTIONAL = ("drop", "replace_scope", "grow", "update")
+_OPTIONAL = ("drop", "replace_scope", "grow", "update", "dense_part")
+_GATES = tuple(f"gate_density_{number}" for number in range(1, 5))
 
 
 def _function_errors(method: Method) -> Iterator[str]:
@@ -162,7 +184,7 @@ def _number_errors(method: Method) -> Iterator[str]:
     for name, value in integers.items():
         if isinstance(value, bool) or not isinstance(value, int):
             yield f"{name} must be an integer, got {value!r}."
-    for name in (*reals, "soft_shrinkage"):
+    for name in (*reals, "soft_shrinkage", *_GATES):
         value = getattr(method, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             yield f"{name} must be a number, got {value!r}."
@@ -283,6 +305,30 @@ def _granularity_errors(method: Method) -> Iterator[str]:
     for part, scope in used.items():
         if not single and scope is scopes.sign:
             yield f"{part} must not be 'sign' when several weights are pruned together, got {block}. Use 'tensor'."
+
+
+def _gate_errors(method: Method) -> Iterator[str]:
+    """Densities of gates and dense parts need an exact number of weights in every tensor and a ranking within it."""
+    for name in _GATES:
+        if not 0 < getattr(method, name) < math.inf:
+            yield f"{name} must be finite and above 0, got {getattr(method, name)}. 1 is usual."
+    used = {part: getattr(method, part) for part in ("mask_init_scope", "drop_scope", "replace_scope", "grow_scope")}
+    given = "gate_density_1 to gate_density_4 differ" if method.gate_densities else "dense_part is set"
+    allowed = (scopes.tensor, None) if method.gate_densities else (scopes.tensor, scopes.gate, scopes.sign, None)
+    if not method.gate_densities and method.dense_part is None:
+        return
+    for part, scope in used.items():
+        if scope not in allowed:
+            yield f"{part} must be 'tensor' when {given}, got {_name(method, part)}."
+    if method.dense_part is not None and method.redistribute is not redistributions.none:
+        yield f"redistribute must be 'none' when {given}, got {_name(method, 'redistribute')}."
+    if method.granularity.of or method.granularity.rows == WHOLE:
+        yield f"granularity must not be N:M or whole columns when {given}, got {method.granularity}. Use 'weight'."
+    if method.update is not None:
+        yield f"update must be 'exact' when {given}, got another. Leave update out."
+
+
+_RULES = (_function_errors, _number_errors, _stage_errors, _schedule_errors, _granularity_errors, _gate_errors)
 
 
 def _n_of_m(method: Method) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from hyperpruning.sparsity.blocks import BlockGrid
 from hyperpruning.sparsity.selection import LazyAbs
 
 WHOLE = 0  # all rows, or all columns, of the tensor
@@ -27,12 +28,15 @@ class Granularity:
         columns: columns of a block; `WHOLE` (0) takes all columns.
         keep: of every `of` consecutive weights of a row exactly `keep` are active (N:M sparsity); 0 for no such rule.
         of: see `keep`; 0 for no such rule.
+        padded: whether the sizes of a tensor need not divide by those of a block; blocks at its lower and right edge
+            then have fewer weights than the others.
     """
 
     rows: int = 1
     columns: int = 1
     keep: int = 0
     of: int = 0
+    padded: bool = False
 
     def block_shape(self, shape: torch.Size) -> tuple[int, int]:
         """Return the rows and columns of a block in a tensor of this shape.
@@ -42,7 +46,8 @@ class Granularity:
         """
         rows, columns = shape[0], math.prod(shape[1:])
         block = self.rows or rows, self.columns or columns
-        if rows % block[0] or columns % block[1] or (self.of and columns % self.of):
+        whole = not (rows % block[0] or columns % block[1])
+        if not (whole or self.padded) or (self.of and columns % self.of):
             parts = f"{block[0]} x {block[1]} blocks" if not self.of else f"groups of {self.of} weights in a row"
             raise ValueError(f"a tensor must divide into {parts}, got {rows} x {columns}.")
         return block
@@ -54,6 +59,7 @@ GRANULARITIES: dict[str, Granularity] = {
     "row": Granularity(1, WHOLE),  # of a recurrent matrix: all weights that one gate of one hidden unit reads
     "column": Granularity(WHOLE, 1),  # all weights that read one input
     "block_4x4": Granularity(4, 4),
+    "block_8x4": Granularity(8, 4, padded=True),  # 8 outputs x 4 inputs: a block of the decoder's and the C export's
     "two_of_four": Granularity(keep=2, of=4),
     "one_of_four": Granularity(keep=1, of=4),
 }
@@ -74,6 +80,7 @@ class PrunableParameter:
         average: the running mean of the gradient; None if the method does not use it.
         generator: for scores that are drawn at random.
         step: the optimizer step of the update, from 1; 0 when the first masks are chosen.
+        recurrent: whether the matrix multiplies the state of a recurrent layer.
     """
 
     name: str
@@ -86,6 +93,7 @@ class PrunableParameter:
     average: Tensor | None
     generator: Generator
     step: int = 0
+    recurrent: bool = False
 
     @property
     def weight(self) -> Tensor:
@@ -124,35 +132,33 @@ class PrunableParameter:
             "Give SGD a momentum, or use another redistribution."
         )
 
+    @cached_property
+    def grid(self) -> BlockGrid:
+        """The blocks of the parameter."""
+        return BlockGrid(self.mask.shape, self.block_shape)
+
     @property
     def n_blocks(self) -> int:
         """The number of blocks."""
-        return self.mask.numel() // math.prod(self.block_shape)
+        return self.grid.n_blocks
 
     def block_scores(self, scores: Tensor | LazyAbs) -> Tensor | LazyAbs:
-        """Sum the scores of each block: of the parameter's shape (`LazyAbs` are flat) -> (n_blocks,)."""
-        if self.block_shape == (1, 1):
-            return scores if isinstance(scores, LazyAbs) else scores.reshape(-1)
-        full = scores[:].view(self.mask.shape) if isinstance(scores, LazyAbs) else scores
-        return self._as_blocks(full).sum(dim=(1, 3)).view(-1)
+        """Sum the scores of each block: of the parameter's shape (`LazyAbs` are flat) -> (n_blocks,).
+
+        The sum of magnitudes is the L1 norm of a group of weights, as Li et al. 2017 (Pruning filters for efficient
+        ConvNets) rank filters. A partial block has as many terms as weights.
+        """
+        if isinstance(scores, LazyAbs):
+            return scores if self.block_shape == (1, 1) else self.grid.sums(scores[:].view(self.mask.shape))
+        return self.grid.sums(scores)
 
     def block_mask(self, mask: Tensor) -> Tensor:
         """Reduce a mask that consists of whole blocks: bool of the parameter's shape -> bool (n_blocks,)."""
-        return mask.reshape(-1) if self.block_shape == (1, 1) else self._as_blocks(mask)[:, 0, :, 0].reshape(-1)
+        return self.grid.block_mask(mask)
 
     def weight_mask(self, block_mask: Tensor) -> Tensor:
         """Expand a mask of blocks, the inverse of `block_mask`: bool (n_blocks,) -> bool of the parameter's shape."""
-        if self.block_shape == (1, 1):
-            return block_mask.view(self.mask.shape)
-        rows, columns = self.block_shape
-        blocks = block_mask.view(len(self.mask) // rows, 1, -1, 1)
-        return blocks.expand(-1, rows, -1, columns).reshape(self.mask.shape)
-
-    def _as_blocks(self, values: Tensor) -> Tensor:
-        """View a tensor of the parameter's shape as (rows of blocks, rows, columns of blocks, columns)."""
-        rows, columns = self.block_shape
-        matrix = values.reshape(len(values), -1)
-        return matrix.view(len(matrix) // rows, rows, matrix.shape[1] // columns, columns)
+        return self.grid.weight_mask(block_mask)
 
 
 PrunableParameters = Mapping[str, PrunableParameter]  # by parameter name

@@ -7,6 +7,7 @@ from typing import Any
 
 from hyperpruning.sparsity.allocations import ALLOCATIONS
 from hyperpruning.sparsity.catalogue import METHODS
+from hyperpruning.sparsity.dense_parts import DENSE_PARTS
 from hyperpruning.sparsity.mask_inits import MASK_INITS
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import GRANULARITIES
@@ -33,11 +34,16 @@ COMPONENTS: dict[str, Mapping[str, Any]] = {
     "grow_scope": GROW_SCOPES,
     "regrowth_init": REGROWTH_INITS,
     "update": {"exact": None} | PUBLISHED_UPDATES,
+    "dense_part": {"none": None} | DENSE_PARTS,
 }
+# The parts that a config leaves out at their defaults, so that ledgers and checkpoints from before they existed fit.
+LEFT_OUT = ("dense_part", *(f"gate_density_{number}" for number in range(1, 5)))
 
 
 def to_config(method: Method) -> dict[str, str | int | float | None]:
     """Return a method as names and numbers, ready for JSON; `from_config` is the inverse.
+
+    The parts in `LEFT_OUT` are missing where they have their defaults.
 
     Raises:
         ValueError: a function of the method is not in COMPONENTS.
@@ -51,7 +57,9 @@ def to_config(method: Method) -> dict[str, str | int | float | None]:
         config[part] = next((name for name, choice in choices.items() if choice == value), None)
         if config[part] is None:
             raise ValueError(f"{part} must be a registered function, got {value}. Add it to COMPONENTS[{part!r}].")
-    return config
+    defaults = {field.name: field.default for field in dataclasses.fields(Method)}
+    usual = {part for part in LEFT_OUT if getattr(method, part) == defaults[part]}
+    return {part: value for part, value in config.items() if part not in usual}
 
 
 def from_config(config: Mapping[str, object]) -> Method:

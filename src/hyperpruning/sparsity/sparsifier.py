@@ -14,7 +14,8 @@ from hyperpruning.sparsity import buffers, scores
 from hyperpruning.sparsity.catalogue import check_is_method
 from hyperpruning.sparsity.checks import check_finite, check_model_and_optimizer, check_steps
 from hyperpruning.sparsity.costs import Cost, weights
-from hyperpruning.sparsity.gates import with_row_groups
+from hyperpruning.sparsity.dense_parts import check_room, dense_blocks
+from hyperpruning.sparsity.gates import recurrent_matrices, with_row_groups
 from hyperpruning.sparsity.loop import OptimizerSteps, Processes, unwrapped
 from hyperpruning.sparsity.mask_inits import Calibration
 from hyperpruning.sparsity.masking import Masking, density
@@ -22,7 +23,7 @@ from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import PrunableParameter, optimizer_state
 from hyperpruning.sparsity.selection import count_true
 from hyperpruning.sparsity.updates import Update, drop_and_grow, initial_masks
-from hyperpruning.sparsity.weight_budget import WeightBudget, warn_without_total_steps
+from hyperpruning.sparsity.weight_budget import WeightBudget, warn_unfinished, warn_without_total_steps
 
 
 class Sparsifier:
@@ -30,7 +31,8 @@ class Sparsifier:
 
     After every update the number of active weights is exactly round((1 - sparsity) * number of prunable weights), or
     what the method's density schedule gives at that step. If whole blocks are pruned, it is the largest number below
-    that which whole blocks reach.
+    that which whole blocks reach; where the blocks at the edge of a tensor are partial (`block_8x4`), the number of
+    active blocks is exact, and the number of active weights is never above that.
 
     Args:
         model: already on its device; its prunable weights are masked at once. Tied parameters count once. It may be
@@ -107,7 +109,7 @@ class Sparsifier:
         if total_steps is None:
             warn_without_total_steps(method)
         self.model, self.optimizer, self.method = model, optimizer, method
-        groups = with_row_groups(model, row_groups)
+        groups, self._recurrent = with_row_groups(model, row_groups), recurrent_matrices(model)
         self.parameters, self.row_groups = named, {name: groups.get(name, 1) for name in named}
         self.weight_budget = WeightBudget(
             method, named, {n: cost(n, p) for n, p in named.items()}, sparsity, total_steps
@@ -126,7 +128,9 @@ class Sparsifier:
         if state is not None:
             self.load_state_dict(state)
             return
-        masks = initial_masks(method, self._prunable_parameters(), self.weight_budget.scheduled_blocks(0), calibration)
+        parameters = self._prunable_parameters()
+        check_room(dense_blocks(method.dense_part, parameters), self.weight_budget.final_blocks)
+        masks = initial_masks(method, parameters, self.weight_budget.scheduled_blocks(0), calibration)
         self._processes.agree(masks.values())
         self._masking.set(masks)
         if method.rewind == 0:
@@ -141,7 +145,13 @@ class Sparsifier:
     @property
     def at_final_density(self) -> bool:
         """Whether the density has its final value."""
-        return not self.method.scheduled or self.active_cost == self.weight_budget.target_cost
+        return not self.method.scheduled or self.weight_budget.is_final(self.active_blocks)
+
+    @property
+    def active_blocks(self) -> dict[str, int]:
+        """The number of active blocks of each prunable parameter, by name; of weights if single weights are pruned."""
+        grids = self.weight_budget.grids
+        return {name: count_true(grids[name].block_mask(mask)) for name, mask in self.masks.items()}
 
     @property
     def sparsity(self) -> float:
@@ -248,13 +258,19 @@ class Sparsifier:
             ever.copy_(state["ever"][name])
         self.apply()
 
+    def warn_if_unfinished(self) -> None:
+        """Warn if the density schedule never started, or has not ended: call it when the training is over."""
+        if not self.at_final_density:
+            warn_unfinished(self.weight_budget, self._step, self.active_cost / self.weight_budget.dense_cost)
+
     @torch.no_grad()
     def _update(self) -> Update | None:
         """Drop, redistribute, grow; compute everything before anything is changed."""
         method = self.method
         before = {name: count_true(mask) for name, mask in self.masks.items()}
-        targets = self.weight_budget.target_blocks(self._step, before)
-        if method.grow is None and not method.soft_shrinkage and targets == self.weight_budget.n_blocks(before):
+        blocks = before if self.method.granularity.rows == self.method.granularity.columns == 1 else self.active_blocks
+        targets = self.weight_budget.target_blocks(self._step, blocks)
+        if method.grow is None and not method.soft_shrinkage and targets == blocks:
             return None  # the density has not fallen since the last update
         parameters = self._prunable_parameters()
         check_finite(parameters, self._step)
@@ -302,6 +318,7 @@ class Sparsifier:
                 self._buffers.get(f"average {name}"),
                 self._generator,
                 self._step,
+                name in self._recurrent,
             )
             for name, parameter in self.parameters.items()
         }

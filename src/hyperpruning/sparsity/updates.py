@@ -14,9 +14,20 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from hyperpruning.sparsity import regrowth_inits
+from hyperpruning.sparsity import regrowth_inits, scopes
 from hyperpruning.sparsity.checks import check_not_empty, check_scores
-from hyperpruning.sparsity.growth import Masks, add_chosen, block_scores_of, fill_n_of_m, grow, whole_tensor
+from hyperpruning.sparsity.dense_parts import choose_with, dense_blocks
+from hyperpruning.sparsity.growth import (
+    Masks,
+    add_chosen,
+    block_scores_of,
+    fill_n_of_m,
+    gate_shares,
+    group_counts,
+    grow,
+    ranking_partitions,
+    whole_tensor,
+)
 from hyperpruning.sparsity.mask_inits import Calibration, Scores
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.parameter import PrunableParameters
@@ -81,8 +92,14 @@ def initial_masks(
     if method.mask_init_scope is global_ and len(parameters) > 1:
         counts = _global_counts(method, parameters, counts, scores, everything)
     chosen: Masks = {}
-    for name in parameters:
-        chosen |= choose(whole_tensor(parameters, name), scores, everything, counts[name], parameters[name].generator)
+    dense = dense_blocks(method.dense_part, parameters)
+    for partition in ranking_partitions(method, scopes.tensor, parameters):
+        name = partition[0][0][0]
+        counts_of_groups, _ = _split(method, partition, everything, dense, counts[name], 0)
+        for index, group in enumerate(partition):
+            generator = parameters[name].generator
+            found_blocks = choose_with(dense, group, scores, everything, counts_of_groups[index], generator)
+            add_chosen(chosen, group, found_blocks, parameters)
     check_not_empty(method, parameters, chosen)
     return {name: p.weight_mask(chosen[name]) for name, p in parameters.items()}
 
@@ -143,12 +160,15 @@ def _drop(
     # under soft shrinkage pruned weights are not zero, and may become active again
     eligible = {name: torch.ones_like(mask) for name, mask in active.items()} if method.soft_shrinkage else active
     scores = _drop_scores(method, parameters, eligible)
-    drop = partial(_drop_in_scope, method, parameters, scores=scores, generator=generator)
+    dense = dense_blocks(method.dense_part, parameters)
+    drop = partial(_drop_in_scope, method, parameters, scores=scores, dense=dense, generator=generator)
+    partitions = ranking_partitions(method, method.drop_scope, parameters)
     if method.replace_scope is None:
-        return drop(method.drop_scope(parameters), eligible, targets=targets, fraction=fraction)
-    lowered, _ = drop(method.drop_scope(parameters), eligible, targets=targets, fraction=0.0)
+        return drop(partitions, eligible, targets=targets, fraction=fraction)
+    lowered, _ = drop(partitions, eligible, targets=targets, fraction=0.0)
     targets = {name: count_true(mask) for name, mask in lowered.items()}
-    return drop(method.replace_scope(parameters), lowered, targets=targets, fraction=fraction)
+    partitions = ranking_partitions(method, method.replace_scope, parameters)
+    return drop(partitions, lowered, targets=targets, fraction=fraction)
 
 
 def _drop_in_scope(
@@ -158,6 +178,7 @@ def _drop_in_scope(
     eligible: Mapping[str, Tensor],
     *,
     scores: Scores,
+    dense: Masks,
     targets: Mapping[str, int],
     fraction: float,
     generator: Generator,
@@ -172,10 +193,11 @@ def _drop_in_scope(
         if method.regrowth_init is not regrowth_inits.keep or total == n_blocks:
             # at most the number of inactive blocks: a nearly dense tensor would grow its own weights again, at zero
             replaced = min(replaced, n_blocks - total)
-        targets_of_groups, replaced_of_groups = _split(partition, eligible, total, replaced)
+        targets_of_groups, replaced_of_groups = _split(method, partition, eligible, dense, total, replaced)
+        replaced = sum(replaced_of_groups.values())
         for index, group in enumerate(partition):
             count = targets_of_groups[index] - replaced_of_groups[index]
-            add_chosen(survivors, group, choose(group, scores, eligible, count, generator), parameters)
+            add_chosen(survivors, group, choose_with(dense, group, scores, eligible, count, generator), parameters)
         dropped = {name: count_true(eligible[name]) - count_true(survivors[name]) for name in names}
         none = dict.fromkeys(names, 0)
         n_replaced |= apportion(replaced, dropped, none, dropped) if replaced else none
@@ -211,19 +233,20 @@ def _keep_floors(
 
 
 def _split(
-    partition: Partition, eligible: Mapping[str, Tensor], total: int, replaced: int
+    method: Method, partition: Partition, eligible: Mapping[str, Tensor], dense: Masks, total: int, replaced: int
 ) -> tuple[dict[int, int], dict[int, int]]:
-    """Split two numbers of blocks between the groups of a partition, in proportion to their eligible blocks."""
-    held = {
-        index: sum(
-            count_true(eligible[name][span] if side is None else eligible[name][span] & side)
-            for name, span, side in group
-        )
-        for index, group in enumerate(partition)
-    }
-    none = dict.fromkeys(held, 0)
-    totals = apportion(total, held, none, held)
-    return totals, apportion(replaced, totals, none, totals)
+    """Split two numbers of blocks between the groups of a partition, in proportion to their eligible blocks.
+
+    Where a method gives gates densities, the groups are the gates, and the proportion is that of the densities. Dense
+    blocks are not replaced.
+    """
+    held = group_counts(partition, eligible)
+    kept = group_counts(partition, {name: eligible[name] & dense[name] for name in dense})
+    kept = kept if sum(kept.values()) <= total else dict.fromkeys(held, 0)
+    shares = gate_shares(method, partition) or held
+    totals = apportion(total, shares, kept, held)
+    free = {index: totals[index] - kept[index] for index in totals}
+    return totals, apportion(min(replaced, sum(free.values())), totals, dict.fromkeys(held, 0), free)
 
 
 def _drop_scores(method: Method, parameters: PrunableParameters, eligible: Mapping[str, Tensor]) -> Scores:

@@ -10,6 +10,7 @@ from torch import nn
 
 from hyperpruning.sparsity import schedules
 from hyperpruning.sparsity.allocations import uniform_except
+from hyperpruning.sparsity.blocks import BlockGrid
 from hyperpruning.sparsity.checks import check_steps
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.scopes import gate
@@ -19,7 +20,9 @@ from hyperpruning.sparsity.selection import apportion
 class WeightBudget:
     """The number of active blocks of each tensor at each optimizer step; integers only.
 
-    A block is what the method prunes together: a single weight, a row, a column, or a rectangle of weights.
+    A block is what the method prunes together: a single weight, a row, a column, or a rectangle of weights. The number
+    of active blocks is exact. Blocks at the edge of a padded tensor have fewer weights; the number of blocks is then
+    the largest with which no choice of blocks exceeds the budget, so that the active weights can be fewer.
 
     Args:
         method: its allocation, granularity and schedules are used.
@@ -30,9 +33,11 @@ class WeightBudget:
 
     Attributes:
         block_shapes: rows and columns of a block, by parameter name.
+        final_blocks: the number of active blocks of each tensor at the end, by parameter name.
+        grids: the blocks of each tensor, by parameter name.
         dense_cost: the cost of all weights.
         target_cost: the cost of the active weights at the end: the largest that is at most (1 - sparsity) * dense_cost,
-            rounded, and that whole blocks reach.
+            rounded, and that whole blocks reach. With partial blocks the active weights cost at most that.
 
     Raises:
         ValueError: the sparsity does not fit the method or the model, or the method needs total_steps.
@@ -58,37 +63,38 @@ class WeightBudget:
                 f"got {total_steps}."
             )
         self.block_shapes = {name: self._block_shape(name, shape) for name, shape in self.shapes.items()}
+        self.grids = {name: BlockGrid(shape, self.block_shapes[name]) for name, shape in self.shapes.items()}
         self.dense_cost = self.cost({name: shape.numel() for name, shape in self.shapes.items()})
         self._final_density = 1 - sparsity
         self._check_blocks(sparsity)
         self._check_no_tensor_is_empty(sparsity)
-        self.target_cost = self._cost_of_blocks(self._block_counts(self._final_density))
+        self.final_blocks = self._block_counts(self._final_density)
+        self.target_cost = self._cost_of_blocks(self.final_blocks)
         self._final_step = min(math.ceil(method.density_until * (total_steps or 0)), (total_steps or 0) - 1)
 
     def cost(self, active: Mapping[str, int]) -> int:
         """Return the cost of the given numbers of active weights by parameter name."""
         return sum(count * self.costs[name] for name, count in active.items())
 
-    def n_blocks(self, active: Mapping[str, int]) -> dict[str, int]:
-        """Return how many blocks the given numbers of active weights are, by parameter name."""
-        return {name: count // math.prod(self.block_shapes[name]) for name, count in active.items()}
+    def is_final(self, blocks: Mapping[str, int]) -> bool:
+        """Return whether these numbers of active blocks, by parameter name, cost what they must at the end."""
+        return self._cost_of_blocks(blocks) == self.target_cost
 
     def scheduled_blocks(self, step: int) -> dict[str, int]:
         """Return how many blocks of each tensor the schedule and the allocation make active at this step."""
         return self._block_counts(self._density_at(step))
 
-    def target_blocks(self, step: int, active: Mapping[str, int]) -> dict[str, int]:
+    def target_blocks(self, step: int, have: Mapping[str, int]) -> dict[str, int]:
         """Return how many blocks of each tensor must be active after an update at this step.
 
         Args:
             step: the optimizer step, from 1.
-            active: the number of active weights before the update, by parameter name; no tensor gets more than that.
+            have: the number of active blocks before the update, by parameter name; no tensor gets more than that.
         """
-        have = self.n_blocks(active)
         if not self.method.scheduled:
-            return have
+            return dict(have)
         due = self.scheduled_blocks(step)
-        if len(set(self._block_costs().values())) > 1:  # no block may move to another tensor
+        if not self._equal_blocks:  # no block may move to another tensor
             return {name: min(count, have[name]) for name, count in due.items()}
         total = min(sum(due.values()), sum(have.values()))
         return apportion(total, due, dict.fromkeys(have, 0), have)
@@ -111,17 +117,24 @@ class WeightBudget:
         """Return whether this step multiplies pruned weights by the soft-shrinkage factor."""
         return self.method.soft_shrinkage > 0 and step <= self.method.stop * (self.total_steps or 0)
 
+    @property
+    def start_density(self) -> float:
+        """The fraction of the cost of all weights that is active at the start."""
+        return self._cost_of_blocks(self.scheduled_blocks(0)) / self.dense_cost
+
     def check_gates(self, row_groups: Mapping[str, int]) -> None:
         """Check that a method that ranks weights by gate has gates that consist of whole blocks.
 
         Raises:
             ValueError: no parameter has gates, or the rows of one do not divide into gates of whole blocks.
         """
-        if gate not in (self.method.drop_scope, self.method.replace_scope, self.method.grow_scope):
+        used = (self.method.drop_scope, self.method.replace_scope, self.method.grow_scope)
+        if gate not in used and not self.method.gate_densities:
             return
         if set(row_groups.values()) == {1}:
             raise ValueError(
-                "row_groups must name at least one prunable parameter when a scope ranks weights by gate, got none. "
+                "row_groups must name at least one prunable parameter when a scope ranks weights by gate, "
+                "or gates have densities of their own, got none. "
                 "Give the Sparsifier row_groups, e.g. {'weight_hh_l0': 4} for an LSTM (in a search: an attribute "
                 "row_groups of the cell), or use another scope."
             )
@@ -143,18 +156,25 @@ class WeightBudget:
         return min(start, max(self._final_density, method.density(progress, start, self._final_density)))
 
     def _block_costs(self) -> dict[str, int]:
-        """Return the cost of one block of each tensor."""
+        """Return the cost of one whole block of each tensor."""
         return {name: math.prod(shape) * self.costs[name] for name, shape in self.block_shapes.items()}
 
+    @property
+    def _equal_blocks(self) -> bool:
+        """Whether all blocks of the network have the same cost."""
+        partial = any(grid.partial for grid in self.grids.values())
+        return not partial and len(set(self._block_costs().values())) <= 1
+
     def _cost_of_blocks(self, counts: Mapping[str, int]) -> int:
-        return sum(count * cost for count, cost in zip(counts.values(), self._block_costs().values(), strict=True))
+        """Return the largest cost of any choice of these numbers of blocks."""
+        return self.cost({name: self.grids[name].most_weights(count) for name, count in counts.items()})
 
     def _block_counts(self, density: float) -> dict[str, int]:
         """Return as many blocks of each tensor as the allocation gives it at this density, and the budget pays for."""
         of, keep, shapes = self.method.granularity.of, self.method.granularity.keep, self.shapes
         if of:
             return {name: shape.numel() * keep // of for name, shape in shapes.items()}
-        budget, block_costs = round(density * self.dense_cost), self._block_costs()
+        budget = round(density * self.dense_cost)
         low, high = 0, sum(shape.numel() for shape in shapes.values()) + 1
         if len(set(self.costs.values())) == 1:
             low = budget // next(iter(self.costs.values()))
@@ -164,13 +184,14 @@ class WeightBudget:
                 fits = self.cost(self.method.allocation(shapes, middle)) <= budget
                 low, high = (middle, high) if fits else (low, middle)
         weights = self.method.allocation(shapes, low)
-        counts = self.n_blocks(weights)
+        counts = {name: self.grids[name].most_blocks(count) for name, count in weights.items()}
         left = budget - self._cost_of_blocks(counts)
         # rounding down to whole blocks leaves some budget: the tensors that lost most to it get one block each
         for name in sorted(shapes, key=lambda name: counts[name] - weights[name] / math.prod(self.block_shapes[name])):
-            size = math.prod(self.block_shapes[name])
-            if block_costs[name] <= left and (counts[name] + 1) * size <= shapes[name].numel():
-                counts[name], left = counts[name] + 1, left - block_costs[name]
+            grid, count = self.grids[name], counts[name]
+            one = (grid.most_weights(count + 1) - grid.most_weights(count)) * self.costs[name]
+            if count < grid.n_blocks and one <= left:
+                counts[name], left = count + 1, left - one
         return counts
 
     def _block_shape(self, name: str, shape: torch.Size) -> tuple[int, int]:
@@ -181,14 +202,20 @@ class WeightBudget:
 
     def _check_blocks(self, sparsity: float) -> None:
         """Refuse a sparsity that N:M cannot have, and blocks of different cost that would change tensors."""
-        granularity, block_costs = self.method.granularity, self._block_costs()
-        equal = len(set(block_costs.values())) <= 1
+        granularity, equal = self.method.granularity, self._equal_blocks
         if granularity.of and abs(1 - sparsity - granularity.keep / granularity.of) > 1e-9:
             raise ValueError(
                 f"sparsity must be {1 - granularity.keep / granularity.of:g} with {granularity.keep}:{granularity.of} "
                 f"granularity, got {sparsity}."
             )
-        costs = ", ".join(f"{cost} in {name!r}" for name, cost in block_costs.items())
+        least = {
+            name: (grid.most_weights(grid.n_blocks) - grid.most_weights(grid.n_blocks - 1)) * self.costs[name]
+            for name, grid in self.grids.items()
+        }
+        costs = ", ".join(
+            f"{least[name]} to {cost} in {name!r}" if self.grids[name].partial else f"{cost} in {name!r}"
+            for name, cost in self._block_costs().items()
+        )
         if self.method.allocation is uniform_except and self.method.scheduled and not equal:
             raise ValueError(
                 "allocation must not be 'uniform_except' when the density falls and blocks differ in cost, "
@@ -233,5 +260,23 @@ def warn_without_total_steps(method: Method) -> None:
         "total_steps must be given when the drop fraction of a method decays or its updates stop, got None: it does "
         "not decay and they go on, which costs accuracy (rigl-erk at 90 % sparsity: .953 to .913, .936 to .900, "
         ".929 to .858). Give the Sparsifier total_steps=, the optimizer steps of the whole training.",
+        stacklevel=3,
+    )
+
+
+def warn_unfinished(budget: WeightBudget, step: int, density: float) -> None:
+    """Warn that a training ended before its density schedule.
+
+    Args:
+        budget: of the training.
+        step: the optimizer steps that were counted.
+        density: the fraction of the cost of all weights that is active.
+    """
+    start = budget.method.density_from * (budget.total_steps or 0)
+    what = "never started" if step < start or density == budget.start_density else "has not ended"
+    warnings.warn(
+        f"The density must fall to {budget.target_cost / budget.dense_cost:.3g} by the end of the training, got "
+        f"{density:.3g} after {step} of {budget.total_steps} optimizer steps: its schedule {what}. Call step() after "
+        "each optimizer step, and give the Sparsifier as total_steps the steps of this training.",
         stacklevel=3,
     )

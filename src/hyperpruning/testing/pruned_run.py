@@ -205,15 +205,21 @@ def _check_step(run: Run, before: dict[str, int], update: Update | None, when: s
 
 def _check_budget(run: Run, active: int, when: str) -> None:
     sparsifier, expected = run.sparsifier, run.density * run.size
-    unit = max(math.prod(shape) for shape in sparsifier.weight_budget.block_shapes.values())
-    if unit == 1:
-        exact = round(expected)
-    else:
-        exact = active if sparsifier.method.scheduled else sparsifier.weight_budget.target_cost
+    budget = sparsifier.weight_budget
+    unit = max(math.prod(shape) for shape in budget.block_shapes.values())
+    most = active
+    if any(grid.partial for grid in budget.grids.values()):  # their number is exact, and the weights are at most that
+        most = budget.cost({name: budget.grids[name].most_weights(n) for name, n in sparsifier.active_blocks.items()})
+    exact = round(expected) if unit == 1 else most if sparsifier.method.scheduled else budget.target_cost
     require(
-        active == exact == sparsifier.active_cost and abs(active - expected) < unit * len(sparsifier.masks),
+        active == sparsifier.active_cost <= most == exact and abs(most - expected) < unit * len(sparsifier.masks),
         f"The number of active weights must be {exact if unit == 1 else f'{expected:g} to a unit of {unit}'}, got "
         f"{active} {when}. Return masks from update that keep and grow the numbers in targets.",
+    )
+    require(
+        unit == 1 or active <= round(expected),
+        f"The number of active weights must be at most {round(expected)}, got {active} {when}. Round the number of "
+        "blocks down.",
     )
 
 
@@ -240,9 +246,10 @@ def _check_tensor(run: Run, name: str, when: str) -> None:
     )
     rows, columns = granularity.block_shape(mask.shape)
     if rows * columns > 1:
-        blocks = mask.flatten(1).unfold(0, rows, rows).unfold(1, columns, columns).flatten(2)
+        matrix = mask.flatten(1)
+        first = torch.arange(len(matrix)) // rows * rows, torch.arange(matrix.shape[1]) // columns * columns
         require(
-            bool((blocks.all(2) | ~blocks.any(2)).all()),
+            matrix.equal(matrix[first[0]][:, first[1]]),  # every weight is as the first of its block
             f"Blocks of {rows} x {columns} of {name!r} must be active or pruned whole, got parts {when}. Return whole "
             "blocks from update.",
         )

@@ -1,0 +1,71 @@
+"""docs/results.md says what evidence.json says, and the shipped tables are those of the checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import evidence
+import pytest
+from evidence_page import PAGE, blocks, marked
+
+import hyperpruning as hp
+
+
+def section() -> str:
+    return PAGE.read_text().split("## The evidence")[1].split("\n## ")[0]
+
+
+def test_the_page_is_what_the_results_say():
+    found = blocks(json.loads(evidence.RESULTS.read_text()))
+    assert marked(PAGE.read_text(), found) == PAGE.read_text()
+    with pytest.raises(ValueError, match="must have the marks of 'another' once, got 0"):
+        marked(PAGE.read_text(), {"another": ""})
+
+
+def test_no_measured_number_is_typed_by_hand():
+    prose = re.sub(r"<!-- evidence: .*?<!-- /evidence -->", "", section(), flags=re.DOTALL)
+    chosen = {"1.25", "2.5", "3.75", "6.25", "18.75", "0.15"}  # the schedules and the limit, which are no results
+    assert set(re.findall(r"-?\d*\.\d+", prose)) == chosen
+    assert {f"{100 * f:g}" for fractions, _ in list(evidence.SCHEDULES.values())[:2] for f in fractions} - {"10"} == (
+        chosen - {"0.15"}
+    )
+
+
+def test_the_tables_are_those_of_the_checksums_and_of_the_results():
+    sums = dict(line.split()[::-1] for line in (evidence.TABLES / "SHA256SUMS").read_text().splitlines())
+    paths = sorted(evidence.TABLES.glob("*.npz"))
+    assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    assert sum(path.stat().st_size for path in paths) <= 20 * 2**20
+    found = json.loads(evidence.RESULTS.read_text())["tables"]
+    assert {path.stem for path in paths} == set(found)
+    for path in paths:
+        assert evidence.rounded(evidence.facts(hp.load_table(path))) == found[path.stem]["facts"]
+
+
+def test_the_published_candidates_have_the_published_correlations():
+    found = evidence.published_pool()
+    assert [values[0] for values in found.values()] == [26, 18, 11]
+    assert [[round(rho, 2) for rho in values[1:]] for values in found.values()] == [
+        [0.72, 0.42],
+        [0.88, -0.65],
+        [0.61, -0.02],
+    ]
+
+
+def test_recorded_curves_are_replayed_as_elsewhere():
+    found = hp.replay(evidence.nasbench(), n_candidates=40, criteria=("loss",), rungs=(3,), keep=(1,))
+    assert found.epochs == 40 * 3 + 47
+    assert 0 <= found.regret["loss"] < 1
+
+
+def test_partial_correlations_and_left_out_regressions_know_what_was_put_in():
+    rng = evidence.np.random.default_rng(1)
+    given, own = rng.normal(size=(2, 200))
+    both = given + own
+    assert evidence.partial(own.tolist(), both.tolist(), given.tolist())[0] > 0.9
+    assert abs(evidence.partial(given.tolist(), both.tolist(), given.tolist())[0]) < 0.2
+    columns = [evidence.standardised(values) for values in (given, own)]
+    assert evidence.left_out(columns, both.tolist())[0] > 0.9
+    assert evidence.left_out(columns[:1], own.tolist())[1] < 0.2

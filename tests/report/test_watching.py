@@ -68,7 +68,7 @@ def test_the_mirror_of_a_search_that_stopped_early_has_no_trial_that_runs(
     invent: Invent, tmp_path: Path, settings: dict[str, object], stop: bool
 ) -> None:
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
-    observer, facts = optuna_storage(url, "mine"), list(follow(invent(**settings), every=0))
+    observer, facts = optuna_storage(url, "mine"), list(follow(invent(spectra_until=None, **settings), every=0))
     for fact in facts:
         observer(fact)
     assert any(isinstance(fact, Stopped) for fact in facts) == stop

@@ -150,7 +150,7 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
                     future.cancel()  # nobody else ends it now
 
     found = ray.cluster_resources()
-    fitting = [found.get("CPU", 0) / cpus] * bool(cpus) + [found.get("GPU", 0) / gpus] * bool(gpus)
+    fitting = [found.get(kind, 0) / needed for kind, needed in (("CPU", cpus), ("GPU", gpus)) if needed]
     return ClusterExecutor(call, close, int(min(fitting, default=1)))
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow check docs wheel evidence clean
+.PHONY: demo test slow check docs gpu wheel evidence clean
 
 demo: .venv/ready
 	$(BIN)/hyperprune demo
@@ -21,6 +21,9 @@ check: .venv/ready  ## lint, format, types
 docs: .venv/ready  ## the site, into site/: offline, every warning is an error
 	$(BIN)/python -c "from pathlib import Path; from hyperpruning.experiment import settings_page as page; Path('docs/settings.md').write_text(page())"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
+gpu: .venv/ready  ## checks on a machine with a CUDA GPU, which CI has not; the numbers go into gpu.json
+	$(BIN)/python benchmarks/gpu.py
 
 wheel: .venv/ready  ## the wheel in an empty environment runs the demo and the examples without the source tree
 	rm -rf build/wheel

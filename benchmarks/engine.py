@@ -31,10 +31,11 @@ import optuna
 from measuring import table
 
 import hyperpruning as hp
+from hyperpruning.search.actions import Eliminate, Finish, Suggest, Train
 from hyperpruning.search.driver import search
 from hyperpruning.search.history import DENSE, Candidate, Epoch, FinalResult, History, Winner
 from hyperpruning.search.ledger import LEDGER, read
-from hyperpruning.search.schedulers import Eliminate, Finish, Suggest, Train, decide, observations
+from hyperpruning.search.schedulers import decide, observations
 from hyperpruning.search.worker import Job, JobResult
 from hyperpruning.search.worker_pool import WorkerPool
 from hyperpruning.sparsity.serialization import to_config

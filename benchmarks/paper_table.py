@@ -14,7 +14,7 @@ from hyperpruning.search.criteria import ls
 from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import DENSE, History
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.schedulers import rung
+from hyperpruning.search.scoring import rung
 from hyperpruning.tasks.language_modelling import perplexity
 from hyperpruning.training.checkpoint import newest_records
 from hyperpruning.training.record import EpochRecord

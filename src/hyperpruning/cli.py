@@ -588,7 +588,8 @@ def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     if plan.n_candidates > len(configs):
         out.print(f"... and {plan.n_candidates - len(configs)} more, which depend on the results of these.")
     for epoch, keep in zip(plan.rungs, plan.keep, strict=True):
-        out.print(f"After epoch {epoch} each criterion ({', '.join(plan.criteria)}) keeps {keep}.")
+        kept = f"promotes at most {keep}" if plan.scheduler == "asha" else f"keeps {keep}"
+        out.print(f"After epoch {epoch} each criterion ({', '.join(plan.criteria)}) {kept}.")
     one = epochs_of_one_search(plan, plan.criteria[0], plan.n_candidates)
     everything = plan.n_candidates * plan.train.epochs
     out.print(f"A search by one criterion trains {one} epochs; all candidates to the end would be {everything} epochs.")

@@ -20,11 +20,11 @@ from hyperpruning.report.card import model_card
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import WINNER, file_of, read_run
 from hyperpruning.search.driver import check_run_folder, job_of
+from hyperpruning.search.finalists import winner
 from hyperpruning.search.history import DENSE, SMALL, Choice, History
 from hyperpruning.search.ledger import Ledger, RunFolderError, locked, read
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense
-from hyperpruning.search.schedulers import winner
 from hyperpruning.search.worker import Job, narrowed, verified_weights
 from hyperpruning.settings import did_you_mean
 from hyperpruning.sparsity.serialization import to_config

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from hyperpruning.search.actions import Action, Eliminate, Finish, Suggest, Train
 from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, FinalResult, Header, Winner
 from hyperpruning.search.ledger import Ledger, read
 from hyperpruning.search.plan import recorded_plan
-from hyperpruning.search.schedulers import Action, Eliminate, Finish, Suggest, Train, decide
+from hyperpruning.search.schedulers import decide
 from hyperpruning.training.record import EpochRecord, Metric
 
 PERPLEXITY = Metric("perplexity", "", "exp")

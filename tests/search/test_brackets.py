@@ -7,11 +7,12 @@ from hyperpruning.report.page import write_report
 from hyperpruning.report.status import status
 from hyperpruning.search.brackets import Bracket, halving_rungs, hyperband_brackets
 from hyperpruning.search.driver import search
+from hyperpruning.search.finalists import mean_loss, winner
 from hyperpruning.search.forecast import forecast
 from hyperpruning.search.history import History, candidate_and_seed
 from hyperpruning.search.ledger import read
 from hyperpruning.search.plan import recorded_plan, seed_names
-from hyperpruning.search.schedulers import decide, mean_loss, survivors, winner
+from hyperpruning.search.schedulers import decide, survivors
 from small import small
 
 
@@ -37,7 +38,7 @@ def test_hyperband_uses_every_candidate_once(count):
     assert sum(one.count for one in found) == count
 
 
-@pytest.mark.parametrize("scheduler", ["halving", "hyperband"])
+@pytest.mark.parametrize("scheduler", ["halving", "hyperband", "asha"])
 def test_whole_searches(text, tmp_path, scheduler):
     plan = small(text, search={"scheduler": scheduler, "reduction_factor": 2, "n_candidates": 6}).plan()
     history = search(plan, tmp_path)
@@ -47,10 +48,11 @@ def test_whole_searches(text, tmp_path, scheduler):
     assert decide(read_again, history) == []
     assert (read_again.rungs, read_again.keep) == (plan.rungs, plan.keep)
     assert history.trained_epochs() <= plan.most_epochs()
-    assert (plan.rungs, plan.keep) == {"halving": ((1, 2), (3, 1)), "hyperband": ((1, 2), (5, 4))}[scheduler]
+    rungs_and_keep = {"halving": ((1, 2), (3, 1)), "hyperband": ((1, 2), (5, 4)), "asha": ((1, 2), (5, 4))}
+    assert (plan.rungs, plan.keep) == rungs_and_keep[scheduler]
 
 
-@pytest.mark.parametrize("scheduler", ["rounds", "halving", "hyperband"])
+@pytest.mark.parametrize("scheduler", ["rounds", "halving", "hyperband", "asha"])
 @pytest.mark.parametrize("budget", [40, 60, 100])
 def test_a_budget_is_respected_to_the_epoch(text, scheduler, budget):
     changes = {"scheduler": scheduler, "max_epochs": budget, "n_candidates": 60, "criteria": ("ls", "loss")}

@@ -17,8 +17,10 @@ from hyperpruning.search.history import (
     FinalResult,
     Header,
     History,
+    Promotion,
     RoundDecision,
     SpaceExhausted,
+    Stopped,
     Winner,
 )
 from hyperpruning.training.record import EpochRecord, Metric
@@ -31,10 +33,12 @@ FACTS = [
     Candidate("c01", 0, {"drop": "magnitude", "drop_fraction": 0.3}),
     Epoch("c01", RECORD),
     Epoch(DENSE, EpochRecord(0, None, 2.0, 100, {}, 0.0, valid_metric=0.5)),
+    Promotion("ls", 0, "c01"),
     RoundDecision("ls", 0, 3, {"c01": 0.5}, ("c01",), ()),
     FinalResult("c01", 3, 1.25, 1.5, 40, "ab"),
     FinalResult("dense", 3, 1.25, 1.5, 40, "ab", 0.9, 0.8),
     Failure("c02", "The loss must be finite, got nan."),
+    Stopped("ls", "target_loss", "c01", "The target is reached."),
     Winner("ls", "c01"),
     Choice("c02", "loss"),
     SpaceExhausted(1),

@@ -63,7 +63,7 @@ def test_a_replayed_search_chooses_as_the_real_one(pool):
     assert found.regret["loss"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("scheduler", ["rounds", "halving", "hyperband"])
+@pytest.mark.parametrize("scheduler", ["rounds", "halving", "hyperband", "asha"])
 def test_searches_of_part_of_the_pool(pool, scheduler):
     table = table_of([pool[2] / "pool"])
     found = replay(

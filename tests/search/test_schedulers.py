@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from hyperpruning.search.actions import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.search.forecast import epochs_of_one_search, forecast
 from hyperpruning.search.history import (
     DENSE,
@@ -17,17 +18,8 @@ from hyperpruning.search.history import (
     Winner,
 )
 from hyperpruning.search.plan import Plan, batches
-from hyperpruning.search.schedulers import (
-    Abort,
-    Eliminate,
-    Finish,
-    Suggest,
-    Train,
-    decide,
-    observations,
-    split_by_score,
-    survivors,
-)
+from hyperpruning.search.schedulers import decide, observations, survivors
+from hyperpruning.search.scoring import split_by_score
 from hyperpruning.search.space import SearchSpace
 from hyperpruning.search.validation import check_rounds
 from hyperpruning.training.config import TrainConfig

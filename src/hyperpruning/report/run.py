@@ -12,11 +12,14 @@ from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.report.components import criterion_name
+from hyperpruning.search.actions import Action
+from hyperpruning.search.finalists import winner
 from hyperpruning.search.forecast import epochs_of_one_search, planned_epochs
 from hyperpruning.search.history import DENSE, SMALL, FinalResult, Header, History
 from hyperpruning.search.ledger import LEDGER, LedgerReader, RunFolderError
 from hyperpruning.search.plan import BEST, Plan, recorded_plan
-from hyperpruning.search.schedulers import Action, decide, reference, winner
+from hyperpruning.search.schedulers import decide
+from hyperpruning.search.scoring import reference
 from hyperpruning.search.space import is_method_setting, method_config
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config, to_config
@@ -125,7 +128,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the results must know: a dense reference that learnt nothing, a network that is missing."""
+        """What a reader of the results must know: a dense reference that learnt nothing, an early stop, what failed."""
         found, final = [], self.history.finals.get(DENSE)
         baseline = self.header.baseline_loss
         if final is not None and baseline is not None and baseline - final.valid_loss < LEARNT * abs(baseline):
@@ -140,6 +143,7 @@ class Run:
                 "All exponents of the dense network are -inf, so that the LS distance says nothing. See that the step "
                 "does not detach its state, and that the rows of a batch do not depend on each other."
             )
+        found += dict.fromkeys(stop.reason for stop in self.history.stops.values())
         if self.plan.as_many_weights and (reason := self.history.failures.get(SMALL)):
             found.append(f"The dense network with as many weights is missing: {reason}")
         return found

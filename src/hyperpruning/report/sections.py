@@ -174,6 +174,12 @@ def setup(run: Run) -> dict[str, str]:
     rounds = (
         f"{run.n_candidates} candidates start. Each criterion keeps {kept}. The finalists train to epoch {run.epochs}."
     )
+    if plan.scheduler == "asha":
+        rounds = (
+            f"{run.n_candidates} candidates start. At the epochs {join_names([str(rung) for rung in plan.rungs])} each "
+            f"criterion promotes those among the best 1/{plan.reduction_factor} of all that are there so far (ASHA). "
+            f"The finalists train to epoch {run.epochs}."
+        )
     if plan.train_all:
         rounds += " Eliminated candidates are trained to the end afterwards, to show what each criterion missed."
     guided = f"{', '.join(names)}. The sampler optimizes {names[0]}."

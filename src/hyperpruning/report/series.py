@@ -13,6 +13,7 @@ from hyperpruning.report.run import Run
 from hyperpruning.report.tables import evenly_spaced
 from hyperpruning.search.history import DENSE
 from hyperpruning.search.ranking import spearman
+from hyperpruning.search.schedulers import survivors
 from hyperpruning.training.averaging import non_monotone
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -83,6 +84,10 @@ def bracket(run: Run, criterion: str) -> list[Line]:
     history = run.history
     rounds = [found for (name, _), found in sorted(history.rounds.items()) if name == criterion]
     out = {name: (found.epoch, place) for found in rounds for place, name in enumerate(found.dropped)}
+    if criterion in history.stops and criterion in history.winners:
+        kept = survivors(run.plan, history)[criterion]
+        cut = [one for one in kept if one not in history.finals and one not in history.failures]
+        out |= {name: (history.trained(name), place) for place, name in enumerate(cut)}
     last = {name: place for found in rounds for place, name in enumerate(found.kept)}
     lines = {name: _line(run, criterion, name, out.get(name, (None, 0))[0]) for name in history.candidates}
     rank = {"chosen": 0, "finalist": 1, "in": 2, "out": 3, "failed": 3}

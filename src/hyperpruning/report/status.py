@@ -17,6 +17,8 @@ from rich.text import Text
 from hyperpruning.report.components import criterion_name
 from hyperpruning.report.run import Run, read_run
 from hyperpruning.report.terminal import Fitted, shortened
+from hyperpruning.search.actions import Abort, Eliminate, Finish, Stop, Suggest, Train
+from hyperpruning.search.asha import is_asynchronous
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -25,11 +27,12 @@ from hyperpruning.search.history import (
     Epoch,
     Fact,
     Failure,
+    Promotion,
     RoundDecision,
     SpaceExhausted,
+    Stopped,
     Winner,
 )
-from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train
 from hyperpruning.training.checkpoint import newest_records
 from hyperpruning.training.record import EpochRecord, Metric, shown
 
@@ -178,6 +181,9 @@ def _stage(run: Run) -> str:
     plan, rungs = run.plan, run.plan.rungs
     if not run.actions:
         return "finished"
+    if is_asynchronous(plan, run.history):
+        reached = sum(run.history.trained(name) >= rungs[0] for name in run.history.candidates)
+        return f"ASHA: {reached} of {plan.n_candidates} candidates have reached the first rung, epoch {rungs[0]}"
     n_batches = -(-plan.n_candidates // plan.ask_batch)
     match run.actions[0]:
         case Abort(reason):
@@ -186,7 +192,7 @@ def _stage(run: Run) -> str:
             return f"batch {batch + 1} of {n_batches}, to epoch {rungs[0]}"
         case Eliminate(decision):
             return f"round {decision.round + 1} of {len(rungs)}, at epoch {decision.epoch}"
-        case Finish():
+        case Stop() | Finish():
             return "choosing the winners"
         case _:
             trainings = [action for action in run.actions if isinstance(action, Train)]
@@ -316,8 +322,12 @@ def line(fact: Fact, metric: Metric) -> str | None:
             return f"{network} epoch {record.epoch}: valid {metric.name} {shown(value)}"
         case RoundDecision():
             return f"After epoch {fact.epoch}, {criterion_name(fact.criterion)} keeps {', '.join(fact.kept)}"
+        case Promotion():
+            return f"{criterion_name(fact.criterion)} lets {fact.network} train on from rung {fact.round + 1}"
         case Failure():
             return f"{fact.network} failed: {fact.reason}"
+        case Stopped():
+            return f"{fact.reason} The other finalists of {criterion_name(fact.criterion)} stop"
         case Winner():
             return f"The winner by {criterion_name(fact.criterion)} is {fact.network}"
         case Choice():

@@ -13,7 +13,7 @@ from hyperpruning.search.criteria import loss, rank_sum
 from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.plan import seed_names
 from hyperpruning.search.ranking import spearman
-from hyperpruning.search.schedulers import rung
+from hyperpruning.search.scoring import rung
 from hyperpruning.training.record import Metric, shown
 
 

@@ -113,11 +113,15 @@ def optuna_storage(url: str, name: str) -> Observer:
     mirror = mirror_of(url, name)
     criteria: list[str] = []
     dropped: dict[str, set[str]] = {}
+    winners: set[str] = set()
+    all_trained = False
 
     def on_fact(fact: Fact) -> None:
+        nonlocal all_trained
         match fact:
             case Header():
                 criteria[:] = fact.identity.get("criteria", [])
+                all_trained = fact.identity.get("train_all", False)
                 mirror.begin(fact.identity.get("space", {}))
             case Candidate():
                 mirror.start(fact.name, fact.config)
@@ -132,6 +136,11 @@ def optuna_storage(url: str, name: str) -> Observer:
                 mirror.end(fact.network, "complete", fact.valid_loss)
             case Failure() if fact.network not in (DENSE, SMALL):
                 mirror.end(fact.network, "fail")
+            case Winner():
+                winners.add(fact.criterion)
+                if winners.issuperset(criteria) and not all_trained:  # a stopping rule may have left some untrained
+                    for one in list(mirror.trials):
+                        mirror.end(one, "pruned")
 
     return on_fact
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SCHEDULERS = ("rounds", "halving", "hyperband")
+SCHEDULERS = ("rounds", "halving", "hyperband", "asha")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,22 @@ def hyperband_brackets(n_candidates: int, first: int, epochs: int, factor: int) 
     return tuple(found)
 
 
+def asha_bracket(n_candidates: int, first: int, epochs: int, factor: int) -> Bracket:
+    """The rungs of successive halving, with the most candidates that ASHA can promote at each.
+
+    From the moment at which `factor` candidates have reached a rung, each further one can be better than all before it,
+    and is then promoted.
+
+    >>> asha_bracket(27, 1, 30, 3)
+    Bracket(first=0, count=27, rungs=(1, 3, 9), keep=(25, 23, 21), first_round=0)
+    """
+    rungs = halving_rungs(n_candidates, first, epochs, factor).rungs
+    keep = [n_candidates]
+    for _ in rungs:
+        keep.append(max(1, keep[-1] - factor + 1))
+    return Bracket(0, n_candidates, rungs, tuple(keep[1:]))
+
+
 def brackets_of(
     scheduler: str,
     n_candidates: int,
@@ -102,6 +118,8 @@ def brackets_of(
         return (Bracket(0, n_candidates, tuple(rungs), tuple(keep)),)
     if scheduler == "halving":
         return (halving_rungs(n_candidates, first, epochs, factor),)
+    if scheduler == "asha":
+        return (asha_bracket(n_candidates, first, epochs, factor),)
     return hyperband_brackets(n_candidates, first, epochs, factor)
 
 

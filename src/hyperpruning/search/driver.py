@@ -11,7 +11,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,8 +21,11 @@ from typing import Any
 
 from hyperpruning.faults import fault
 from hyperpruning.files import write_atomic
+from hyperpruning.search.actions import Abort, Action, Eliminate, Finish, Promote, Stop, Suggest, Train
+from hyperpruning.search.asha import is_asynchronous
 from hyperpruning.search.configured import constrained
 from hyperpruning.search.deadline import deadline_in
+from hyperpruning.search.executors import workers_of
 from hyperpruning.search.history import (
     DENSE,
     SMALL,
@@ -40,18 +43,7 @@ from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, 
 from hyperpruning.search.plan import Plan, batches
 from hyperpruning.search.references import baseline_loss
 from hyperpruning.search.samplers import sampler_of, suggest
-from hyperpruning.search.schedulers import (
-    Abort,
-    Action,
-    Eliminate,
-    Finish,
-    Suggest,
-    Train,
-    decide,
-    observations,
-    pruned_weights,
-    survivors,
-)
+from hyperpruning.search.schedulers import decide, observations, pruned_weights, survivors
 from hyperpruning.search.shared_folder import token_in
 from hyperpruning.search.space import Config
 from hyperpruning.search.validation import validate
@@ -167,6 +159,8 @@ class _Run:
 
     def until_finished(self) -> bool:
         """Carry out what `decide` says until it says nothing more; False if the time is up before."""
+        if self.executor is not None and is_asynchronous(self.plan, self.history):
+            self.asynchronously(self.executor)
         before: list[Action] = []
         while actions := decide(self.plan, self.history):
             if self.paused or self.time_is_up():
@@ -178,6 +172,42 @@ class _Run:
             self.carry_out(actions)
             before = actions
         return True
+
+    def asynchronously(self, executor: Executor) -> None:
+        """Give each free worker what `decide` says, until all promotions are made or the time is up."""
+        running: dict[Future[JobResult], Job] = {}
+        try:
+            while is_asynchronous(self.plan, self.history):
+                while len(running) < workers_of(executor) and not (self.paused or self.time_is_up()):
+                    actions = decide(self.plan, self.history, [job.name for job in running.values()])
+                    fault("driver.decide")
+                    if not isinstance(next(iter(actions), None), Train):
+                        self.carry_out(actions)
+                    for action in actions:
+                        if isinstance(action, Train):
+                            job = self.job_of(action)
+                            running[executor.submit(run_job, job)] = job
+                    if not actions or not is_asynchronous(self.plan, self.history):
+                        break
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in sorted(done, key=lambda future: running[future].name):
+                    job = running.pop(future)
+                    result = self.result_of(job, future)
+                    self.record_result(job.name, result)
+                    if not (result.paused or result.failure or self.history.trained(job.name) >= job.until):
+                        raise RuntimeError(f"The executor must return what it trained, got nothing new for {job.name}.")
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
+
+    def job_of(self, action: Train) -> Job:
+        """The job of a training, for an executor if there is one."""
+        job = job_of(self.plan, self.folder, self.history, action.network, action.until)
+        job = replace(job, deadline=self.deadline.again())
+        return job if self.executor is None else replace(job, folder=job.folder.resolve(), token=self.token)
 
     def record(self, fact: Fact) -> None:
         """Append a fact to the ledger and to the history."""
@@ -196,6 +226,10 @@ class _Run:
                     self.suggest(action)
                 case Eliminate(decision):
                     self.record(decision)
+                case Promote(promotion):
+                    self.record(promotion)
+                case Stop(stopped):
+                    self.record(stopped)
                 case Finish(winners):
                     for criterion, network in winners.items():
                         if criterion not in self.history.winners:
@@ -221,19 +255,12 @@ class _Run:
         After one that the deadline has stopped, no further result is recorded: it would be in another order than in a
         search without a pause. The checkpoints have it.
         """
-        jobs = [
-            replace(
-                job_of(self.plan, self.folder, self.history, action.network, action.until),
-                deadline=self.deadline.again(),
-            )
-            for action in actions
-        ]
+        jobs = [self.job_of(action) for action in actions]
         if self.executor is None:
             for job in jobs:
                 if not self.paused:
                     self.record_result(job.name, run_job(job, on_epoch=partial(self.record_epoch, job.name)))
             return
-        jobs = [replace(job, folder=job.folder.resolve(), token=self.token) for job in jobs]
         futures = [self.executor.submit(run_job, job) for job in jobs]
         try:
             for job, future in zip(jobs, futures, strict=True):
@@ -269,7 +296,7 @@ class _Run:
 
     def record_result(self, name: str, result: JobResult) -> None:
         """Record those results of a job that are new."""
-        self.paused = result.paused
+        self.paused = self.paused or result.paused
         for record in result.records:
             self.record_epoch(name, record)
         if result.final is not None and name not in self.history.finals:

@@ -90,7 +90,7 @@ def dask_executor(address: str = LOCAL, *, workers: int = 2) -> Executor:
                 f"A Dask worker must have one thread, got {found['nthreads']} at {worker}. Start the workers with "
                 "--nthreads 1 (and more --nworkers)."
             )
-    return ClusterExecutor(call, close)
+    return ClusterExecutor(call, close, len(client.scheduler_info(n_workers=-1)["workers"]))
 
 
 def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpus: float = 0) -> Executor:
@@ -149,7 +149,9 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
                 for future in list(running.values()):
                     future.cancel()  # nobody else ends it now
 
-    return ClusterExecutor(call, close)
+    found = ray.cluster_resources()
+    fitting = [found.get("CPU", 0) / cpus] * bool(cpus) + [found.get("GPU", 0) / gpus] * bool(gpus)
+    return ClusterExecutor(call, close, int(min(fitting, default=1)))
 
 
 def chosen_executor(
@@ -187,9 +189,11 @@ class ClusterExecutor(Executor):
     Args:
         call: does a job on the cluster, and returns its result.
         close: disconnects from the cluster; with True it cancels the running jobs first.
+        workers: jobs that the cluster can do at the same time.
     """
 
-    def __init__(self, call: Callable[..., Any], close: Callable[[bool], None]) -> None:
+    def __init__(self, call: Callable[..., Any], close: Callable[[bool], None], workers: int) -> None:
+        self.workers = max(1, workers)
         self._call, self._close, self._open = call, close, True
         self._waiting = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="hyperpruning-cluster")
 
@@ -206,6 +210,12 @@ class ClusterExecutor(Executor):
         self._open = False
         self._waiting.shutdown(wait=wait, cancel_futures=cancel_futures)
         self._close(not wait)
+
+
+def workers_of(executor: Executor) -> int:
+    """The jobs that an executor does at the same time: its attribute `workers`, else the cores of this machine."""
+    workers = getattr(executor, "workers", None)
+    return workers if isinstance(workers, int) else os.cpu_count() or 1
 
 
 def stop(executor: Executor) -> None:

@@ -17,8 +17,10 @@ from hyperpruning.search.history import (
     Failure,
     FinalResult,
     Header,
+    Promotion,
     RoundDecision,
     SpaceExhausted,
+    Stopped,
     Winner,
 )
 from hyperpruning.settings import check_types
@@ -29,9 +31,11 @@ KINDS: dict[str, type[Any]] = {
     "search": Header,
     "candidate": Candidate,
     "epoch": Epoch,
+    "promotion": Promotion,
     "round": RoundDecision,
     "final": FinalResult,
     "failure": Failure,
+    "stop": Stopped,
     "winner": Winner,
     "choice": Choice,
     "exhausted": SpaceExhausted,

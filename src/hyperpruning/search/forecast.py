@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+from hyperpruning.search.actions import Abort, Eliminate, Finish, Promote, Stop, Suggest, Train
 from hyperpruning.search.history import DENSE, SMALL, Candidate, Epoch, Fact, FinalResult, History, Winner
 from hyperpruning.search.plan import BEST, Plan
-from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train, decide
+from hyperpruning.search.schedulers import decide
 from hyperpruning.training.record import EpochRecord
 
 SIMULATED = 500  # candidates; a forecast of more takes seconds
@@ -19,13 +20,14 @@ def forecast(plan: Plan, history: History) -> History:
 
     Known results are kept. Missing results are random losses and spectra that are independent of each other, so that
     the criteria agree only by chance. The number of trained epochs is an estimate until the last round is decided; with
-    a single criterion it is exact.
+    a single criterion it is exact. Stopping rules are left out, except for those that have already stopped a criterion:
+    random losses say nothing about when a rule stops.
 
     Args:
         plan: the search.
         history: the results so far; it is not changed.
     """
-    history = history.copy()
+    history, plan = history.copy(), replace(plan, target_loss=None, clear_level=None)
     while actions := decide(plan, history):
         for action in actions:
             if isinstance(action, Abort):
@@ -54,12 +56,18 @@ def epochs_of_one_search(plan: Plan, criterion: str, n_candidates: int) -> int:
     return forecast(alone, History()).trained_epochs(dense=False)
 
 
-def _simulated_facts(plan: Plan, history: History, action: Suggest | Train | Eliminate | Finish) -> Iterator[Fact]:
+def _simulated_facts(
+    plan: Plan, history: History, action: Suggest | Train | Eliminate | Promote | Stop | Finish
+) -> Iterator[Fact]:
     match action:
         case Suggest():
             yield from (Candidate(name, action.batch, {}) for name in action.names)
         case Eliminate():
             yield action.decision
+        case Promote():
+            yield action.promotion
+        case Stop():
+            yield action.stopped
         case Finish():
             yield from (Winner(criterion, network) for criterion, network in action.winners.items())
         case Train():

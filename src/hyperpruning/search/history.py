@@ -92,6 +92,21 @@ class RoundDecision:
 
 
 @dataclass(frozen=True)
+class Promotion:
+    """A criterion lets a candidate train on from a rung before all others have reached it (ASHA).
+
+    Attributes:
+        criterion: by which it is among the best.
+        round: number of the rung, from 0.
+        network: the candidate.
+    """
+
+    criterion: str
+    round: int
+    network: str
+
+
+@dataclass(frozen=True)
 class FinalResult:
     """A network at the end of a full training.
 
@@ -131,6 +146,23 @@ class Winner:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """A stopping rule chose the winner of a criterion before all its finalists were trained as planned.
+
+    Attributes:
+        criterion: whose finalists.
+        rule: the setting that asks for it, "target_loss" or "clear_level".
+        network: the finalist that wins, unless its training fails later.
+        reason: in words, with the numbers.
+    """
+
+    criterion: str
+    rule: str
+    network: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Choice:
     """The network that the user chose for ``winner.safetensors`` after the search; the last choice counts.
 
@@ -150,7 +182,19 @@ class SpaceExhausted:
     n_candidates: int
 
 
-Fact = Header | Candidate | Epoch | RoundDecision | FinalResult | Failure | Winner | Choice | SpaceExhausted
+Fact = (
+    Header
+    | Candidate
+    | Epoch
+    | Promotion
+    | RoundDecision
+    | FinalResult
+    | Failure
+    | Stopped
+    | Winner
+    | Choice
+    | SpaceExhausted
+)
 
 
 @dataclass
@@ -162,9 +206,11 @@ class History:
         candidates: by name, in the order of suggestion.
         space_exhausted: whether the sampler found fewer configs than the plan asks for.
         epochs: records by network ("dense", "small" or a candidate's name) and epoch.
+        promotions: candidates by (criterion, number of the rung), in the order of their promotion (ASHA).
         rounds: decisions by (criterion, number of the round).
         finals: results by network trained to the end.
         failures: reasons by network that diverged or could not be built.
+        stops: by criterion whose finalists were not all trained as planned.
         winners: networks by criterion.
         choice: of the user after the search; None if there was none.
     """
@@ -173,9 +219,11 @@ class History:
     candidates: dict[str, Candidate] = field(default_factory=dict)
     space_exhausted: bool = False
     epochs: dict[str, dict[int, EpochRecord]] = field(default_factory=dict)
+    promotions: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     rounds: dict[tuple[str, int], RoundDecision] = field(default_factory=dict)
     finals: dict[str, FinalResult] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    stops: dict[str, Stopped] = field(default_factory=dict)
     winners: dict[str, str] = field(default_factory=dict)
     choice: Choice | None = None
     memo: Any = field(default=None, init=False, repr=False, compare=False)  # search/memo.py: saves time only
@@ -190,12 +238,17 @@ class History:
                 self.candidates[fact.name] = fact
             case Epoch():
                 self.epochs.setdefault(fact.network, {})[fact.record.epoch] = fact.record
+            case Promotion():
+                before = self.promotions.get((fact.criterion, fact.round), ())
+                self.promotions[fact.criterion, fact.round] = tuple(dict.fromkeys((*before, fact.network)))
             case RoundDecision():
                 self.rounds[fact.criterion, fact.round] = fact
             case FinalResult():
                 self.finals[fact.network] = fact
             case Failure():
                 self.failures[fact.network] = fact.reason
+            case Stopped():
+                self.stops[fact.criterion] = fact
             case Winner():
                 self.winners[fact.criterion] = fact.network
             case Choice():
@@ -281,6 +334,6 @@ class History:
     def copy(self) -> History:
         """A copy; adding to it does not change this history."""
         copied = replace(self, epochs={name: dict(records) for name, records in self.epochs.items()})
-        for name in ("candidates", "rounds", "finals", "failures", "winners"):
+        for name in ("candidates", "promotions", "rounds", "finals", "failures", "stops", "winners"):
             setattr(copied, name, dict(getattr(self, name)))
         return copied

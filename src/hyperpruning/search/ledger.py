@@ -164,6 +164,8 @@ def _remove_orphans(history: History) -> None:
     for name, final in list(history.finals.items()):
         if final.best_epoch not in history.epochs.get(name, {}):
             del history.finals[name]
+    history.promotions = {key: tuple(filter(known, names)) for key, names in history.promotions.items()}
+    history.stops = {criterion: found for criterion, found in history.stops.items() if known(found.network)}
     history.winners = {criterion: name for criterion, name in history.winners.items() if known(name)}
     history.rounds = {
         key: found for key, found in history.rounds.items() if known(*found.kept, *found.dropped, *found.scores)

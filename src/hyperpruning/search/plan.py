@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +25,19 @@ from hyperpruning.training.record import Metric
 from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
+DENSE_LOSS = "dense"
 # settings that results do not depend on: a run may be continued with others
 NOT_IN_IDENTITY = ("max_hours", "checkpoint_minutes", "keep_checkpoints")
+
+
+def check_target(target: float | str) -> None:
+    """Check a target of a search.
+
+    Raises:
+        ValueError: it is neither a finite number nor the loss of the dense reference.
+    """
+    if target != DENSE_LOSS and (isinstance(target, str | bool) or not math.isfinite(target)):
+        raise ValueError(f'target_loss must be a finite number or "{DENSE_LOSS}", got {target!r}. Give a loss in nats.')
 
 
 @documented
@@ -62,7 +74,7 @@ class Plan:
     scheduler: str = setting(
         "rounds",
         '"rounds" compares candidates at rungs and keeps keep; "halving" and "hyperband" follow from min_epochs and '
-        "reduction_factor",
+        'reduction_factor; "asha" is halving without waiting: with several workers the order of arrival counts',
         section="search",
         choices=SCHEDULERS,
     )
@@ -72,10 +84,10 @@ class Plan:
     keep: tuple[int, ...] = setting(
         (5, 2), "candidates that each criterion keeps at each rung (rounds)", section="search", ge=1
     )
-    min_epochs: int = setting(1, "epochs before the first rung (halving, hyperband)", section="search", ge=1)
+    min_epochs: int = setting(1, "epochs before the first rung (halving, hyperband, asha)", section="search", ge=1)
     reduction_factor: int = setting(
         3,
-        "the best 1/reduction_factor are kept, and train so many times longer (halving, hyperband)",
+        "the best 1/reduction_factor are kept, and train so many times longer (halving, hyperband, asha)",
         section="search",
         ge=2,
     )
@@ -91,6 +103,22 @@ class Plan:
         section="search",
         ge=1,
         le=100,
+    )
+    target_loss: float | str | None = setting(
+        None,
+        "validation loss in nats at which a search ends: as soon as a finalist has it after an epoch, the other "
+        f'finalists stop, and this one trains to the end; "{DENSE_LOSS}": the loss of the dense reference at its end; '
+        "left out: none",
+        section="search",
+        check=check_target,
+    )
+    clear_level: float | None = setting(
+        None,
+        "level of a paired t-test over seeds: when the leading finalist is ahead of the others by more than their "
+        "scatter, no further seeds are trained; needs finalist_seeds of at least 3; left out: none",
+        section="search",
+        gt=0,
+        lt=0.5,
     )
     criteria: tuple[str, ...] = setting(
         ("ls", "loss", "rank_sum"),
@@ -151,6 +179,16 @@ class Plan:
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
         self._check_records()
+        if self.target_loss is not None and self.scheduler == "asha":
+            raise ValueError(
+                'target_loss must be left out with scheduler = "asha", whose finalists do not train side by side, got '
+                f"{self.target_loss}. Take another scheduler, or leave it out."
+            )
+        if self.clear_level is not None and self.finalist_seeds < 3:
+            raise ValueError(
+                f"finalist_seeds must be at least 3 with clear_level, got {self.finalist_seeds}. Raise it, or leave "
+                "clear_level out."
+            )
         if self.winner not in (BEST, *self.criteria):
             raise ValueError(
                 f"winner must be {BEST} or one of the criteria {', '.join(self.criteria)}, got {self.winner!r}."
@@ -221,6 +259,11 @@ class Plan:
                     f"The criterion {criterion} must have spectra at the rungs {list(at)}, got none at {missing}. Add "
                     "them to epochs in [spectrum]."
                 )
+        if self.scheduler == "asha" and self.n_followed:
+            raise ValueError(
+                f'n_followed must be 0 with scheduler = "asha", which waits for no candidate, got {self.n_followed}. '
+                "Take another scheduler or other criteria."
+            )
         if self.n_followed > self.n_candidates:
             raise ValueError(
                 f"n_followed must be at most n_candidates = {self.n_candidates}, got {self.n_followed}. Lower it."

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from hyperpruning.search.actions import Abort, Eliminate, Finish, Promote, Stop, Suggest, Train
 from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, FinalResult, History, Winner
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.schedulers import Abort, Eliminate, Finish, Suggest, Train, decide
+from hyperpruning.search.schedulers import decide
 from hyperpruning.search.tables import Table
 
 
@@ -38,7 +39,8 @@ def replay(table: Table, *, seed: int = 0, n_candidates: int | None = None, **se
         table: the pool.
         seed: of the order in which candidates are suggested; with fewer than the pool has, a random part of it.
         n_candidates: in this search; None: all. Regret is measured within them.
-        settings: of `Plan`: criteria, scheduler, rungs, keep, min_epochs, reduction_factor, n_followed, distance.
+        settings: of `Plan`: criteria, scheduler, rungs, keep, min_epochs, reduction_factor, target_loss,
+            n_followed, distance.
 
     Raises:
         ValueError: the settings are invalid, or no candidate is left.
@@ -120,7 +122,11 @@ def replay_many(
 
 
 def _facts(
-    table: Table, order: Sequence[int], plan: Plan, history: History, action: Suggest | Train | Eliminate | Finish
+    table: Table,
+    order: Sequence[int],
+    plan: Plan,
+    history: History,
+    action: Suggest | Train | Eliminate | Promote | Stop | Finish,
 ) -> Iterator[Fact]:
     match action:
         case Suggest():
@@ -128,6 +134,10 @@ def _facts(
                 yield Candidate(name, action.batch, table.configs[order[int(name[1:]) - 1]])
         case Eliminate():
             yield action.decision
+        case Promote():
+            yield action.promotion
+        case Stop():
+            yield action.stopped
         case Finish():
             yield from (Winner(criterion, network) for criterion, network in action.winners.items())
         case Train():

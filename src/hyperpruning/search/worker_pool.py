@@ -30,7 +30,7 @@ class WorkerPool(Executor):
     """
 
     def __init__(self, workers: int, *, threads: int = 1) -> None:
-        self._threads = threads
+        self.workers, self._threads = workers, threads
         self._lock = threading.RLock()
         self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._closed = False

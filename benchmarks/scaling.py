@@ -3,12 +3,12 @@
     python benchmarks/scaling.py [--workers 1 2] [--candidates 8] [--epochs 3] [--hidden H] [--json FILE]
 
 The network and the text are the demo's. First the same search runs with each number of processes, one thread in each:
-wall-clock time, candidates per minute, and the speed-up against one process; the ledgers must be the same, byte for byte.
+wall-clock time, candidates per minute, and the speed-up against one process; the ledgers must be equal byte for byte.
 By default the numbers of processes are 1, 2, 4, ... up to the cores of this machine. Then the search runs once in this
 process, and the processor time of its parts is measured: the search itself (decisions, suggestions, observations), the
 ledger, the averages of the weights (their updates, and their validation loss) and the spectra; the rest is training,
-validation and checkpoints. The goal: 1.8 times the candidates per minute with 2 processes on 2 cores, and at most 5 % for
-these four parts together (1 % with --hidden 650). Run it on a machine without other jobs.
+validation and checkpoints. The goals: 1.8 times the candidates per minute with 2 processes on 2 cores, and at most 5 %
+for these four parts together (1 % with --hidden 650). Run it on a machine without other jobs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperpruning.search.actions import Action, Eliminate, Finish, Suggest, Train
+from hyperpruning.search.actions import Action, Eliminate, Finish, Promote, Stop, Suggest, Train
 from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, FinalResult, Header, Winner
 from hyperpruning.search.ledger import Ledger, read
 from hyperpruning.search.plan import recorded_plan
@@ -142,6 +142,10 @@ def _facts(
             yield from (Candidate(name, action.batch, config(index_of(name) or 0)) for name in action.names)
         case Eliminate():
             yield action.decision
+        case Promote():
+            yield action.promotion
+        case Stop():
+            yield action.stopped
         case Finish():
             yield from (Winner(criterion, name) for criterion, name in action.winners.items())
         case Train():

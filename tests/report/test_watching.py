@@ -16,7 +16,7 @@ from hyperpruning.report.comparing import compare, notes
 from hyperpruning.report.run import read_run
 from hyperpruning.report.status import status
 from hyperpruning.report.watching import follow, optuna_storage, tensorboard
-from hyperpruning.search.history import Epoch
+from hyperpruning.search.history import Epoch, Promotion, Stopped
 from hyperpruning.search.ledger import LEDGER, Ledger, LedgerReader, read
 
 Invent = Callable[..., Path]
@@ -58,6 +58,23 @@ def test_optuna_has_a_trial_for_each_candidate_and_a_mirror_continues(invent: In
         assert (trial.state.name, trial.value) == (
             ("PRUNED", trial.value) if final is None else ("COMPLETE", final.valid_loss)
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop"),
+    [({"target_loss": 100.0}, True), ({"scheduler": "asha", "reduction_factor": 3, "min_epochs": 2}, False)],
+)
+def test_the_mirror_of_a_search_that_stopped_early_has_no_trial_that_runs(
+    invent: Invent, tmp_path: Path, settings: dict[str, object], stop: bool
+) -> None:
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    observer, facts = optuna_storage(url, "mine"), list(follow(invent(spectra_until=None, **settings), every=0))
+    for fact in facts:
+        observer(fact)
+    assert any(isinstance(fact, Stopped) for fact in facts) == stop
+    assert any(isinstance(fact, Promotion) for fact in facts) != stop
+    trials = optuna.load_study(study_name="mine", storage=url).trials
+    assert {trial.state.name for trial in trials} == {"PRUNED", "COMPLETE"}
 
 
 def test_a_storage_that_is_none(tmp_path: Path) -> None:

@@ -223,9 +223,8 @@ class OneThread(ThreadPoolExecutor):
 
 
 def test_one_worker_has_the_ledger_of_a_search_in_process(text, tmp_path):
-    asked = small(
-        text, search={"scheduler": "asha", "reduction_factor": 2, "n_candidates": 6, "criteria": ("loss", "ls")}
-    ).plan()
+    changes = {"scheduler": "asha", "reduction_factor": 2, "n_candidates": 4, "criteria": ("loss", "ls")}
+    asked = small(text, search=changes, training={"epochs": 3}).plan()
     history = search(asked, tmp_path / "here")
     with OneThread(1) as executor:
         assert workers_of(executor) == 1
@@ -241,7 +240,7 @@ def test_one_worker_has_the_ledger_of_a_search_in_process(text, tmp_path):
     lines = ledger.splitlines(keepends=True)
     at = next(number for number, one in enumerate(lines) if json.loads(one)["kind"] == "promotion")
     (tmp_path / "here" / LEDGER).write_bytes(b"".join(lines[: at + 1]))
-    assert status(tmp_path / "here").stage.startswith("ASHA: 2 of 6 candidates have reached the first rung, epoch 1")
+    assert status(tmp_path / "here").stage.startswith("ASHA: 2 of 4 candidates have reached the first rung, epoch 1")
     assert line(Promotion("loss", 0, "c02"), asked.metric) == "validation loss lets c02 train on from rung 1"
     search(asked, tmp_path / "here")
     assert (tmp_path / "here" / LEDGER).read_bytes() == ledger

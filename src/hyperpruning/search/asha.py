@@ -77,7 +77,11 @@ def _scores(plan: Plan, history: History, criterion: str, number: int) -> dict[s
     names = history.promotions.get((criterion, number - 1), ()) if number else tuple(history.candidates)
     epoch = plan.rungs[number]
     reached = [name for name in names if history.trained(name) >= epoch]
-    return scores_at(plan, history, criterion, reached, epoch) if reached else {}
+    known: tuple[int | str, ...] = (history.trained(DENSE), *reached)
+    memo = memo_of(plan, history).scores
+    if memo.get((criterion, number), ((), {}))[0] != known:
+        memo[criterion, number] = known, scores_at(plan, history, criterion, reached, epoch) if reached else {}
+    return memo[criterion, number][1]
 
 
 def _promotions(plan: Plan, history: History) -> Iterator[Promotion]:

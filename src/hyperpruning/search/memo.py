@@ -21,6 +21,8 @@ class Memo:
         first_rungs: by candidate.
         complete: number of batches that are trained to their first rung.
         known: candidates of the history when `complete` was counted; a history with fewer is another one.
+        scores: of ASHA, by criterion and number of the rung, after what they depend on: the epochs of the dense
+            reference and the candidates that have reached the rung.
         distances: of two spectra, by their addresses, with the spectra, so that no others get these addresses.
     """
 
@@ -29,6 +31,7 @@ class Memo:
     first_rungs: dict[str, int]
     complete: int = 0
     known: int = 0
+    scores: dict[tuple[str, int], tuple[tuple[int | str, ...], dict[str, float]]] = field(default_factory=dict)
     distances: dict[tuple[int, int], tuple[float, Any, Any]] = field(default_factory=dict)
 
     def distance(self, a: Sequence[float], b: Sequence[float]) -> float:

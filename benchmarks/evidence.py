@@ -43,11 +43,17 @@ SCHEDULES = {
     "constant 10 %": ((0.1,), (2,)),
     "constant 20 %": ((0.2,), (2,)),
     "late": ((0.1, 0.25), (8, 3)),
+    "published": ((0.03, 0.06, 0.09, 0.12, 0.15), (13, 8, 5, 3, 2)),
+}
+# schedulers whose rungs are not among the epochs with spectra: for losses only
+SCHEDULERS = {
+    name: {"scheduler": name, "min_epochs": 1, "reduction_factor": 3} for name in ("halving", "hyperband", "asha")
 }
 RULES = (
     *("loss", "min_loss", "averaged_loss", "extrapolated_loss", "ls", "conditional_ls", "rank_sum", "blend"),
     *("conditional_ls + averaged_loss", "calibrated", "surrogate", "config_surrogate", "drop_fraction", "first"),
 )
+LOSSES = ("loss", "averaged_loss")
 FOLLOWED = {"calibrated", "surrogate", "config_surrogate"}
 EARLY = ("loss", "averaged_loss", "ls", "conditional_ls", "averaged_ls", "ls_end", "rank_sum", "blend", "drop_fraction")
 REGRET = 0.15  # that a cheap search must reach
@@ -131,9 +137,9 @@ def schedule(table: Table, name: str) -> dict[str, Any]:
     return {"rungs": tuple(kept), "keep": tuple(kept.values())}
 
 
-def searches(table: Table, schedule_name: str, rules: Sequence[str]) -> dict[str, Any]:
+def searches(table: Table, settings: Mapping[str, Any], rules: Sequence[str]) -> dict[str, Any]:
     """Replayed searches on the same random parts of a pool, by each rule."""
-    settings, found, baseline = schedule(table, schedule_name), {}, np.zeros(0)
+    found, baseline = {}, np.zeros(0)
     for rule in rules:
         done = [
             hp.replay(
@@ -154,7 +160,7 @@ def searches(table: Table, schedule_name: str, rules: Sequence[str]) -> dict[str
             "minus loss": mean_interval(regrets - baseline),
             "best": float((regrets < 1e-9).mean()),
         }
-    return found | {"settings": {name: list(value) for name, value in settings.items()}}
+    return found
 
 
 def mean_interval(values: np.ndarray[Any, Any]) -> list[float]:
@@ -200,7 +206,8 @@ def facts(table: Table) -> dict[str, Any]:
 def evidence_of(path: Path) -> tuple[str, dict[str, Any]]:
     """Everything that is computed from one table."""
     table = hp.load_table(path)
-    rules = {name: searches(table, name, RULES) for name in SCHEDULES}
+    rules = {name: searches(table, schedule(table, name), RULES) for name in SCHEDULES}
+    rules |= {name: searches(table, settings, LOSSES) for name, settings in SCHEDULERS.items()}
     return table.name, {"facts": facts(table), "correlations": correlations(table), "searches": rules}
 
 
@@ -284,7 +291,7 @@ def main() -> None:
             outside = executor.submit(nasbench_searches)
             tables = dict(executor.map(evidence_of, sorted(TABLES.glob("*.npz"))))
             found = {"tables": tables, "published": published_pool(), "nasbench": outside.result()}
-        RESULTS.write_text(json.dumps(rounded(found), indent=1, sort_keys=True) + "\n")
+        RESULTS.write_text(json.dumps(rounded(found), sort_keys=True) + "\n")
     write_page(json.loads(RESULTS.read_text()))
 
 

@@ -102,7 +102,7 @@ def regrets(tables: Tables, schedule: str) -> str:
     """Regret of each rule in each table, with one schedule."""
     found = [table["searches"][schedule] for table in tables.values()]
     rows = []
-    for rule in (rule for rule in found[0] if rule != "settings"):
+    for rule in found[0]:
         values = [each[rule]["regret"] for each in found]
         mean = float(np.mean([value[0] for value in values]))
         rows.append([rule, *map(with_interval, values), two(mean)])
@@ -117,6 +117,16 @@ def regrets(tables: Tables, schedule: str) -> str:
     return table_of([schedule, *tables, "mean"], rows)
 
 
+def schedules(tables: Tables, rules: Sequence[str] = ("loss", "averaged_loss")) -> str:
+    """Regret and epochs of each schedule by losses alone."""
+    rows = []
+    for name in next(iter(tables.values()))["searches"]:
+        for rule in rules:
+            each = [table["searches"][name][rule] for table in tables.values()]
+            rows.append([name, rule, *(f"{with_interval(one['regret'])}; {one['epochs']:.0f}" for one in each)])
+    return table_of(["schedule", "criterion", *tables], rows)
+
+
 def chosen_elsewhere(tables: Tables, schedule: str) -> str:
     """For each table: the rule that is best on average in the others, and what it does here."""
     if len(tables) < 2:
@@ -125,8 +135,7 @@ def chosen_elsewhere(tables: Tables, schedule: str) -> str:
     for name, table in tables.items():
         others = [each["searches"][schedule] for other, each in tables.items() if other != name]
         here = table["searches"][schedule]
-        names = [rule for rule in here if rule not in ("settings", "ls_end")]
-        best = min(names, key=lambda rule: float(np.mean([each[rule]["regret"][0] for each in others])))
+        best = min(here, key=lambda rule: float(np.mean([each[rule]["regret"][0] for each in others])))
         better = min(("loss", "ls"), key=lambda rule: here[rule]["regret"][0])
         rows.append(
             [name, best, *(with_interval(here[rule]["regret"]) for rule in (best, "loss", "ls", "blend")), better]
@@ -136,9 +145,8 @@ def chosen_elsewhere(tables: Tables, schedule: str) -> str:
 
 def factor(tables: Tables, most: float = 0.15) -> str:
     """The cheapest schedule with a small regret, for each rule and table."""
-    rules = [rule for rule in next(iter(tables.values()))["searches"]["early"] if rule != "settings"]
     rows = []
-    for rule in rules:
+    for rule in next(iter(tables.values()))["searches"]["early"]:
         row = [rule]
         for table in tables.values():
             costs = [
@@ -177,6 +185,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "distances": lambda: distances(tables),
         "regret-early": lambda: regrets(tables, "early"),
         "regret-middle": lambda: regrets(tables, "middle"),
+        "schedules": lambda: schedules(tables),
         "left-out": lambda: chosen_elsewhere(tables, "middle"),
         "factor": lambda: factor(tables),
         "published": lambda: published(found["published"]),
@@ -226,7 +235,9 @@ def draw(tables: Tables) -> None:
     axis = figure.subplots()
     for rule in ("loss", "averaged_loss", "ls", "blend", "calibrated", "surrogate", "config_surrogate"):
         points = []
-        for schedule in next(iter(tables.values()))["searches"]:
+        for schedule, found in next(iter(tables.values()))["searches"].items():
+            if rule not in found:
+                continue
             each = [(t["searches"][schedule][rule], 24 * t["facts"]["epochs"]) for t in tables.values()]
             share = float(np.mean([found["epochs"] / pool for found, pool in each]))
             points.append((share, float(np.mean([found["regret"][0] for found, _ in each]))))

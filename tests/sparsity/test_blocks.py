@@ -78,9 +78,22 @@ def test_eight_are_outputs_and_four_are_inputs_as_in_the_decoder():
     assert blocks.sum(1).sort().values.tolist() == [0] * 90 + [32] * 10
 
 
-def test_a_block_has_the_sum_of_its_weights_scores():
+def test_a_block_has_the_sum_of_its_weights_scores_and_a_partial_one_is_scaled_to_a_whole_one():
     one = prunable_parameter(torch.ones(10, 6), block_shape=(8, 4))
-    assert one.block_scores(torch.ones(10, 6)).tolist() == [32, 16, 8, 4]
+    assert one.block_scores(torch.ones(10, 6)).tolist() == [32, 32, 32, 32]
+    scores = torch.arange(60.0).view(10, 6)
+    blocks = [scores[:8, :4], scores[:8, 4:], scores[8:, :4], scores[8:, 4:]]
+    torch.testing.assert_close(one.block_scores(scores), torch.stack([32 * block.mean() for block in blocks]))
+
+
+def test_the_last_outputs_are_not_pruned_because_their_blocks_are_partial():
+    torch.manual_seed(0)
+    model = nn.Linear(64, 10, bias=False)  # 8 rows of blocks 8 x 4, and 2 rows of blocks 2 x 4
+    sparsifier = Sparsifier(model, None, blocks_8x4("magnitude", density_until=0.5), sparsity=0.6, total_steps=4)
+    for _ in range(3):
+        sparsifier.step()
+    blocks = sparsifier.weight_budget.grids["weight"].block_mask(sparsifier.masks["weight"]).view(2, 16)
+    assert blocks.sum(1).min() >= 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,14 +130,14 @@ def test_a_gradual_schedule_starts_dense_and_ends_at_its_blocks():
     counts = [sum(run.sparsifier.active_blocks.values()) for _ in run.train(range(39))]
     assert counts == sorted(counts, reverse=True)
     assert run.sparsifier.at_final_density
-    assert 0.8 <= run.sparsifier.sparsity < 0.9
+    assert 0.8 <= run.sparsifier.sparsity < 0.95  # most blocks of so small a network are partial
 
 
-def test_a_drop_keeps_the_blocks_with_the_largest_sums():
+def test_a_drop_keeps_the_blocks_with_the_largest_scores():
     model = nn.Linear(6, 10, bias=False)
     with torch.no_grad():
         model.weight.fill_(1e-3)
-        model.weight[8:, 4:] = 9  # four weights, but the largest sum
+        model.weight[8:, 4:] = 9
         model.weight[8:, :4] = 1
     method = blocks_8x4("magnitude", density_until=0.5)
     sparsifier = Sparsifier(model, None, method, sparsity=0.2, total_steps=4)  # 48 of 60: two blocks

@@ -46,7 +46,9 @@ target, and it is exact. Blocks move between tensors only if all of them have th
 `block_8x4` are the blocks of the decoder and of the C export: 8 outputs (rows) x 4 inputs (columns). Where a size does
 not divide, the blocks at the edge have fewer weights. Then the number of active blocks is exact. It is the largest with
 which no choice of blocks has more weights than the target, so the active weights can be a little fewer; sparsities are
-computed from the weights that are there. The other granularities refuse a size that does not divide.
+computed from the weights that are there. The score of a partial block is the mean of its weights' scores, times the
+size of a whole block: by the bare sum, the last rows of a matrix (classes of an output layer) would be pruned first.
+The other granularities refuse a size that does not divide.
 
 N:M sparsity holds in every group of M consecutive weights of a row, and determines the sparsity.
 

@@ -67,6 +67,14 @@ class BlockGrid:
         """Sum the values of each block: of the tensor's shape -> (n_blocks,)."""
         return values.reshape(-1) if self.block == (1, 1) else as_blocks(values, self.block).sum(dim=(1, 3)).view(-1)
 
+    def scores(self, values: Tensor) -> Tensor:
+        """Sum the values of each block, in a partial one times the weights of a whole block per real weight."""
+        sums = self.sums(values)
+        if not self.partial:
+            return sums
+        real = self.sums(torch.ones(tuple(self.shape), device=values.device))  # (n_blocks,)
+        return sums * (math.prod(self.block) / real).to(sums.dtype)
+
     def weight_mask(self, block_mask: Tensor) -> Tensor:
         """Give every weight the value of its block, the inverse of `block_mask`: (n_blocks,) -> the tensor's shape."""
         if self.block == (1, 1):

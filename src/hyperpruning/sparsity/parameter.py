@@ -146,11 +146,12 @@ class PrunableParameter:
         """Sum the scores of each block: of the parameter's shape (`LazyAbs` are flat) -> (n_blocks,).
 
         The sum of magnitudes is the L1 norm of a group of weights, as Li et al. 2017 (Pruning filters for efficient
-        ConvNets) rank filters. A partial block has as many terms as weights.
+        ConvNets) rank filters. A partial block is ranked by the mean of its real weights: its sum is scaled to a whole
+        block. By the bare sum, the last rows of a matrix would lose all of their weights first.
         """
         if isinstance(scores, LazyAbs):
-            return scores if self.block_shape == (1, 1) else self.grid.sums(scores[:].view(self.mask.shape))
-        return self.grid.sums(scores)
+            return scores if self.block_shape == (1, 1) else self.grid.scores(scores[:].view(self.mask.shape))
+        return self.grid.scores(scores)
 
     def block_mask(self, mask: Tensor) -> Tensor:
         """Reduce a mask that consists of whole blocks: bool of the parameter's shape -> bool (n_blocks,)."""

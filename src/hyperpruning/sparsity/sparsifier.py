@@ -301,6 +301,8 @@ class Sparsifier:
             buffers.rewind_weights(self._buffers, self.model, self.optimizer)
             self.apply()
         active, new = ({n: count_true(m) for n, m in each.items()} for each in (masks, grown))
+        for name in before:  # soft shrinkage can exchange a partial block for a whole one
+            new[name] = max(new[name], active[name] - before[name])
         dropped = {name: before[name] - active[name] + new[name] for name in before}
         return Update(self._step, dropped, new, active, self.ever_active)
 

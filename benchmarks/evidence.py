@@ -182,12 +182,20 @@ def random_choice(table: Table, count: int) -> list[float]:
     return mean_interval(np.array(found))
 
 
+def noise(table: Table, unit: float) -> float | None:
+    """The deviation of one training over seeds, without what a seed does to all; None for a pool with one seed."""
+    known = np.isfinite(table.final_valid[:-1])
+    several = table.final_valid[:-1][known.all(1)].astype(float)
+    if several.shape[1] < 2 or len(several) < 2:
+        return None
+    freed = several - several.mean(0) - several.mean(1, keepdims=True) + several.mean()
+    degrees = (several.shape[0] - 1) * (several.shape[1] - 1)
+    return math.sqrt(float((freed**2).sum()) / degrees) / unit
+
+
 def facts(table: Table) -> dict[str, Any]:
     """The pool in numbers; `noise` is the deviation of one training over seeds, in units of regret."""
     final = table.mean_final[np.isfinite(table.mean_final)]
-    several = table.final_valid[:-1][np.isfinite(table.final_valid[:-1]).sum(1) > 1].astype(float)
-    freed = several - several.mean(0) - several.mean(1, keepdims=True) + several.mean()
-    degrees = max(1, (len(several) - 1) * (several.shape[1] - 1)) if len(several) else 1
     best, median, worst = (float(np.quantile(final, part)) for part in (0, 0.5, 0.9))
     return {
         "candidates": len(table.configs),
@@ -198,7 +206,7 @@ def facts(table: Table) -> dict[str, Any]:
         "median": median,
         "worst decile": worst,
         "dense": float(table.final_valid[-1, 0]),
-        "noise": math.sqrt(float((freed**2).sum()) / degrees) / (median - best) if len(several) else None,
+        "noise": noise(table, median - best),
         "random": {str(count): random_choice(table, count) for count in (1, 2, 3, 6, 12)},
     }
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 LOOKS = (0.025, 0.1, 0.2)  # fractions of the training
@@ -57,7 +59,7 @@ def with_interval(value: Sequence[float]) -> str:
 
 def looks(table: Mapping[str, Any]) -> list[str]:
     """The recorded epochs nearest to the looks, without repeats."""
-    epochs, whole = [int(epoch) for epoch in table["correlations"]], table["facts"]["epochs"]
+    epochs, whole = sorted(map(int, table["correlations"])), table["facts"]["epochs"]
     nearest = [min(epochs, key=lambda epoch, f=fraction: abs(epoch - f * whole)) for fraction in LOOKS]  # type: ignore[misc]
     return [str(epoch) for epoch in dict.fromkeys(nearest)]
 
@@ -210,6 +212,12 @@ def marked(page: str, parts: Mapping[str, str]) -> str:
     return page
 
 
+def readable(axis: Axes, ticks: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis as numbers."""
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
 def draw(tables: Tables) -> None:
     """Two figures: correlation over the training, and regret against epochs."""
     count = len(tables)
@@ -218,14 +226,15 @@ def draw(tables: Tables) -> None:
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        epochs = [int(epoch) for epoch in table["correlations"]]
+        epochs = sorted(map(int, table["correlations"]))
         for judge in ("loss", "averaged_loss", "conditional_ls", "drop_fraction"):
             values = np.array([table["correlations"][str(epoch)][judge] for epoch in epochs])
-            fractions = np.array(epochs) / table["facts"]["epochs"]
+            fractions = 100 * np.array(epochs) / table["facts"]["epochs"]
             axis.plot(fractions, values[:, 0], label=JUDGES[judge])
             axis.fill_between(fractions, values[:, 1], values[:, 2], alpha=0.15)
         axis.axhline(0, color="0.7", lw=0.8)
-        axis.set(title=name, xscale="log", xlabel="fraction of the training")
+        axis.set(title=name, xscale="log", xlabel="% of the training")
+        readable(axis, (2.5, 5, 10, 20, 50))
     for row in axes:
         row[0].set_ylabel("Spearman with the end")
     axes[0, 0].legend(fontsize=7)
@@ -239,14 +248,15 @@ def draw(tables: Tables) -> None:
             if rule not in found:
                 continue
             each = [(t["searches"][schedule][rule], 24 * t["facts"]["epochs"]) for t in tables.values()]
-            share = float(np.mean([found["epochs"] / pool for found, pool in each]))
+            share = 100 * float(np.mean([found["epochs"] / pool for found, pool in each]))
             points.append((share, float(np.mean([found["regret"][0] for found, _ in each]))))
-        axis.plot(*zip(*sorted(points), strict=True), marker="o", ms=4, label=rule)
+        axis.plot(*zip(*points, strict=True), "o", ms=5, alpha=0.8, label=rule)
     random = [(int(k), [t["facts"]["random"][k][0] for t in tables.values()]) for k in ("1", "2", "3", "6", "12")]
-    axis.plot([k / 24 for k, _ in random], [float(np.mean(v)) for _, v in random], "k--", label="random, to the end")
-    axis.set(
-        xlabel="epochs, as a share of training all 24", ylabel="regret, mean over the tables", xscale="log", ylim=(0, 1)
+    axis.plot(
+        [100 * k / 24 for k, _ in random], [float(np.mean(v)) for _, v in random], "k--", label="random, to the end"
     )
+    axis.set(xlabel="epochs, in % of training all 24", ylabel="regret, mean over the tables", xscale="log", ylim=(0, 1))
+    readable(axis, (4, 8, 12, 16, 25, 50))
     axis.legend(fontsize=8)
     figure.savefig(PAGE.with_name("evidence_regret.png"), dpi=110, metadata={"Software": None})
 

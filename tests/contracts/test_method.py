@@ -150,6 +150,17 @@ def test_soft_shrinkage_leaves_every_group_its_share():
     assert run.sparsifier.ever_active > 0.5  # masks did change
 
 
+def test_a_budget_may_fall_below_a_floor():
+    """The floor holds in an exchange, the budget before it (found by the compositions)."""
+    check_composition(
+        {"allocation": "uniform", "mask_init": "random", "density": "cubic", "density_start": 0.5, "decay": "constant"}
+        | {"drop": "magnitude", "grow": "random", "replace_scope": "global", "drop_fraction": 0.5}
+        | {"floor": 0.3, "ceiling": 0.4},
+        Recurrent,
+        0.8,
+    )
+
+
 def loses_a_weight(method, parameters, targets, fraction, buffers, generator):
     kept, grown = drop_and_grow(method, parameters, targets, fraction, buffers, generator)
     name = next(iter(grown))

@@ -220,7 +220,8 @@ def _keep_floors(
     have = {name: count_true(eligible[name]) for name in names}
     counts = {name: count_true(survivors[name]) + n_replaced[name] for name in names}  # after growth
     active = {name: count_true(parameters[name].block_mask(parameters[name].mask)) for name in names}
-    least = {name: min(math.ceil(method.floor * parameters[name].n_blocks), active[name]) for name in names}
+    floor = {name: math.ceil(method.floor * parameters[name].n_blocks) for name in names}
+    least = {name: min(floor[name], active[name], have[name]) for name in names}  # a falling budget may be below it
     if all(counts[name] >= least[name] for name in names):
         return
     counts = apportion(sum(counts.values()), counts, least, have)

@@ -150,12 +150,13 @@ def test_soft_shrinkage_leaves_every_group_its_share():
     assert run.sparsifier.ever_active > 0.5  # masks did change
 
 
-def test_a_budget_may_fall_below_a_floor():
-    """The floor holds in an exchange, the budget before it (found by the compositions)."""
+@pytest.mark.parametrize("scopes", [{"replace_scope": "global"}, {"drop_scope": "global"}])
+def test_a_budget_may_fall_below_a_floor(scopes):
+    """The floor holds in an exchange, and as far as the budget permits (found by the compositions)."""
     check_composition(
         {"allocation": "uniform", "mask_init": "random", "density": "cubic", "density_start": 0.5, "decay": "constant"}
-        | {"drop": "magnitude", "grow": "random", "replace_scope": "global", "drop_fraction": 0.5}
-        | {"floor": 0.3, "ceiling": 0.4},
+        | {"drop": "magnitude", "grow": "random", "drop_fraction": 0.5, "floor": 0.3, "ceiling": 0.4}
+        | scopes,
         Recurrent,
         0.8,
     )

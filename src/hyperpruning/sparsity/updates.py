@@ -222,9 +222,11 @@ def _keep_floors(
     active = {name: count_true(parameters[name].block_mask(parameters[name].mask)) for name in names}
     floor = {name: math.ceil(method.floor * parameters[name].n_blocks) for name in names}
     least = {name: min(floor[name], active[name], have[name]) for name in names}  # a falling budget may be below it
+    if (total := sum(counts.values())) < sum(least.values()):  # or below all of them together
+        least = apportion(total, least, dict.fromkeys(names, 0), least)
     if all(counts[name] >= least[name] for name in names):
         return
-    counts = apportion(sum(counts.values()), counts, least, have)
+    counts = apportion(total, counts, least, have)
     shares = {name: n_replaced[name] for name in names}
     replaced = apportion(sum(shares.values()), shares, dict.fromkeys(names, 0), counts)
     n_replaced |= replaced

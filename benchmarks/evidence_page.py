@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from hyperpruning.lyapunov.distances import DISTANCES
+
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 LOOKS = (0.025, 0.1, 0.2)  # fractions of the training
 JUDGES = {
@@ -88,16 +90,6 @@ def judged(tables: Tables, judges: Mapping[str, str]) -> str:
         whole = table["facts"]["epochs"]
         parts.append(table_of([f"**{name}**", *(f"epoch {epoch} of {whole}" for epoch in epochs)], rows))
     return "\n\n".join(parts)
-
-
-def distances(tables: Tables) -> str:
-    """Each distance, at the first look of each table."""
-    kinds = [key for key in next(iter(tables.values()))["correlations"]["1"] if key.startswith("ls, ")]
-    rows = []
-    for kind in kinds:
-        found = [table["correlations"][looks(table)[0]][kind][0] for table in tables.values()]
-        rows.append([kind.removeprefix("ls, "), *map(two, found), two(float(np.mean(found)))])
-    return table_of(["distance", *tables, "mean"], rows)
 
 
 def regrets(tables: Tables, schedule: str) -> str:
@@ -184,7 +176,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "settings": lambda: settings(tables),
         "judges": lambda: judged(tables, JUDGES),
         "adds": lambda: judged(tables, ADDS),
-        "distances": lambda: distances(tables),
+        "distances": lambda: judged(tables, {f"ls, {kind}": kind for kind in DISTANCES}),
         "regret-early": lambda: regrets(tables, "early"),
         "regret-middle": lambda: regrets(tables, "middle"),
         "schedules": lambda: schedules(tables),

@@ -11,6 +11,7 @@ import pytest
 from evidence_page import PAGE, blocks, marked
 
 import hyperpruning as hp
+from hyperpruning.lyapunov.distances import DISTANCES
 
 
 def section() -> str:
@@ -31,6 +32,31 @@ def test_no_measured_number_is_typed_by_hand():
     assert {f"{100 * f:g}" for fractions, _ in list(evidence.SCHEDULES.values())[:2] for f in fractions} - {"10"} == (
         chosen - {"0.15"}
     )
+
+
+def test_the_spectrum_adds_something_where_the_page_says_so():
+    found = json.loads(evidence.RESULTS.read_text())["tables"]
+    adds = {
+        name: sorted(
+            int(epoch)
+            for epoch, here in table["correlations"].items()
+            if here["given the drop fraction"][1] > 0 and here["given the averaged loss"][1] > 0
+        )
+        for name, table in found.items()
+    }
+    assert adds == {"digits": [], "lm-short-mixed": [3, 4, 5]}
+    assert "it adds a little to both from epoch 3 of 10 on, in digits at no epoch" in " ".join(section().split())
+
+
+def test_the_distances_say_something_where_the_page_says_so():
+    digits = json.loads(evidence.RESULTS.read_text())["tables"]["digits"]["correlations"]
+
+    def epochs(kind):
+        return sorted(int(epoch) for epoch, here in digits.items() if here[f"ls, {kind}"][1] > 0)
+
+    assert epochs("l2") == []
+    assert [epoch for epoch in epochs("leading") if epoch >= 8] == epochs("wasserstein") == [8, 10, 15, 20]
+    assert all(digits[e]["loss"][0] > max(digits[e][f"ls, {kind}"][0] for kind in DISTANCES) for e in digits)
 
 
 def test_the_tables_are_those_of_the_checksums_and_of_the_results():

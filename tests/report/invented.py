@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperpruning.search.actions import Action, Eliminate, Finish, Promote, Stop, Suggest, Train
+from hyperpruning.search.actions import Action, Finish, Record, Suggest, Train
 from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, FinalResult, Header, Winner
 from hyperpruning.search.ledger import Ledger, read
 from hyperpruning.search.plan import recorded_plan
@@ -121,7 +121,7 @@ def invent_run(
     record = partial(epoch_record, settings=settings, spectra_until=spectra_until)
     while actions := decide(plan, history := read(folder)):
         held = len(history.rounds) == len(plan.rungs) * len(plan.criteria)
-        if until == "header" or (until == "pool" and isinstance(actions[0], Eliminate)) or (until == "rounds" and held):
+        if until == "header" or (until == "pool" and isinstance(actions[0], Record)) or (until == "rounds" and held):
             break
         for action in actions:
             known = history.epochs.get(action.network, {}) if isinstance(action, Train) else {}
@@ -140,12 +140,8 @@ def _facts(
     match action:
         case Suggest():
             yield from (Candidate(name, action.batch, config(index_of(name) or 0)) for name in action.names)
-        case Eliminate():
-            yield action.decision
-        case Promote():
-            yield action.promotion
-        case Stop():
-            yield action.stopped
+        case Record():
+            yield action.fact
         case Finish():
             yield from (Winner(criterion, name) for criterion, name in action.winners.items())
         case Train():

@@ -11,7 +11,7 @@ from hyperpruning.report.page import write_report
 from hyperpruning.report.run import read_run
 from hyperpruning.report.series import bracket
 from hyperpruning.report.status import line, status
-from hyperpruning.search.actions import Abort, Eliminate, Finish, Promote, Suggest, Train
+from hyperpruning.search.actions import Abort, Finish, Record, Suggest, Train
 from hyperpruning.search.brackets import asha_bracket
 from hyperpruning.search.driver import search
 from hyperpruning.search.executors import process_pool, workers_of
@@ -54,10 +54,8 @@ def facts(action, asked, history, loss=LOSSES.get, failing=()):
     match action:
         case Suggest():
             return [Candidate(name, action.batch, {}) for name in action.names]
-        case Promote():
-            return [action.promotion]
-        case Eliminate():
-            return [action.decision]
+        case Record():
+            return [action.fact]
         case Finish():
             new = {c: name for c, name in action.winners.items() if c not in history.winners}
             return [Winner(criterion, name) for criterion, name in new.items()]
@@ -151,8 +149,9 @@ def test_invented_workers_of_any_speed(seed):
                 begun.add((action.network, action.until))
                 running[action.network] = clock + draw.random(), action
             else:
-                if isinstance(action, Promote) and running and "rank_sum" not in asked.criteria:
-                    check_among_the_best(asked, history, action.promotion)
+                promoted = isinstance(action, Record) and isinstance(action.fact, Promotion)
+                if promoted and running and "rank_sum" not in asked.criteria:
+                    check_among_the_best(asked, history, action.fact)
                 for fact in facts(action, asked, history):
                     history.add(fact)
         if new and len(running) < workers:

@@ -234,12 +234,12 @@ def test_a_sparsity_that_a_layer_cannot_hold_is_refused_before_training(text, tm
         (
             {"cell": "rnn"},
             {"drop_scope": ("tensor", "gate")},
-            "when a scope ranks weights by gate, or gates have densities of their own, got none.* or use another scope",
+            "when weights are ranked or counted by gate, got none.* or use another scope",
         ),
         (
             {"cell": "rnn"},
             {"grow_scope": ("gate_equal",)},
-            "when a scope ranks weights by gate, or gates have densities of their own, got none",
+            "when weights are ranked or counted by gate, got none",
         ),
         ({}, {"redistribute": ("momentum",)}, "the optimizer of the training keeps no momentum, got 'random'"),
         ({}, {"grow": ("none",)}, "n_candidates = 5 valid methods, got 0 .first invalid one: "),

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from hyperpruning.search.actions import Abort, Eliminate, Finish, Suggest, Train
+from hyperpruning.search.actions import Abort, Finish, Record, Suggest, Train
 from hyperpruning.search.forecast import epochs_of_one_search, forecast
 from hyperpruning.search.history import (
     DENSE,
@@ -42,8 +42,8 @@ def results(action, asked, history, draw, failing=()):
     match action:
         case Suggest():
             return [Candidate(name, action.batch, {"drop_fraction": draw.random()}) for name in action.names]
-        case Eliminate():
-            return [action.decision]
+        case Record():
+            return [action.fact]
         case Finish():
             return [Winner(criterion, name) for criterion, name in action.winners.items()]
         case Train():
@@ -77,7 +77,7 @@ def test_a_search_goes_from_suggestions_to_winners():
     kinds = [type(action).__name__ for action in taken]
     assert [kind for number, kind in enumerate(kinds) if kind != (kinds[number - 1] if number else "")] == [
         *("Suggest", "Train", "Suggest", "Train"),  # two batches
-        *("Eliminate", "Train", "Eliminate"),  # two rounds
+        *("Record", "Train", "Record"),  # two rounds
         *("Train", "Finish"),
     ]
     assert taken[0] == Suggest(0, ("c01", "c02", "c03"))

@@ -9,7 +9,7 @@ import pytest
 from hyperpruning.report.run import read_run
 from hyperpruning.report.series import bracket
 from hyperpruning.report.status import line, status
-from hyperpruning.search.actions import Eliminate, Finish, Stop, Suggest, Train
+from hyperpruning.search.actions import Finish, Record, Suggest, Train
 from hyperpruning.search.driver import search
 from hyperpruning.search.forecast import forecast
 from hyperpruning.search.history import (
@@ -53,10 +53,8 @@ def facts(action, history, loss, failing=()):
     match action:
         case Suggest():
             return [Candidate(name, action.batch, {}) for name in action.names]
-        case Eliminate():
-            return [action.decision]
-        case Stop():
-            return [action.stopped]
+        case Record():
+            return [action.fact]
         case Finish():
             return [Winner(criterion, name) for criterion, name in action.winners.items()]
         case Train(network, until):

@@ -164,5 +164,5 @@ def test_a_network_that_does_not_fit_is_refused():
         Sparsifier(GRU(), None, diagonal, sparsity=0.95, total_steps=10)
     with pytest.raises(ValueError, match=r"^Each gate of a recurrent matrix must be square .*, got 32 x 4 with 4"):
         Sparsifier(nn.LSTM(4, 8, proj_size=4), None, diagonal, sparsity=0.5, total_steps=10)
-    with pytest.raises(ValueError, match="or gates have densities of their own, got none"):
+    with pytest.raises(ValueError, match="ranked or counted by gate, got none"):
         Sparsifier(nn.Linear(4, 8), None, from_config({"method": "rigl", **RNNOISE}), sparsity=0.5, total_steps=10)

@@ -17,7 +17,7 @@ from rich.text import Text
 from hyperpruning.report.components import criterion_name
 from hyperpruning.report.run import Run, read_run
 from hyperpruning.report.terminal import Fitted, shortened
-from hyperpruning.search.actions import Abort, Eliminate, Finish, Stop, Suggest, Train
+from hyperpruning.search.actions import Abort, Finish, Record, Suggest, Train
 from hyperpruning.search.asha import is_asynchronous
 from hyperpruning.search.history import (
     DENSE,
@@ -190,9 +190,9 @@ def _stage(run: Run) -> str:
             return f"stopped: {reason}"
         case Suggest(batch):
             return f"batch {batch + 1} of {n_batches}, to epoch {rungs[0]}"
-        case Eliminate(decision):
+        case Record(RoundDecision() as decision):
             return f"round {decision.round + 1} of {len(rungs)}, at epoch {decision.epoch}"
-        case Stop() | Finish():
+        case Record() | Finish():
             return "choosing the winners"
         case _:
             trainings = [action for action in run.actions if isinstance(action, Train)]

@@ -31,24 +31,10 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Eliminate:
-    """Record the decision of one criterion at one rung."""
+class Record:
+    """Record what was decided: a round, a promotion (ASHA), or the winner that a stopping rule chose."""
 
-    decision: RoundDecision
-
-
-@dataclass(frozen=True)
-class Promote:
-    """Record that a criterion lets a candidate train on."""
-
-    promotion: Promotion
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Record that a stopping rule chose the winner of a criterion."""
-
-    stopped: Stopped
+    fact: RoundDecision | Promotion | Stopped
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ class Abort:
     reason: str
 
 
-Action = Suggest | Train | Eliminate | Promote | Stop | Finish | Abort
+Action = Suggest | Train | Record | Finish | Abort
 
 
 def trainings(

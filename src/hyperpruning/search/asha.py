@@ -15,8 +15,7 @@ from collections.abc import Collection, Iterator
 
 from hyperpruning.search.actions import (
     Action,
-    Eliminate,
-    Promote,
+    Record,
     Suggest,
     abort_without_candidate,
     dense_until,
@@ -58,7 +57,7 @@ def next_action(plan: Plan, history: History, running: Collection[str]) -> list[
     if suggestion and memo_of(plan, history).batches[suggestion.batch][0] in history.candidates:
         return [suggestion]  # a batch that is half suggested
     if not dense and (promotion := next(_promotions(plan, history), None)):
-        return [Promote(promotion)]
+        return [Record(promotion)]
     for name, until in _targets(plan, history):
         if name not in running and (actions := trainings(plan, history, [name], until)):
             return actions
@@ -123,7 +122,7 @@ def _last_promotion(plan: Plan, history: History) -> list[Action]:
             left = {name: score for name, score in scores.items() if name not in promoted}
             if not left or len(promoted) >= plan.keep[number]:
                 return [abort_without_candidate(history, criterion)]
-            return [Promote(Promotion(criterion, number, split_by_score(left, 1)[0][0]))]
+            return [Record(Promotion(criterion, number, split_by_score(left, 1)[0][0]))]
     return []
 
 
@@ -136,5 +135,5 @@ def _decisions(plan: Plan, history: History) -> list[Action]:
             order, _ = split_by_score(scores, len(scores))
             kept = tuple(name for name in order if name in promoted)
             dropped = tuple(name for name in order if name not in promoted)
-            found.append(Eliminate(RoundDecision(criterion, number, plan.rungs[number], scores, kept, dropped)))
+            found.append(Record(RoundDecision(criterion, number, plan.rungs[number], scores, kept, dropped)))
     return found

@@ -21,7 +21,7 @@ from typing import Any
 
 from hyperpruning.faults import fault
 from hyperpruning.files import write_atomic
-from hyperpruning.search.actions import Abort, Action, Eliminate, Finish, Promote, Stop, Suggest, Train
+from hyperpruning.search.actions import Abort, Action, Finish, Record, Suggest, Train
 from hyperpruning.search.asha import is_asynchronous
 from hyperpruning.search.configured import constrained
 from hyperpruning.search.deadline import deadline_in
@@ -35,6 +35,7 @@ from hyperpruning.search.history import (
     Failure,
     Header,
     History,
+    RoundDecision,
     SpaceExhausted,
     Winner,
     candidate_and_seed,
@@ -224,19 +225,15 @@ class _Run:
                     raise ValueError(reason)
                 case Suggest():
                     self.suggest(action)
-                case Eliminate(decision):
-                    self.record(decision)
-                case Promote(promotion):
-                    self.record(promotion)
-                case Stop(stopped):
-                    self.record(stopped)
+                case Record(fact):
+                    self.record(fact)
                 case Finish(winners):
                     for criterion, network in winners.items():
                         if criterion not in self.history.winners:
                             self.record(Winner(criterion, network))
         if trainings := [action for action in actions if isinstance(action, Train)]:
             self.train(trainings)
-        if any(isinstance(action, Eliminate) for action in actions):
+        if any(isinstance(action, Record) and isinstance(action.fact, RoundDecision) for action in actions):
             self.remove_eliminated_tensors()
 
     def suggest(self, action: Suggest) -> None:

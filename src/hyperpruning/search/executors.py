@@ -122,11 +122,11 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_call)
     died = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
     running: dict[Any, Future[Any]] = {}
-    lock = threading.Lock()
+    lock, closed = threading.Lock(), threading.Event()
 
     def call(function: Callable[..., Any], *args: Any) -> Any:
         with lock:  # after ray.shutdown, a call to Ray would start a cluster of its own
-            if not ray.is_initialized():
+            if closed.is_set() or not ray.is_initialized():
                 raise CancelledError
             reference = remote.remote(function, args)
             future = running[reference] = reference.future()
@@ -141,6 +141,7 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
 
     def close(kill: bool) -> None:
         with lock:
+            closed.set()
             if kill:
                 for reference in list(running):
                     ray.cancel(reference, force=True)

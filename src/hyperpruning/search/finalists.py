@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from hyperpruning.search.actions import Action, Finish, Stop, abort_without_candidate, dense_until, trainings, union
+from hyperpruning.search.actions import Action, Finish, Record, abort_without_candidate, dense_until, trainings, union
 from hyperpruning.search.history import SMALL, History
 from hyperpruning.search.plan import BEST, DENSE_LOSS, Plan, seed_names
 from hyperpruning.search.scoring import split_by_score
@@ -53,7 +53,7 @@ def _towards_target(plan: Plan, history: History, left: Mapping[str, Sequence[st
             return actions
         found = [target_reached(plan, history, criterion, names, epoch) for criterion, names in running.items()]
         if any(found):
-            return [Stop(one) for one in found if one is not None]
+            return [Record(one) for one in found if one is not None]
     return []
 
 
@@ -73,7 +73,7 @@ def _further_seeds(plan: Plan, history: History, left: Mapping[str, Sequence[str
             return actions
         found = [choice_is_clear(plan, history, criterion, names, seed) for criterion, names in ended.items()]
         if seed < plan.finalist_seeds and any(found):
-            return [Stop(one) for one in found if one is not None]
+            return [Record(one) for one in found if one is not None]
     return []
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hyperpruning.search.actions import Abort, Eliminate, Finish, Promote, Stop, Suggest, Train
+from hyperpruning.search.actions import Abort, Finish, Record, Suggest, Train
 from hyperpruning.search.history import DENSE, SMALL, Candidate, Epoch, Fact, FinalResult, History, Winner
 from hyperpruning.search.plan import BEST, Plan
 from hyperpruning.search.schedulers import decide
@@ -56,18 +56,12 @@ def epochs_of_one_search(plan: Plan, criterion: str, n_candidates: int) -> int:
     return forecast(alone, History()).trained_epochs(dense=False)
 
 
-def _simulated_facts(
-    plan: Plan, history: History, action: Suggest | Train | Eliminate | Promote | Stop | Finish
-) -> Iterator[Fact]:
+def _simulated_facts(plan: Plan, history: History, action: Suggest | Train | Record | Finish) -> Iterator[Fact]:
     match action:
         case Suggest():
             yield from (Candidate(name, action.batch, {}) for name in action.names)
-        case Eliminate():
-            yield action.decision
-        case Promote():
-            yield action.promotion
-        case Stop():
-            yield action.stopped
+        case Record():
+            yield action.fact
         case Finish():
             yield from (Winner(criterion, network) for criterion, network in action.winners.items())
         case Train():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperpruning.search.actions import Abort, Eliminate, Finish, Promote, Stop, Suggest, Train
+from hyperpruning.search.actions import Abort, Finish, Record, Suggest, Train
 from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, FinalResult, History, Winner
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.schedulers import decide
@@ -126,18 +126,14 @@ def _facts(
     order: Sequence[int],
     plan: Plan,
     history: History,
-    action: Suggest | Train | Eliminate | Promote | Stop | Finish,
+    action: Suggest | Train | Record | Finish,
 ) -> Iterator[Fact]:
     match action:
         case Suggest():
             for name in action.names:
                 yield Candidate(name, action.batch, table.configs[order[int(name[1:]) - 1]])
-        case Eliminate():
-            yield action.decision
-        case Promote():
-            yield action.promotion
-        case Stop():
-            yield action.stopped
+        case Record():
+            yield action.fact
         case Finish():
             yield from (Winner(criterion, network) for criterion, network in action.winners.items())
         case Train():

@@ -14,7 +14,7 @@ from itertools import product
 from hyperpruning.search.actions import (
     Abort,
     Action,
-    Eliminate,
+    Record,
     Suggest,
     abort_without_candidate,
     dense_until,
@@ -98,7 +98,7 @@ def _rounds(plan: Plan, history: History, bracket: Bracket, surviving: dict[str,
                     return [*decisions, abort_without_candidate(history, criterion)]
                 kept, dropped = split_by_score(scores, keep)
                 decision = RoundDecision(criterion, number, epoch, scores, tuple(kept), tuple(dropped))
-                decisions.append(Eliminate(decision))
+                decisions.append(Record(decision))
             surviving[criterion] = [] if decision is None else list(decision.kept)
         if decisions:
             return decisions

@@ -57,8 +57,9 @@ class Method:
         decay: the factor on `drop_fraction`, as a schedule from step 0 to the last update.
         redistribute: how many of the new weights each tensor gets.
         floor: the lowest density to which a redistribution or a global scope may bring a tensor, 0 <= floor < ceiling.
-            A tensor that is already below it may stay there. 0 for no limit: an update that empties a tensor is then an
-            error. The named methods have 0, as published.
+            A tensor that is already below it may stay there, and floors that a falling budget cannot pay for are
+            lowered in proportion. 0 for no limit: an update that empties a tensor is then an error. The named methods
+            have 0, as published.
         ceiling: the highest density to which they may bring a tensor, floor < ceiling <= 1. 1 for no limit. The named
             methods have 1, as published.
         grow: the score by which an update adds weights (the largest are added); None never adds any.

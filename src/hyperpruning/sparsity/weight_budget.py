@@ -133,10 +133,9 @@ class WeightBudget:
             return
         if set(row_groups.values()) == {1}:
             raise ValueError(
-                "row_groups must name at least one prunable parameter when a scope ranks weights by gate, "
-                "or gates have densities of their own, got none. "
-                "Give the Sparsifier row_groups, e.g. {'weight_hh_l0': 4} for an LSTM (in a search: an attribute "
-                "row_groups of the cell), or use another scope."
+                "row_groups must name a prunable parameter when weights are ranked or counted by gate, got none. Give "
+                "the Sparsifier row_groups, e.g. {'weight_hh_l0': 4} for an LSTM (in a search: an attribute row_groups "
+                "of the cell), or use another scope."
             )
         for name, gates in row_groups.items():
             rows, block_rows = self.shapes[name][0], self.block_shapes[name][0]

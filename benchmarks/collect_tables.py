@@ -156,13 +156,13 @@ def again(history: History) -> tuple[dict[str, Any], ...]:
     return tuple(history.candidates[name].config for name in [*ended[:BEST], *others])
 
 
-def collect(name: str, workers: int) -> Path:
+def collect(name: str, workers: int, seeds: int) -> Path:
     """Train a pool and its seeds, and write its table; what is trained already is not trained again."""
     plan = SETTINGS[name]()
     with process_pool(workers) as executor:
         history = hp.hyperprune(plan, RUNS / name, executor=executor)
         configs, folders = again(history), [RUNS / name]
-        for seed in range(1, SEEDS + 1):
+        for seed in range(1, seeds + 1):
             folders.append(RUNS / f"{name}-s{seed}")
             space = replace(plan.space, fixed=configs)
             train = replace(plan.train, seed=seed)
@@ -202,13 +202,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*SETTINGS, []], default=[], help="settings; default all")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds beside the pool's own; default %(default)s")
     parser.add_argument("--check", action="store_true", help="train 3 random candidates of each shipped table again")
     given = parser.parse_args()
     if given.check:
         equal = [check(path.stem, given.workers) for path in sorted(TABLES.glob("*.npz"))]
         sys.exit(not all(equal))
     for name in given.names or SETTINGS:
-        print(name, collect(name, given.workers), flush=True)
+        print(name, collect(name, given.workers, given.seeds), flush=True)
         sums = (
             f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(TABLES.glob("*.npz"))
         )

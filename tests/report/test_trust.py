@@ -39,6 +39,13 @@ def test_of_a_usual_search_those_that_trained_on_are_compared(finished: Path) ->
     assert text in report(finished).replace("\u00a0", " ")
 
 
+def test_a_candidate_whose_records_a_damaged_ledger_lost_is_left_out(train_all: Path) -> None:
+    run = read_run(train_all)
+    lost = next(iter(run.history.rounds["ls", 0].scores))
+    del run.history.epochs[lost], run.history.finals[lost]
+    assert {each.n for each in trust(run)} == {11}
+
+
 def test_before_a_decision_there_is_none(invent: Invent) -> None:
     run = read_run(invent(until="pool"))
     assert trust(run) == []

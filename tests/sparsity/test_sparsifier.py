@@ -577,6 +577,16 @@ def test_uniform_except_with_a_falling_density_is_refused_if_blocks_differ_in_co
         Sparsifier(model, None, from_config(parts), sparsity=0.5, total_steps=100)
 
 
+def test_no_tensor_is_empty_while_a_budget_falls_past_the_point_where_uniform_except_leaves_it_nothing():
+    model = nn.Sequential(nn.Linear(8, 32), nn.Linear(8, 24), nn.Linear(8, 32))
+    parts = {"allocation": "uniform_except", "granularity": "row", "density": "cubic", "density_start": 0.5}
+    budget = Sparsifier(model, None, from_config(parts), sparsity=0.8, total_steps=100).weight_budget
+    counts = [list(budget.scheduled_blocks(step).values()) for step in range(100)]
+    assert [32, 1, 1] in counts  # the allocation alone: 32 and one of the others
+    assert all(min(found) > 0 for found in counts)
+    assert [sum(found) for found in counts] == sorted((sum(found) for found in counts), reverse=True)
+
+
 @pytest.mark.parametrize(
     ("steps", "said"),
     [(0, "never started"), (50, "never started"), (120, "has not ended"), (150, None)],

@@ -60,7 +60,7 @@ def trust(run: Run) -> list[Trust]:
 def _losses(run: Run, names: list[str]) -> dict[str, Mapping[int, float]]:
     found: dict[str, Mapping[int, float]] = {}
     for name in names:
-        records = run.history.epochs[name]
+        records = run.history.epochs.get(name, {})  # a damaged line of the ledger may have named them
         losses = {
             epoch: record.valid_loss if record.averaged_loss is None else record.averaged_loss
             for epoch, record in records.items()

@@ -81,8 +81,19 @@ class WeightBudget:
         return self._cost_of_blocks(blocks) == self.target_cost
 
     def scheduled_blocks(self, step: int) -> dict[str, int]:
-        """Return how many blocks of each tensor the schedule and the allocation make active at this step."""
-        return self._block_counts(self._density_at(step))
+        """Return how many blocks of each tensor the schedule and the allocation make active at this step.
+
+        A falling budget passes through ones at which the allocation leaves a tensor empty that has blocks at the end:
+        it gets one, and the tensors that are furthest above their final numbers pay for it.
+        """
+        density = self._density_at(step)
+        counts = self._block_counts(density)
+        if min(counts.values()) > 0:
+            return counts
+        counts = {name: max(1, count) for name, count in counts.items()}
+        while self._cost_of_blocks(counts) > round(density * self.dense_cost):
+            counts[max(counts, key=lambda name: counts[name] - self.final_blocks[name])] -= 1
+        return counts
 
     def target_blocks(self, step: int, have: Mapping[str, int]) -> dict[str, int]:
         """Return how many blocks of each tensor must be active after an update at this step.

@@ -31,12 +31,12 @@ def features(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """How unlike two searches are: inf for other kinds of tasks; a factor e in epochs counts as much as another cell."""
+    """How unlike two searches are, inf for other kinds of tasks; e times the epochs counts as much as another cell."""
     if one["kind"] != other["kind"]:
         return math.inf
     density = abs(math.log((1 - one["sparsity"]) / (1 - other["sparsity"])))
-    apart = abs(math.log(one["epochs"] / other["epochs"])) + density
-    return apart + (one["cell"] != other["cell"]) + (one["mixed"] != other["mixed"])
+    length = abs(math.log(one["epochs"] / other["epochs"]))
+    return length + density + float(one["cell"] != other["cell"]) + float(one["mixed"] != other["mixed"])
 
 
 @cache

@@ -160,7 +160,7 @@ def frontier(found: Mapping[str, Any]) -> str:
     for task, one in found.items():
         networks = one["networks"]
         points = [networks[key][kind] for key in networks for kind in ("dense", "narrower")]
-        dense = sorted((float(np.mean([p[1] for p in each])), float(np.mean([p[0] for p in each]))) for each in points)
+        dense = [(float(np.mean([p[0] for p in each])), float(np.mean([p[1] for p in each]))) for each in points]
         for sparsity, here in networks.items():
             best = min(kinds[1:], key=lambda kind, here=here: np.mean([p[1] for p in here[kind]]))  # type: ignore[misc]
             loss, weights = (float(np.mean([p[part] for p in here[best]])) for part in (1, 0))
@@ -180,11 +180,19 @@ def metrics(points: Sequence[Sequence[float]]) -> str:
 
 
 def equal_dense(loss: float, dense: Sequence[tuple[float, float]]) -> float:
-    """The weights with which a dense network has this test loss, between measured widths; inf beyond the best one."""
-    losses, weights = zip(*dense, strict=True)
-    if loss < losses[0]:
+    """The weights with which a dense network has this test loss, between measured widths; inf beyond the best one.
+
+    Args:
+        loss: to be reached.
+        dense: (weights, loss) of dense networks; a wider one counts as no worse than a narrower one.
+    """
+    weights, losses = zip(*sorted(dense), strict=True)
+    best = np.minimum.accumulate(losses)
+    reached = np.flatnonzero(best <= loss)
+    if not len(reached):
         return math.inf
-    return math.exp(float(np.interp(loss, losses, np.log(weights))))
+    after = max(1, int(reached[0]))
+    return math.exp(float(np.interp(-loss, -best[after - 1 : after + 1], np.log(weights[after - 1 : after + 1]))))
 
 
 def published(found: Mapping[str, Sequence[float]]) -> str:

@@ -2,6 +2,7 @@
 
     python benchmarks/evidence.py            # everything: benchmarks/results/evidence.json, then the page and figures
     python benchmarks/evidence.py --page     # the page and figures only, from the json
+    python benchmarks/evidence.py --taskset FILE.npz  # first the curves of TaskSet, from a file
 
 For each table: what early values say about the final loss (Spearman's correlation, with what the spectrum adds to the
 settings and the loss), and the regret of searches replayed on random parts of the pool by the search's own `decide`.
@@ -31,12 +32,12 @@ from hyperpruning.report.nearest import POOLS, features
 from hyperpruning.search.criteria import CRITERIA, Rung
 from hyperpruning.search.ranking import ranks, spearman
 from hyperpruning.search.regression import residuals_of, ridge, standardised, terms_of
-from hyperpruning.search.tables import Table
+from hyperpruning.search.tables import Array, Table
 from hyperpruning.training.record import EpochRecord
 
 HERE = Path(__file__).parent
 TABLES, PUBLISHED, RESULTS = HERE / "tables", HERE / "published", HERE / "results" / "evidence.json"
-FRONTIER = RESULTS.with_name("frontier.json")
+FRONTIER, TASKSET = (RESULTS.with_name(f"{name}.json") for name in ("frontier", "taskset"))
 SEARCHES, CANDIDATES, DRAWS = 100, 24, 500
 # rungs as fractions of the training, and the candidates of 24 that are kept
 SCHEDULES = {
@@ -239,33 +240,51 @@ def published_pool() -> dict[str, list[float]]:
     return found
 
 
-def nasbench() -> Table:
-    """NAS-Bench-NLP: losses of 341 recurrent cells on WikiText-2; epoch 0 is not recorded, and repeats epoch 1."""
-    with np.load(PUBLISHED / "nasbench_nlp.npz") as found:
-        valid, train = (np.concatenate([found[name][:, :1], found[name]], 1) for name in ("valid", "train"))
-        test = found["test"]
-    valid, train = (np.concatenate([values, values[:1]]) for values in (valid, train))  # no dense reference: any row
-    best = valid[:, 1:].argmin(1)
-    count = len(valid) - 1
-    plan = replace(hp.Experiment(training={"epochs": 50}).plan(), n_candidates=count, criteria=("loss",))
-    missing = np.zeros((count + 1, 0, 0), np.float32)
+def curves(name: str, valid: Array, train: Array, test: Array) -> Table:
+    """Recorded losses (N, epochs) as a table without spectra; epoch 0 is not recorded, and repeats epoch 1."""
+    whole = np.isfinite(valid).all(1)  # what diverged is left out
+    valid, train, test = (np.concatenate([values[whole, :1], values[whole]], 1) for values in (valid, train, test))
+    best = valid[:, 1:].argmin(1) + 1
+    rows = [
+        *range(len(valid)),
+        0,
+    ]  # there is no dense reference: the first row stands for it; no rule of losses reads it
+    plan = replace(
+        hp.Experiment(training={"epochs": valid.shape[1] - 1}).plan(), n_candidates=len(valid), criteria=("loss",)
+    )
+    missing = np.zeros((len(rows), 0, 0), np.float32)
     return Table(
-        name="nasbench-nlp",
+        name=name,
         identity=plan.identity(),
-        configs=tuple({"cell": number} for number in range(count)),
-        valid=valid,
-        averaged=np.full_like(valid, np.nan),
-        train=train,
+        configs=tuple({"setting": number} for number in range(len(valid))),
+        valid=valid[rows],
+        averaged=np.full_like(valid[rows], np.nan),
+        train=train[rows],
         spectrum_epochs=(),
         spectra=missing,
         averaged_spectra=missing,
-        final_valid=valid[:, 1:].min(1)[:, None],
-        final_test=test[[*range(count), 0], best][:, None],
-        active=(0,) * count,
+        final_valid=valid[rows, best[rows]][:, None],
+        final_test=test[rows, best[rows]][:, None],
+        active=(0,) * len(valid),
     )
 
 
-NASBENCH_RULES = {
+def nasbench() -> Table:
+    """NAS-Bench-NLP: losses of 341 recurrent cells on WikiText-2."""
+    with np.load(PUBLISHED / "nasbench_nlp.npz") as found:
+        return curves("nasbench-nlp", *(found[part] for part in ("valid", "train", "test")))
+
+
+def taskset(path: Path) -> list[Table]:
+    """The recurrent tasks of TaskSet: losses of 1,000 settings of the optimizer each; index 0 is untrained."""
+    with np.load(path) as found:
+        names = sorted(name.removesuffix("/valid") for name in found if name.endswith("/valid"))
+        return [
+            curves(name, *(found[f"{name}/{part}"][:, 1:] for part in ("valid", "train", "test"))) for name in names
+        ]
+
+
+CURVE_RULES = {
     "constant 3, keep 1": {"rungs": (3,), "keep": (1,)},
     "constant 3, keep 2": {"rungs": (3,), "keep": (2,)},
     "constant 5, keep 2": {"rungs": (5,), "keep": (2,)},
@@ -274,13 +293,15 @@ NASBENCH_RULES = {
 }
 
 
-def nasbench_searches() -> dict[str, Any]:
-    """Searches in pools of 40 cells."""
-    table, found = nasbench(), {}
-    for name, settings in NASBENCH_RULES.items():
+def curve_searches(tables: Sequence[Table]) -> dict[str, Any]:
+    """Searches in pools of 40 rows, as many in each table."""
+    found = {}
+    for name, settings in CURVE_RULES.items():
         for rule in ("loss", "min_loss", "extrapolated_loss"):
             done = [
-                hp.replay(table, seed=seed, n_candidates=40, criteria=(rule,), **settings) for seed in range(SEARCHES)
+                hp.replay(table, seed=seed, n_candidates=40, criteria=(rule,), **settings)
+                for table in tables
+                for seed in range(SEARCHES)
             ]
             regrets = np.array([one.regret[rule] for one in done])
             found[f"{name}; {rule}"] = {
@@ -296,10 +317,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="only write the page again")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--taskset", type=Path, metavar="NPZ", help="recorded curves, which the project does not have")
     given = parser.parse_args()
-    if not given.page:
+    if given.taskset is not None:
+        found = rounded(curve_searches(taskset(given.taskset)))
+        TASKSET.write_text(json.dumps(found, sort_keys=True) + "\n")
+    if not given.page and given.taskset is None:
         with ProcessPoolExecutor(given.workers, mp_context=get_context("forkserver")) as executor:
-            outside = executor.submit(nasbench_searches)
+            outside = executor.submit(curve_searches, [nasbench()])
             tables = dict(executor.map(evidence_of, sorted(TABLES.glob("*.npz"))))
             found = {"tables": tables, "published": published_pool(), "nasbench": outside.result()}
         RESULTS.write_text(json.dumps(rounded(found), sort_keys=True) + "\n")
@@ -319,9 +344,9 @@ def pools(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def results() -> dict[str, Any]:
-    """What the page is made of: the evidence, and the frontier (benchmarks/frontier.py)."""
+    """What the page is made of: the evidence, the frontier (benchmarks/frontier.py), and the curves of TaskSet."""
     found: dict[str, Any] = json.loads(RESULTS.read_text())
-    return found | {"frontier": json.loads(FRONTIER.read_text())}
+    return found | {path.stem: json.loads(path.read_text()) for path in (FRONTIER, TASKSET)}
 
 
 def rounded(value: Any) -> Any:

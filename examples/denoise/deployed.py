@@ -36,7 +36,10 @@ def measured(networks, mixtures, folder):
             "dB": improvement(exact, mixtures),
             "int8 dB": improvement(int8, mixtures),
         }
-        jobs |= {(name, "us"): lambda run=exact: stepped(run, heard), (name, "int8 us"): lambda run=int8: stepped(run, heard)}
+        jobs |= {
+            (name, "us"): lambda run=exact: stepped(run, heard),
+            (name, "int8 us"): lambda run=int8: stepped(run, heard),
+        }
         if in_c is not None:
             jobs[name, "C us"] = lambda run=in_c: run(heard)
             if not in_c(heard).equal(stepped(int8, heard)):

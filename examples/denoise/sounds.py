@@ -5,7 +5,7 @@ import wave
 
 import numpy as np
 import torch
-from frames import HERTZ, HOP, RATE, WINDOW, signal_of, spectra
+from frames import HERTZ, HOP, RATE, signal_of, spectra
 
 
 def read_speech(folder):
@@ -72,9 +72,13 @@ def noise(seed, length):
     draw, time = np.random.default_rng(seed), np.arange(length) / RATE
     spectrum = np.fft.rfft(draw.normal(0, 1, length))
     hertz = np.fft.rfftfreq(length, 1 / RATE)
-    spectrum *= (hertz + 30.0) ** -draw.uniform(0, 1) * (1 + 3 * np.exp(-(((hertz - draw.uniform(0, 6000)) / 500) ** 2)))
+    spectrum *= (hertz + 30.0) ** -draw.uniform(0, 1) * (
+        1 + 3 * np.exp(-(((hertz - draw.uniform(0, 6000)) / 500) ** 2))
+    )
     found = np.fft.irfft(spectrum, length)
-    found *= (1 + draw.uniform(0, 0.9) * np.sin(2 * np.pi * (draw.uniform(0.2, 3) * time + draw.random()))) / found.std()
+    found *= (
+        1 + draw.uniform(0, 0.9) * np.sin(2 * np.pi * (draw.uniform(0.2, 3) * time + draw.random()))
+    ) / found.std()
     if draw.random() < 0.5:
         hum = draw.uniform(45, 130)
         found += sum(draw.normal() / k * np.sin(2 * np.pi * k * hum * time) for k in range(1, 12))

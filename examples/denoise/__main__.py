@@ -24,6 +24,8 @@ from hyperpruning.exports import network_of
 from hyperpruning.models.sequence_model import SequenceClassifier
 
 SEGMENT = 100  # frames
+METHODS = ("gmp", "rigl-erk", "selfish-rnn-gates")
+UNTIL = 0.375  # of the training: densities have fallen, and candidates are compared
 
 
 class Denoiser(SequenceClassifier):  # the decoder knows it: it gives the output layer's values after every step
@@ -48,7 +50,7 @@ def samples(mixtures):
 
 def split_mixtures(options):
     """(clean, noisy) of each split; a speaker or a file is in one split alone."""
-    count = 12 if options.small else 250
+    count = 12 if options.small else 200
     seconds = 1.2 if options.small else 4.0
     if options.speech is None:
         print("The speech is synthetic. --speech FOLDER reads wav files.", flush=True)
@@ -63,8 +65,8 @@ def split_mixtures(options):
 
 def searched(task, options, seed, folder):
     """The networks by name: "dense", "as many weights", and the winner of each granularity."""
-    epochs, methods = (2, ("gmp", "rigl")) if options.small else (options.epochs, ("gmp", "granet", "rigl", "rigl-erk"))
-    train = hp.TrainConfig(epochs=epochs, lr=0.005, schedule="cosine", counts="multiply_adds", seed=seed)
+    epochs, methods = (2, METHODS[:2]) if options.small else (options.epochs, METHODS)
+    train = hp.TrainConfig(epochs=epochs, lr=0.01, schedule="cosine", counts="multiply_adds", seed=seed)
     plan = partial(
         hp.Plan,
         task=task,
@@ -73,13 +75,13 @@ def searched(task, options, seed, folder):
         sparsity=options.sparsity,
         n_candidates=len(methods),
         ask_batch=len(methods),
-        rungs=(train.epochs_in(0.3),),
+        rungs=(train.epochs_in(UNTIL),),
         keep=(1,),
         spectrum=hp.SpectrumConfig(warmup=20),
     )
     networks = {}
     for granularity in ("weight", "block_8x4"):
-        space = hp.SearchSpace({"method": methods, "granularity": (granularity,), "density_until": (0.3,)})
+        space = hp.SearchSpace({"method": methods, "granularity": (granularity,), "density_until": (UNTIL,)})
         first = not networks  # the second search has the dense network of the first as its reference
         run = plan(space=space) if first else plan(space=space, dense=networks["dense"], as_many_weights=False)
         history = hp.hyperprune(run, folder / granularity)
@@ -98,8 +100,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="trainings of the whole; the table has their mean")
     parser.add_argument("--out", type=Path, help="for the runs, the C files and results.json; goes on where it stopped")
     parser.add_argument("--hidden", type=int, default=128, help="units of the GRU")
-    parser.add_argument("--sparsity", type=float, default=0.9, help="of weights and multiply-adds")
-    parser.add_argument("--epochs", type=int, default=12, help="of a full training")
+    parser.add_argument("--sparsity", type=float, default=0.8, help="of weights and multiply-adds")
+    parser.add_argument("--epochs", type=int, default=16, help="of a full training")
     parser.add_argument("--small", action="store_true", help="seconds, and shows nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -113,7 +115,10 @@ def main():
     results = []
     for seed in range(options.seeds):
         networks = searched(task, options, seed, out / f"seed{seed}")
-        results.append(measured(networks, mixtures["test"], out / f"seed{seed}" / "c"))
+        found = measured(networks, mixtures["test"], out / f"seed{seed}" / "c")
+        for name, network in networks.items():
+            found[name]["gain error"] = task.evaluate(network, "test")
+        results.append(found)
         (out / "results.json").write_text(json.dumps(results, indent=1))
     print(markdown(results))
 

@@ -13,7 +13,7 @@ import hyperpruning as hp
 from hyperpruning.deploy.c_export import export_c
 from hyperpruning.deploy.compiler import CompilerError, find_compiler
 
-FLAGS = ["-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-shared"]
+FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-fPIC", "-shared"]
 LOOP = """
 #include "denoiser.h"
 void run(denoiser_state *state, const float *x, int frames, float *y) {

@@ -13,6 +13,7 @@ import hyperpruning as hp
 from hyperpruning.deploy.c_export import export_c
 from hyperpruning.deploy.compiler import CompilerError, find_compiler
 
+FRAME = 10_000  # microseconds from one frame to the next
 FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-fPIC", "-shared"]
 LOOP = """
 #include "denoiser.h"
@@ -100,18 +101,17 @@ def shortest(jobs, rounds=30):
 
 
 def markdown(results):
-    """The table of one dict of `measured` for each seed: mean, and standard deviation where it says something."""
-    lines = [
-        "| network | weights | bytes as C | us a frame: exact | int8 | C, int8 | real-time factor | dB gained | int8 |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name in results[0]:
-        one = {key: [result[name][key] for result in results if key in result[name]] for key in results[0][name]}
-        mean = {key: statistics.mean(values) for key, values in one.items()}
-        sd = {key: statistics.stdev(values) if len(values) > 1 else 0.0 for key, values in one.items()}
-        fastest = mean.get("C us", mean["int8 us"])
+    """The table of one dict of `measured` for each seed: means; for the quality also standard deviations."""
+    columns = ["network", "weights", "bytes in C", "us: decoder, exact", "decoder, int8", "C, int8", "real-time factor"]
+    columns += ["gain error", "dB gained, exact", "dB gained, int8"]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for name, first in results[0].items():
+        seeds = {key: [result[name][key] for result in results] for key in first}
+        mean = {key: statistics.mean(values) for key, values in seeds.items()}
+        spread = {key: statistics.stdev(values) if len(values) > 1 else 0.0 for key, values in seeds.items()}
         cells = [f"{mean['weights']:,.0f}", f"{mean['bytes']:,.0f}", f"{mean['us']:.1f}", f"{mean['int8 us']:.1f}"]
-        cells += [f"{mean['C us']:.2f}" if "C us" in mean else "-", f"{fastest / 10_000:.6f}"]  # a frame is 10 ms
-        cells += [f"{mean[key]:.2f} ± {sd[key]:.2f}" for key in ("dB", "int8 dB")]
+        cells += [f"{mean['C us']:.2f}" if "C us" in mean else "-"]
+        cells += [f"{mean.get('C us', mean['int8 us']) / FRAME:.5f}", f"{mean['gain error']:.4f}"]
+        cells += [f"{mean[key]:.2f} ± {spread[key]:.2f}" for key in ("dB", "int8 dB")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 import wave
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -64,17 +65,21 @@ def test_synthetic_signals_repeat_and_differ(example):
 
 
 def test_wav_files_are_read_and_resampled(example, tmp_path):
-    time = torch.arange(4800) / 48_000
-    tone = torch.sin(2 * torch.pi * 440 * time) * torch.hann_window(4800)
+    time = torch.arange(96_000) / 48_000
+    tone = torch.sin(2 * torch.pi * 440 * time) * torch.hann_window(96_000)
     for number in range(3):
         write_wav(tmp_path / f"{number}.wav", tone, rate=48_000, channels=2)
+    write_wav(tmp_path / "short.wav", torch.ones(5000))
     found = example["read_speech"](tmp_path)
-    assert [len(one) for one in found] == [1600] * 3
+    assert [len(one) for one in found] == [32_000] * 3
     torch.testing.assert_close(found[0], tone[::3] * 30_000 / 32_768, atol=2e-3, rtol=0)
+    mixtures = example["split_mixtures"](Namespace(speech=tmp_path, small=False))
+    assert {split: len(one) for split, one in mixtures.items()} == {"test": 1, "valid": 1, "train": 1}
+    assert example["samples"](mixtures["train"])[0].shape == (1, 100, 18)
 
 
 def test_other_files_are_refused(example, tmp_path):
-    with pytest.raises(SystemExit, match="at least 3 wav files, got 0"):
+    with pytest.raises(SystemExit, match=r"at least 3 wav files longer than 1\.1 s, got 0"):
         example["read_speech"](tmp_path)
     write_wav(tmp_path / "a.wav", torch.zeros(100), width=1)
     with pytest.raises(SystemExit, match=r"16-bit PCM, got 8 bits in .*a\.wav"):

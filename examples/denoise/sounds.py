@@ -10,10 +10,11 @@ from frames import HERTZ, HOP, RATE, signal_of, spectra
 
 def read_speech(folder):
     """The wav files of a folder and those below it, (N,) samples each: 16-bit PCM, the first channel, at 16 kHz."""
-    paths = sorted(folder.rglob("*.wav"))
-    if len(paths) < 3:
-        sys.exit(f"--speech must name a folder with at least 3 wav files, got {len(paths)} in {folder}. Add files.")
-    return [read_wav(path) for path in paths]
+    found = [read_wav(path) for path in sorted(folder.rglob("*.wav"))]
+    long = [one for one in found if len(one) > 1.1 * RATE and one.any()]
+    if len(long) < 3:
+        sys.exit(f"--speech must have at least 3 wav files longer than 1.1 s, got {len(long)} in {folder}. Add files.")
+    return long
 
 
 def read_wav(path):

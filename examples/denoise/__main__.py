@@ -113,14 +113,15 @@ def main():
     task = hp.SupervisedTask(
         Denoiser, data, loss, sizes={"hidden": hidden}, batch=16, metric=hp.Metric("gain error", unit="")
     )
-    results = []
-    for seed in range(options.seeds):
+    kept = out / "results.json"
+    results = json.loads(kept.read_text()) if kept.exists() else []
+    for seed in range(len(results), options.seeds):
         networks = searched(task, options, seed, out / f"seed{seed}")
         found = measured(networks, mixtures["test"], out / f"seed{seed}" / "c")
         for name, network in networks.items():
             found[name]["gain error"] = task.evaluate(network, "test")
         results.append(found)
-        (out / "results.json").write_text(json.dumps(results, indent=1))
+        kept.write_text(json.dumps(results, indent=1) + "\n")
     print(markdown(results))
 
 

@@ -106,10 +106,10 @@ def markdown(results):
     for name, first in results[0].items():
         seeds = {key: [result[name][key] for result in results] for key in first}
         mean = {key: statistics.mean(values) for key, values in seeds.items()}
-        spread = {key: statistics.stdev(values) if len(values) > 1 else 0.0 for key, values in seeds.items()}
+        spread = {key: f" ± {statistics.stdev(values):.2f}" for key, values in seeds.items() if len(values) > 1}
         cells = [f"{mean['weights']:,.0f}", f"{mean['bytes']:,.0f}", f"{mean['us']:.1f}", f"{mean['int8 us']:.1f}"]
         cells += [f"{mean['C us']:.2f}" if "C us" in mean else "-"]
         cells += [f"{mean.get('C us', mean['int8 us']) / FRAME:.5f}", f"{mean['gain error']:.4f}"]
-        cells += [f"{mean[key]:.2f} ± {spread[key]:.2f}" for key in ("dB", "int8 dB")]
+        cells += [f"{mean[key]:.2f}{spread.get(key, '')}" for key in ("dB", "int8 dB")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

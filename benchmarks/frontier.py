@@ -77,8 +77,9 @@ def points(history: History, names: dict[str, list[str]]) -> dict[str, list[list
 
 
 def measured(name: str, workers: int) -> dict[str, Any]:
-    """Every network of a task: by sparsity, kind and seed."""
+    """Every network of a task: the name of the metric, and networks by sparsity, kind and seed."""
     found: dict[str, Any] = {}
+    metric = ""
     base = replace(TASKS[name](), spectrum=hp.SpectrumConfig(warmup=2, epochs=(0,)))
     with process_pool(workers) as executor:
         for sparsity in SPARSITIES:
@@ -95,8 +96,9 @@ def measured(name: str, workers: int) -> dict[str, Any]:
             best = winner(plan, history)
             assert best is not None
             here |= points(history, {"searched": seed_names(plan, best)})
-            here["epochs of the search"] = history.trained_epochs(dense=False)
-    return found
+            assert history.header is not None
+            metric = history.header.metric.name
+    return {"metric": metric, "networks": found}
 
 
 def main() -> None:

@@ -90,8 +90,8 @@ def test_examples_run(example, capsys, tmp_path, monkeypatch):
 
 def test_every_example_is_on_its_page():
     page = (DOCS / "examples.md").read_text()
-    for example in (ROOT / "examples").glob("*.py"):
-        assert f'--8<-- "examples/{example.name}"' in page, f"{example.name} must be on docs/examples.md."
+    for example in (ROOT / "examples").rglob("*.py"):
+        assert f'--8<-- "{example.relative_to(ROOT)}"' in page, f"{example.name} must be on docs/examples.md."
 
 
 def test_a_loop_of_ones_own_is_put_into_a_search_with_30_lines():

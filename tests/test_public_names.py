@@ -36,6 +36,7 @@ NAMES = [
     "check_driven_layer",
     "dask_executor",
     "export",
+    "fake_int8",
     "hyperprune",
     "load",
     "load_table",

@@ -10,6 +10,7 @@ import typing
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow __getattr__
     from hyperpruning.api import hyperprune
     from hyperpruning.deploy.decoder import Decoder
+    from hyperpruning.deploy.fake_int8 import fake_int8
     from hyperpruning.deploy.model_folder import load
     from hyperpruning.experiment import Experiment
     from hyperpruning.exports import export
@@ -66,6 +67,7 @@ __all__ = [
     "check_driven_layer",
     "dask_executor",
     "export",
+    "fake_int8",
     "hyperprune",
     "load",
     "load_table",
@@ -106,6 +108,7 @@ _MODULES = {
     "check_driven_layer": "testing.driven_layer",
     "dask_executor": "search.executors",
     "export": "exports",
+    "fake_int8": "deploy.fake_int8",
     "hyperprune": "api",
     "load": "deploy.model_folder",
     "load_table": "search.tables",

@@ -33,7 +33,7 @@ wheel: .venv/ready  ## the wheel in an empty environment runs the demo and the e
 	cp -r examples build/wheel
 	cd build/wheel && venv/bin/hyperprune demo
 	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt "$$(echo build/wheel/*.whl)[examples]"
-	cd build/wheel && for each in examples/*.py; do venv/bin/python $$each --small || exit 1; done
+	cd build/wheel && for each in examples/*.py examples/denoise; do venv/bin/python $$each --small || exit 1; done
 
 evidence: .venv/ready  ## the tables and figures of docs/results.md, from benchmarks/tables
 	$(BIN)/python benchmarks/evidence.py

@@ -102,6 +102,7 @@ def test_a_denoiser_is_measured_in_the_decoder_and_as_c(example, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_small_form_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(FOLDER), "--small", "--out", str(tmp_path)])
     runpy.run_path(str(FOLDER), run_name="__main__")

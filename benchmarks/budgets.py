@@ -26,8 +26,8 @@ from hyperpruning.search.plan import Plan
 RESULTS = Path(__file__).parent / "results" / "budgets.json"
 CANDIDATES, SECONDS = 24, 20
 TASKS = {
-    "digits": (lambda: digits(METHOD | ADAM_MIXED, n=CANDIDATES), 0.05, 240),
-    "text": (lambda: language(METHOD | LM_MIXED, epochs=10, n=CANDIDATES), 0.1, 60),
+    "digits": (lambda: digits(METHOD | ADAM_MIXED, n=CANDIDATES), 0.05, 330),
+    "text": (lambda: language(METHOD | LM_MIXED, epochs=10, n=CANDIDATES), 0.1, 115),
 }
 
 

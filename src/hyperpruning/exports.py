@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hyperpruning.deploy.model_folder import PLAIN, is_model_folder, load, save_
 from hyperpruning.deploy.parts import network_parts
 from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
 from hyperpruning.files import weights_sha256
+from hyperpruning.network_costs import costs, record_costs
 from hyperpruning.report.card import model_card
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import WINNER, file_of, read_run
@@ -106,7 +107,7 @@ def export(
             out = Path(out)
             if not is_file_name(out):
                 groups = row_groups_of(job_of(plan, folder, history, name, 0).task, network)
-                card = model_card(read_run(folder), name, network, groups)
+                card = model_card(read_run(folder), name, network, groups) | {"costs": asdict(costs(network))}
                 save_folder(out, model[0], model[1] | card, precision=precision)
             elif not plain:
                 save_model(out, *model)
@@ -171,7 +172,7 @@ def _read_search(folder: Path, experiment: Experiment | Plan | None) -> tuple[Pl
 
 
 def write_models(plan: Plan, history: History, folder: Path) -> None:
-    """Write the winner and the dense networks of a finished search into its run folder.
+    """Write the winner and the dense networks of a finished search, and what its networks cost, into its run folder.
 
     Args:
         plan: of the search.
@@ -184,6 +185,7 @@ def write_models(plan: Plan, history: History, folder: Path) -> None:
     for name in (winner(plan, history), DENSE, SMALL):
         if name is not None and name in history.finals:
             save_model(folder / file_of(name), *_model(plan, history, folder, name)[1:])
+    record_costs(plan, history, folder)
 
 
 def is_file_name(out: Path) -> bool:

@@ -35,6 +35,7 @@ MAY: dict[str, tuple[str, ...]] = {
         "deploy",
         "experiment",
         "exports",
+        "network_costs",
         "api",
         "cli_errors",
         "cli_models",

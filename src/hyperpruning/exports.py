@@ -99,7 +99,7 @@ def export(
     """
     folder = Path(folder)
     _check_form(out, precision, plain)
-    plan, history = _read_search(folder, experiment)
+    plan, history = read_search(folder, experiment)
     name = _chosen(plan, history, criterion, candidate, dense=out is not None)
     with locked(folder):
         network, *model = _model(plan, history, folder, name)
@@ -146,7 +146,7 @@ def network_of(
                 "Give the run folder."
             )
         return load(folder)
-    plan, history = _read_search(folder, experiment)
+    plan, history = read_search(folder, experiment)
     name = _chosen(plan, history, criterion, candidate, dense=True)
     network: nn.Module = _model(plan, history, folder, name)[0].eval()
     try:
@@ -156,8 +156,16 @@ def network_of(
     return network
 
 
-def _read_search(folder: Path, experiment: Experiment | Plan | None) -> tuple[Plan, History]:
-    """The plan and the ledger of a run folder."""
+def read_search(folder: Path, experiment: Experiment | Plan | None = None) -> tuple[Plan, History]:
+    """The plan and the ledger of a run folder.
+
+    Args:
+        folder: the run folder.
+        experiment: as of `export`.
+
+    Raises:
+        RunFolderError: the folder belongs to another search, or has no ``experiment.toml``.
+    """
     if experiment is None:
         if not (folder / EXPERIMENT).is_file():
             read(folder)

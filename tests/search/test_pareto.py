@@ -63,4 +63,3 @@ def test_of_a_front_that_does_not_fit_those_that_lie_apart_are_kept():
 
 def test_an_infinite_score_comes_last_on_its_front():
     assert split_by_fronts({"a": 1.0, "b": math.inf, "c": math.inf}, {"a": 3, "b": 2, "c": 3}, 3)[0] == ["a", "b", "c"]
-

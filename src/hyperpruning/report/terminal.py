@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperpruning.report.tables import HEADINGS, TEXT, Correlation, Row, cells, pivot, signed
+from hyperpruning.report.tradeoffs import MARK, Tradeoff, headings, in_the_table, is_marked
+from hyperpruning.report.tradeoffs import cells as row_cells
 from hyperpruning.search.replay import Summary
 
 WIDEST = {"network": 26, "method": 24}  # a narrower terminal gets a second table rather than narrower columns of text
@@ -127,6 +129,19 @@ def correlations_table(found: Sequence[Correlation], columns: int = 8) -> Render
 
 def _epoch(epoch: int) -> str:
     return f"e={epoch}"
+
+
+def tradeoffs_table(rows: Sequence[Tradeoff]) -> RenderableType:
+    """The Pareto view for a terminal; what is on a frontier has a mark."""
+    table, names = _table(), headings(rows)
+    for heading in names:
+        first = heading == names[0]
+        table.add_column(heading, justify="left" if first else "right", no_wrap=False)
+    for row in in_the_table(rows):
+        pairs = zip(row_cells(row, names), is_marked(row, names), strict=True)
+        texts = [text + (MARK if on else " ") if column > 1 else text for column, (text, on) in enumerate(pairs)]
+        table.add_row(texts[0], *(Text(text, no_wrap=True) for text in texts[1:]))
+    return table
 
 
 def replayed(found: Sequence[Summary]) -> RenderableType:

@@ -170,8 +170,8 @@ def read_search(folder: Path, experiment: Experiment | Plan | None = None) -> tu
         if not (folder / EXPERIMENT).is_file():
             read(folder)
             raise RunFolderError(
-                f"A run folder must have an {EXPERIMENT} to export from it, got {folder} without one. Call hp.export "
-                "with the plan of the search."
+                f"A run folder must have an {EXPERIMENT} to load its networks, got {folder} without one. Call "
+                "hp.export with the plan of the search."
             )
         experiment = read_experiment(folder / EXPERIMENT)
     plan, history = plan_of(experiment), read(folder)

@@ -55,18 +55,17 @@ def record_costs(plan: Plan, history: History, folder: Path) -> None:
         write_costs(folder, found)
 
 
-def step_times(plan: Plan, history: History, folder: Path, *, seconds: float = 2.0) -> dict[str, float]:
+def step_times(plan: Plan, history: History, folder: Path) -> dict[str, float]:
     """The microseconds of a step of each finished network here, by its name; see `step_microseconds`.
 
     Args:
         plan, history, folder: as of `record_costs`.
-        seconds: that the measurement may take.
 
     Raises:
         TypeError: networks that the decoder does not know.
     """
     networks = {name: stored_network(plan, history, folder, name) for name in finished_networks(history)}
-    return step_microseconds({name: one for name, one in networks.items() if one is not None}, seconds=seconds)
+    return step_microseconds({name: one for name, one in networks.items() if one is not None})
 
 
 def finished_networks(history: History) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ from typer.testing import CliRunner
 
 import hyperpruning as hp
 from hyperpruning.cli import app
+from hyperpruning.deploy.benchmark import step_microseconds
 from hyperpruning.deploy.costs import compact_bytes, multiply_adds, stored_tensors
 from hyperpruning.deploy.model_folder import describe, save_folder
 from hyperpruning.experiment import read_experiment
-from hyperpruning.exports import plan_of
+from hyperpruning.exports import plan_of, read_search
 from hyperpruning.models.language_model import LanguageModel
 from hyperpruning.models.rhn import RHNLayer
 from hyperpruning.models.sequence_model import SequenceClassifier
-from hyperpruning.network_costs import record_costs
+from hyperpruning.network_costs import record_costs, step_times
 from hyperpruning.report.costs import COSTS, Costs, read_costs, write_costs
 from hyperpruning.search.ledger import read
 from small import small, write_text
@@ -141,3 +143,19 @@ def test_a_network_without_its_checkpoint_has_no_costs(searched, tmp_path):
     history = read(copy)
     record_costs(plan_of(read_experiment(copy / "experiment.toml")), history, copy)
     assert read_costs(copy).keys() == read_costs(searched).keys() - {history.finals["dense"].sha256}
+
+
+def test_a_report_measures_a_step_only_where_it_is_asked(searched, monkeypatch, tmp_path):
+    monkeypatch.setattr("hyperpruning.network_costs.step_microseconds", partial(step_microseconds, seconds=0))
+    monkeypatch.setenv("COLUMNS", "120")
+    page, ledger = tmp_path / "page.html", (searched / "ledger.jsonl").read_bytes()
+    for words, timed in (([], False), (["--latency"], True)):
+        result = CliRunner().invoke(app, ["report", str(searched), "--out", str(page), *words])
+        assert result.exit_code == 0, result.output
+        assert ("us a" in result.output) == timed
+        assert ("us a step" in page.read_text()) == timed
+    assert (searched / "ledger.jsonl").read_bytes() == ledger
+    plan, history = read_search(searched)
+    times = step_times(plan, history, searched)
+    assert times.keys() == history.finals.keys()
+    assert all(0 < time < 1e6 for time in times.values())

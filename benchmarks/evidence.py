@@ -25,7 +25,9 @@ import numpy as np
 from evidence_page import write_page
 
 import hyperpruning as hp
+from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import DISTANCES, spectrum_distance
+from hyperpruning.report.nearest import POOLS, features
 from hyperpruning.search.criteria import CRITERIA, Rung
 from hyperpruning.search.ranking import ranks, spearman
 from hyperpruning.search.regression import residuals_of, ridge, standardised, terms_of
@@ -34,6 +36,7 @@ from hyperpruning.training.record import EpochRecord
 
 HERE = Path(__file__).parent
 TABLES, PUBLISHED, RESULTS = HERE / "tables", HERE / "published", HERE / "results" / "evidence.json"
+FRONTIER = RESULTS.with_name("frontier.json")
 SEARCHES, CANDIDATES, DRAWS = 100, 24, 500
 # rungs as fractions of the training, and the candidates of 24 that are kept
 SCHEDULES = {
@@ -300,7 +303,25 @@ def main() -> None:
             tables = dict(executor.map(evidence_of, sorted(TABLES.glob("*.npz"))))
             found = {"tables": tables, "published": published_pool(), "nasbench": outside.result()}
         RESULTS.write_text(json.dumps(rounded(found), sort_keys=True) + "\n")
-    write_page(json.loads(RESULTS.read_text()))
+    write_atomic(POOLS, (json.dumps(pools(results()["tables"]), indent=1) + "\n").encode())
+    write_page(results(), sorted(TABLES.glob("*.npz")))
+
+
+def pools(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of the nearest table: features, and correlations up to a quarter of the training."""
+    found = {}
+    for name, table in tables.items():
+        epochs = [epoch for epoch in table["correlations"] if int(epoch) <= 0.25 * table["facts"]["epochs"]]
+        judged = {epoch: {one: table["correlations"][epoch][one][0] for one in EARLY} for epoch in epochs}
+        pool = {"candidates": table["facts"]["candidates"], "correlations": judged}
+        found[name] = features(hp.load_table(TABLES / f"{name}.npz").identity) | pool
+    return found
+
+
+def results() -> dict[str, Any]:
+    """What the page is made of: the evidence, and the frontier (benchmarks/frontier.py)."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    return found | {"frontier": json.loads(FRONTIER.read_text())}
 
 
 def rounded(value: Any) -> Any:

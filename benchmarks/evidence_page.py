@@ -5,15 +5,14 @@ Every sentence here that has a number takes it from the json; tests/test_evidenc
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from evidence_figures import draw
 
 from hyperpruning.lyapunov.distances import DISTANCES
 
@@ -154,6 +153,48 @@ def factor(tables: Tables, most: float = 0.15) -> str:
     return table_of(["rule", *tables], rows)
 
 
+def frontier(found: Mapping[str, Any]) -> str:
+    """Test metrics by active weights: means over seeds, with their range."""
+    kinds = ("narrower", "static", "rigl-erk", "gmp", "searched")
+    rows = []
+    for task, one in found.items():
+        networks = one["networks"]
+        points = [networks[key][kind] for key in networks for kind in ("dense", "narrower")]
+        dense = [(float(np.mean([p[0] for p in each])), float(np.mean([p[1] for p in each]))) for each in points]
+        for sparsity, here in networks.items():
+            best = min(kinds[1:], key=lambda kind, here=here: np.mean([p[1] for p in here[kind]]))  # type: ignore[misc]
+            loss, weights = (float(np.mean([p[part] for p in here[best]])) for part in (1, 0))
+            times = equal_dense(loss, dense) / weights
+            factor = f"{times:.1f} ({best})" if math.isfinite(times) else f"no dense one is as good ({best})"
+            cells = [metrics(here[kind]) for kind in ("dense", *kinds)]
+            rows.append([f"{task}, {one['metric']}", f"{float(sparsity):.0%}", f"{weights:,.0f}", *cells, factor])
+    head = ["task", "sparsity", "weights", "dense, all weights", "dense, as many weights", *kinds[1:], "factor"]
+    return table_of(head, rows)
+
+
+def metrics(points: Sequence[Sequence[float]]) -> str:
+    """A mean over seeds with its range."""
+    values = [point[2] for point in points]
+    digits = 1 if min(values) > 20 else 2 if min(values) > 1 else 3
+    return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def equal_dense(loss: float, dense: Sequence[tuple[float, float]]) -> float:
+    """The weights with which a dense network has this test loss, between measured widths; inf beyond the best one.
+
+    Args:
+        loss: to be reached.
+        dense: (weights, loss) of dense networks; a wider one counts as no worse than a narrower one.
+    """
+    weights, losses = zip(*sorted(dense), strict=True)
+    best = np.minimum.accumulate(losses)
+    reached = np.flatnonzero(best <= loss)
+    if not len(reached):
+        return math.inf
+    after = max(1, int(reached[0]))
+    return math.exp(float(np.interp(-loss, -best[after - 1 : after + 1], np.log(weights[after - 1 : after + 1]))))
+
+
 def published(found: Mapping[str, Sequence[float]]) -> str:
     """The 26 candidates of the authors."""
     rows = [[name, str(values[0]), two(values[1]), two(values[2])] for name, values in found.items()]
@@ -182,6 +223,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "schedules": lambda: schedules(tables),
         "left-out": lambda: chosen_elsewhere(tables, "middle"),
         "factor": lambda: factor(tables),
+        "frontier": lambda: frontier(found["frontier"]),
         "published": lambda: published(found["published"]),
         "nasbench": lambda: nasbench(found["nasbench"]),
     }
@@ -204,56 +246,7 @@ def marked(page: str, parts: Mapping[str, str]) -> str:
     return page
 
 
-def readable(axis: Axes, ticks: Sequence[float]) -> None:
-    """Ticks of a logarithmic axis as numbers."""
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-
-
-def draw(tables: Tables) -> None:
-    """Two figures: correlation over the training, and regret against epochs."""
-    count = len(tables)
-    figure = Figure(figsize=(10, 2.6 * ((count + 2) // 3)), layout="constrained")
-    axes = figure.subplots((count + 2) // 3, min(3, count), squeeze=False, sharey=True)
-    for axis in axes.flat[count:]:
-        axis.set_axis_off()
-    for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        epochs = sorted(map(int, table["correlations"]))
-        for judge in ("loss", "averaged_loss", "conditional_ls", "drop_fraction"):
-            values = np.array([table["correlations"][str(epoch)][judge] for epoch in epochs])
-            fractions = 100 * np.array(epochs) / table["facts"]["epochs"]
-            axis.plot(fractions, values[:, 0], label=JUDGES[judge])
-            axis.fill_between(fractions, values[:, 1], values[:, 2], alpha=0.15)
-        axis.axhline(0, color="0.7", lw=0.8)
-        axis.set(title=name, xscale="log", xlabel="% of the training")
-        readable(axis, (2.5, 5, 10, 20, 50))
-    for row in axes:
-        row[0].set_ylabel("Spearman with the end")
-    axes[0, 0].legend(fontsize=7)
-    figure.savefig(PAGE.with_name("evidence_judges.png"), dpi=110, metadata={"Software": None})
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axis = figure.subplots()
-    for rule in ("loss", "averaged_loss", "ls", "blend", "calibrated", "surrogate", "config_surrogate"):
-        points = []
-        for schedule, found in next(iter(tables.values()))["searches"].items():
-            if rule not in found:
-                continue
-            each = [(t["searches"][schedule][rule], 24 * t["facts"]["epochs"]) for t in tables.values()]
-            share = 100 * float(np.mean([found["epochs"] / pool for found, pool in each]))
-            points.append((share, float(np.mean([found["regret"][0] for found, _ in each]))))
-        axis.plot(*zip(*points, strict=True), "o", ms=5, alpha=0.8, label=rule)
-    random = [(int(k), [t["facts"]["random"][k][0] for t in tables.values()]) for k in ("1", "2", "3", "6", "12")]
-    axis.plot(
-        [100 * k / 24 for k, _ in random], [float(np.mean(v)) for _, v in random], "k--", label="random, to the end"
-    )
-    axis.set(xlabel="epochs, in % of training all 24", ylabel="regret, mean over the tables", xscale="log", ylim=(0, 1))
-    readable(axis, (4, 8, 12, 16, 25, 50))
-    axis.legend(fontsize=8)
-    figure.savefig(PAGE.with_name("evidence_regret.png"), dpi=110, metadata={"Software": None})
-
-
-def write_page(found: Mapping[str, Any]) -> None:
-    """Replace the marked parts of docs/results.md, and draw the figures."""
+def write_page(found: Mapping[str, Any], paths: Sequence[Path]) -> None:
+    """Replace the marked parts of docs/results.md, and draw the figures from the results and the tables' files."""
     PAGE.write_text(marked(PAGE.read_text(), blocks(found)))
-    draw(found["tables"])
+    draw(found["tables"], paths, found["frontier"])

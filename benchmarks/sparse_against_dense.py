@@ -110,13 +110,13 @@ WIDE = [
 SETTINGS = {"large": LARGE, "small": SMALL, "wide": WIDE}
 
 
-def write_text(folder: Path, every: int) -> None:
-    """The built-in text as a folder, with fewer training paragraphs."""
+def write_text(folder: Path, every: int, others: int = 1) -> None:
+    """The built-in text as a folder, with one of so many paragraphs for training, and for validation and test."""
     corpus = builtin_text()
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         text = "".join(corpus.vocabulary[token] for token in getattr(corpus, split).tolist())
-        paragraphs = text.split("\n\n")[:: every if split == "train" else 1]
+        paragraphs = text.split("\n\n")[:: every if split == "train" else others]
         (folder / f"{split}.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import re
 
 import evidence
 import pytest
-from evidence_page import PAGE, blocks, marked
+from evidence_page import PAGE, blocks, equal_dense, frontier, marked
 
 import hyperpruning as hp
 from hyperpruning.lyapunov.distances import DISTANCES
@@ -19,7 +19,7 @@ def section() -> str:
 
 
 def test_the_page_is_what_the_results_say():
-    found = blocks(json.loads(evidence.RESULTS.read_text()))
+    found = blocks(evidence.results())
     assert marked(PAGE.read_text(), found) == PAGE.read_text()
     with pytest.raises(ValueError, match="must have the marks of 'another' once, got 0"):
         marked(PAGE.read_text(), {"another": ""})
@@ -95,3 +95,19 @@ def test_partial_correlations_and_left_out_regressions_know_what_was_put_in():
     columns = [evidence.standardised(values) for values in (given, own)]
     assert evidence.left_out(columns, both.tolist())[0] > 0.9
     assert evidence.left_out(columns[:1], own.tolist())[1] < 0.2
+
+
+def test_a_frontier_says_how_many_dense_weights_are_as_good():
+    dense = [(1000.0, 0.1), (100.0, 0.2), (2000.0, 0.3)]
+    assert equal_dense(0.15, dense) == pytest.approx(10**2.5)
+    assert equal_dense(0.1, dense) == pytest.approx(1000)
+    assert equal_dense(0.3, dense) == pytest.approx(100)
+    assert equal_dense(0.05, dense) == float("inf")
+    networks = {
+        kind: [[weights, loss, 50.0 + seed] for seed in (0, 1)]
+        for kind, weights, loss in (("dense", 1000, 0.1), ("narrower", 100, 0.2), ("static", 110, 0.19))
+    }
+    networks |= {"rigl-erk": [[110, 0.15, 60.0]], "gmp": [[110, 0.16, 59.0]], "searched": [[110, 0.17, 58.0]]}
+    page = frontier({"task": {"metric": "accuracy", "networks": {"0.9": networks}}})
+    row = "| task, accuracy | 90% | 110 | 50.5 (50.0 to 51.0) | 50.5 (50.0 to 51.0) | 50.5 (50.0 to 51.0) "
+    assert row + "| 60.0 (60.0 to 60.0) | 59.0 (59.0 to 59.0) | 58.0 (58.0 to 58.0) | 2.9 (rigl-erk) |" in page

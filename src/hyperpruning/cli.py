@@ -57,7 +57,7 @@ from hyperpruning.report import status as progress
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import WINNER, file_of, read_run
-from hyperpruning.report.trust import sentence, trust
+from hyperpruning.report.trust import trust_said
 from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import chosen_executor, stop
@@ -582,7 +582,7 @@ def _print_results(folder: Path, times: Mapping[str, float] | None = None) -> No
         out.print(terminal.correlations_table(correlations))
     run = read_run(folder)
     out.print(tables.verdict(rows, run.notes))
-    if said := sentence(trust(run)):
+    if said := trust_said(run):
         out.print(said)
 
 

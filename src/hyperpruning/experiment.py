@@ -320,7 +320,7 @@ def _kind(sections: Mapping[str, Any]) -> str:
     """
     task = sections.get("task", {})
     kind = task.get("kind", DEFAULT_KIND) if isinstance(task, Mapping) else DEFAULT_KIND
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ExperimentError(f"task.kind must be one of {', '.join(KINDS)}, got {kind!r}.{did_you_mean(kind, KINDS)}")
     return str(kind)
 

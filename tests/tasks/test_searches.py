@@ -151,10 +151,11 @@ def test_a_command_writes_a_commented_experiment_of_each_kind(tmp_path):
 
 
 def test_an_unknown_kind_or_a_setting_of_another_kind_is_named():
-    with pytest.raises(
-        ExperimentError, match=r"^task.kind must be one of language_modelling, classification, forecasting"
-    ):
-        Experiment(task={"kind": "clasification"}, data={"file": "x"})
+    for kind in ("clasification", ["classification"]):
+        with pytest.raises(
+            ExperimentError, match=r"^task.kind must be one of language_modelling, classification, forecasting"
+        ):
+            Experiment(task={"kind": kind}, data={"file": "x"})
     with pytest.raises(ExperimentError, match=r"^data.windw is not a setting. Did you mean 'window'\?$"):
         Experiment(task={"kind": "forecasting"}, data={"windw": 3})
     with pytest.raises(ExperimentError, match=r"^data.folder is not a setting."):

@@ -18,7 +18,7 @@ from hyperpruning.report.drawing import with_id_prefix
 from hyperpruning.report.run import read_run
 from hyperpruning.report.status import status
 from hyperpruning.report.tables import results, verdict
-from hyperpruning.report.trust import sentence, trust
+from hyperpruning.report.trust import trust_said
 from hyperpruning.search.history import SMALL
 
 
@@ -65,7 +65,7 @@ def report(folder: Path, *, times: Mapping[str, float] | None = None) -> str:
         metric_meaning=sections.metric_meaning(run.metric),
         search=sections.search(run, now),
         verdict=verdict(rows, run.notes),
-        trust=sentence(trust(run)),
+        trust=trust_said(run),
         tiles=sections.tiles(run, rows),
         results=sections.results(rows),
         as_many_weights=any(row.network == SMALL for row in rows),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hyperpruning.report.components import criterion_name, join_names
+from hyperpruning.report.nearest import nearest_sentence
 from hyperpruning.report.run import Run
 from hyperpruning.report.series import chance
 from hyperpruning.search.ranking import spearman
@@ -69,6 +70,12 @@ def _losses(run: Run, names: list[str]) -> dict[str, Mapping[int, float]]:
             losses[run.epochs] = run.history.finals[name].valid_loss
         found[name] = losses
     return found
+
+
+def trust_said(run: Run) -> str:
+    """The trust of a run in words, and what the nearest of our tables says; "" before four candidates trained on."""
+    found = trust(run)
+    return " ".join(said for said in (sentence(found), nearest_sentence(run, found[0].epoch)) if said) if found else ""
 
 
 def sentence(found: list[Trust]) -> str:

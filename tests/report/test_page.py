@@ -106,6 +106,7 @@ def test_the_page_and_the_terminal_have_the_same_numbers(train_all: Path, page: 
 def test_sections_stand_in_order(train_all: Path, page: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", page) == [
         "Results",
+        "Loss against cost",
         "Winner",
         "Search setup",
         "Elimination by rounds",

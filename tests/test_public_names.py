@@ -34,6 +34,7 @@ NAMES = [
     "Task",
     "TrainConfig",
     "check_driven_layer",
+    "costs",
     "dask_executor",
     "export",
     "fake_int8",

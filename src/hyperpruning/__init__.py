@@ -19,6 +19,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.lyapunov.modules import Direction
     from hyperpruning.lyapunov.spectrum import Spectrum, lyapunov_spectrum
     from hyperpruning.lyapunov.steps import DrivenStep
+    from hyperpruning.network_costs import costs
     from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
     from hyperpruning.search.executors import dask_executor, process_pool, ray_executor
     from hyperpruning.search.plan import Plan
@@ -65,6 +66,7 @@ __all__ = [
     "Task",
     "TrainConfig",
     "check_driven_layer",
+    "costs",
     "dask_executor",
     "export",
     "fake_int8",
@@ -106,6 +108,7 @@ _MODULES = {
     "Task": "training.task",
     "TrainConfig": "training.config",
     "check_driven_layer": "testing.driven_layer",
+    "costs": "network_costs",
     "dask_executor": "search.executors",
     "export": "exports",
     "fake_int8": "deploy.fake_int8",

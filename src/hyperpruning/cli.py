@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -48,10 +48,11 @@ from hyperpruning.experiment import (
     word_experiment,
 )
 from hyperpruning.exports import export as export_network
-from hyperpruning.exports import network_of, plan_of
+from hyperpruning.exports import network_of, plan_of, read_search
 from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.report import comparing, tables, terminal, watching
+from hyperpruning.network_costs import step_times
+from hyperpruning.report import comparing, tables, terminal, tradeoffs, watching
 from hyperpruning.report import status as progress
 from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
@@ -278,11 +279,15 @@ def report(
         Path | None,
         typer.Option("--out", parser=_named, metavar="PATH", help="The page; default: report.html in the run folder."),
     ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure a step of each finished network in the decoder, here and now.")
+    ] = False,
 ) -> None:
     """Print the tables of a search, finished or not, and write its report."""
     _check_started(folder)
-    _print_results(folder)
-    out.print(f"Report: {write_report(folder, output)}", soft_wrap=True)
+    times = _step_times(folder) if latency else None
+    _print_results(folder, times)
+    out.print(f"Report: {write_report(folder, output, times=times)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: hyperprune export runs/mine --out model --precision int8")
@@ -566,16 +571,25 @@ def _progress(folder: Path, workers: int, metric: Metric) -> Iterator[Callable[[
         yield lambda fact: None
 
 
-def _print_results(folder: Path) -> None:
+def _print_results(folder: Path, times: Mapping[str, float] | None = None) -> None:
     rows, correlations = tables.results(folder), tables.correlations(folder)
     if rows:
         out.print(terminal.results_table(rows))
+    if len(found := tradeoffs.tradeoffs(read_run(folder), times)) > 1:
+        out.print(terminal.tradeoffs_table(found))
+        out.print(tradeoffs.meaning(found))
     if any(found.rho is not None for found in correlations):
         out.print(terminal.correlations_table(correlations))
     run = read_run(folder)
     out.print(tables.verdict(rows, run.notes))
     if said := trust_said(run):
         out.print(said)
+
+
+def _step_times(folder: Path) -> Mapping[str, float]:
+    """The microseconds of a step of each finished network; the networks are those of the run folder's experiment."""
+    plan, history = read_search(folder)
+    return step_times(plan, history, folder)
 
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:

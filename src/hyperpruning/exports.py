@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hyperpruning.deploy.model_folder import PLAIN, is_model_folder, load, save_
 from hyperpruning.deploy.parts import network_parts
 from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
 from hyperpruning.files import weights_sha256
+from hyperpruning.network_costs import costs, record_costs
 from hyperpruning.report.card import model_card
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import WINNER, file_of, read_run
@@ -98,7 +99,7 @@ def export(
     """
     folder = Path(folder)
     _check_form(out, precision, plain)
-    plan, history = _read_search(folder, experiment)
+    plan, history = read_search(folder, experiment)
     name = _chosen(plan, history, criterion, candidate, dense=out is not None)
     with locked(folder):
         network, *model = _model(plan, history, folder, name)
@@ -106,7 +107,7 @@ def export(
             out = Path(out)
             if not is_file_name(out):
                 groups = row_groups_of(job_of(plan, folder, history, name, 0).task, network)
-                card = model_card(read_run(folder), name, network, groups)
+                card = model_card(read_run(folder), name, network, groups) | {"costs": asdict(costs(network))}
                 save_folder(out, model[0], model[1] | card, precision=precision)
             elif not plain:
                 save_model(out, *model)
@@ -145,7 +146,7 @@ def network_of(
                 "Give the run folder."
             )
         return load(folder)
-    plan, history = _read_search(folder, experiment)
+    plan, history = read_search(folder, experiment)
     name = _chosen(plan, history, criterion, candidate, dense=True)
     network: nn.Module = _model(plan, history, folder, name)[0].eval()
     try:
@@ -155,14 +156,22 @@ def network_of(
     return network
 
 
-def _read_search(folder: Path, experiment: Experiment | Plan | None) -> tuple[Plan, History]:
-    """The plan and the ledger of a run folder."""
+def read_search(folder: Path, experiment: Experiment | Plan | None = None) -> tuple[Plan, History]:
+    """The plan and the ledger of a run folder.
+
+    Args:
+        folder: the run folder.
+        experiment: as of `export`.
+
+    Raises:
+        RunFolderError: the folder belongs to another search, or has no ``experiment.toml``.
+    """
     if experiment is None:
         if not (folder / EXPERIMENT).is_file():
             read(folder)
             raise RunFolderError(
-                f"A run folder must have an {EXPERIMENT} to export from it, got {folder} without one. Call hp.export "
-                "with the plan of the search."
+                f"A run folder must have an {EXPERIMENT} to load its networks, got {folder} without one. Call "
+                "hp.export with the plan of the search."
             )
         experiment = read_experiment(folder / EXPERIMENT)
     plan, history = plan_of(experiment), read(folder)
@@ -171,7 +180,7 @@ def _read_search(folder: Path, experiment: Experiment | Plan | None) -> tuple[Pl
 
 
 def write_models(plan: Plan, history: History, folder: Path) -> None:
-    """Write the winner and the dense networks of a finished search into its run folder.
+    """Write the winner and the dense networks of a finished search, and what its networks cost, into its run folder.
 
     Args:
         plan: of the search.
@@ -184,6 +193,7 @@ def write_models(plan: Plan, history: History, folder: Path) -> None:
     for name in (winner(plan, history), DENSE, SMALL):
         if name is not None and name in history.finals:
             save_model(folder / file_of(name), *_model(plan, history, folder, name)[1:])
+    record_costs(plan, history, folder)
 
 
 def is_file_name(out: Path) -> bool:

@@ -22,9 +22,15 @@ def test_ours(name, space):
     check_sampler(SAMPLERS[name], space)
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "gp"])
+def test_ours_with_two_objectives(name):
+    check_sampler(SAMPLERS[name], n_objectives=2)
+
+
 @pytest.mark.slow  # a Gaussian process is fitted for each suggestion
 def test_the_gaussian_process():
-    check_sampler(SAMPLERS["gp"])
+    for n_objectives in (1, 2):
+        check_sampler(SAMPLERS["gp"], n_objectives=n_objectives)
 
 
 def test_the_grid():

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hyperpruning.deploy.compact import encode
 from hyperpruning.deploy.compiler import CompilerError
+from hyperpruning.deploy.costs import compact_bytes
 from hyperpruning.deploy.decoder import Decoder
 from hyperpruning.deploy.model_folder import load
 from hyperpruning.deploy.native import Kernel, NativeMatrix, Work
 from hyperpruning.deploy.native_network import MatrixReport
 from hyperpruning.deploy.packing import pack
-from hyperpruning.deploy.parts import network_parts
+from hyperpruning.deploy.parts import NetworkParts, network_parts
 
 COLUMNS = 1024  # of the dense matrix whose product measures the bandwidth
 DENSE = {"exact": "dense_fp32", "int8": "dense_int8"}
@@ -59,7 +59,7 @@ def benchmark(network: nn.Module, *, seconds: float = 2.0) -> list[StepTime]:
     """
     parts = network_parts(network)
     names = [linear.name for linear in parts.linears()]
-    x = torch.zeros(1, dtype=torch.int64) if parts.embedding is not None else torch.linspace(-1, 1, parts.inputs)[None]
+    x = _input(parts)
     decoders = dict[str, Decoder]()
     for precision, dense in DENSE.items():
         decoder = Decoder(network, precision=precision)
@@ -110,16 +110,32 @@ def deployed_sizes(dense: Path | str, winner: Path | str, *, seconds: float = 1.
     networks = {"dense, float32": load(dense), "winner, float32": load(winner), "winner, int8": load(winner)}
     jobs, sizes = dict[str, Callable[[], object]](), dict[str, int]()
     for name, network in networks.items():
-        precision, parameters = "int8" if name.endswith("int8") else "exact", list(network.parameters())
-        parts = network_parts(network)
-        tokens = parts.embedding is not None
-        x = torch.zeros(1, dtype=torch.int64) if tokens else torch.linspace(-1, 1, parts.inputs)[None]
-        jobs[name] = _step(Decoder(network, precision=precision), x)
-        sizes[name] = sum(
-            4 * one.numel() if name.startswith("dense") else len(encode(one.detach(), precision)[1])
-            for one in parameters
-        )
+        precision = "int8" if name.endswith("int8") else "exact"
+        jobs[name] = _step(Decoder(network, precision=precision), _input(network_parts(network)))
+        whole = 4 * sum(one.numel() for one in network.parameters())
+        sizes[name] = whole if name.startswith("dense") else compact_bytes(network, precision)
     return [DeployedSize(name, sizes[name], time * 1e6) for name, time in _shortest(jobs, seconds).items()]
+
+
+def step_microseconds(networks: Mapping[str, nn.Module], *, seconds: float = 2.0) -> dict[str, float]:
+    """The microseconds of the fastest step of an exact `Decoder` of each network, one sequence, in turn.
+
+    Args:
+        networks: by name.
+        seconds: that the measurement may take; it takes at least 5 rounds.
+
+    Raises:
+        TypeError: a network that the decoder does not know.
+    """
+    jobs = {name: _step(Decoder(network), _input(network_parts(network))) for name, network in networks.items()}
+    return {name: time * 1e6 for name, time in _shortest(jobs, seconds).items()}
+
+
+def _input(parts: NetworkParts) -> torch.Tensor:
+    """The input of one step: a token or a vector."""
+    return (
+        torch.zeros(1, dtype=torch.int64) if parts.embedding is not None else torch.linspace(-1, 1, parts.inputs)[None]
+    )
 
 
 def _step(decoder: Decoder, x: torch.Tensor) -> Callable[[], object]:

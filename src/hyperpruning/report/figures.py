@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hyperpruning.report.drawing import (
     COLOURS,
@@ -27,6 +28,8 @@ from hyperpruning.report.drawing import (
     svg_of,
 )
 from hyperpruning.report.series import Densities, Line, Scatter, Vector, finite, placed_labels
+from hyperpruning.report.tradeoffs import Tradeoff
+from hyperpruning.search.history import DENSE
 
 EPOCH_COLOURS = LinearSegmentedColormap.from_list("epoch", ["#c6dbe8", "#5aa2cc", "#0072B2", "#062f4f"])
 """Early to late: light to dark blue."""
@@ -185,6 +188,38 @@ def scatter(points: Scatter, winners: Mapping[str, Sequence[str]], *, xlabel: st
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         return svg_of(figure, f"{xlabel} against {ylabel} of {len(points.networks)} candidates.")
+
+
+def tradeoffs(rows: Sequence[Tradeoff], winners: Mapping[str, Sequence[str]], *, cost: str, xlabel: str) -> str:
+    """Draw the validation loss of the finished networks against a cost, with the Pareto frontier as steps.
+
+    Args:
+        rows: of the Pareto view; those with an infinite loss or without this cost are not drawn.
+        winners: by network, their criteria.
+        cost: a field of `Tradeoff`.
+        xlabel: its name.
+    """
+    drawn = [row for row in rows if math.isfinite(row.loss) and getattr(row, cost) is not None]
+    x, y = [float(getattr(row, cost)) for row in drawn], [row.loss for row in drawn]
+    on = sorted((at, loss) for row, at, loss in zip(drawn, x, y, strict=True) if cost in row.frontier)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_axes(height=3.5)
+        axes.margins(0.12)
+        axes.step([at for at, _ in on], [loss for _, loss in on], where="post", color=SOFT, linewidth=1.2, zorder=1)
+        for row, at, loss in zip(drawn, x, y, strict=True):
+            shade = INK if row.network == DENSE else colour(winners.get(row.network, ()))
+            axes.plot(at, loss, "o", color=shade, markersize=8 if cost in row.frontier else 5.5, mew=0)
+        points = Scatter(0, tuple(row.label for row in drawn), tuple(x), tuple(y), None)
+        marked = {row.label for row in drawn if cost in row.frontier}
+        for label, place, side in placed_labels(points, marked):
+            weight, shade = ("bold", INK) if label in marked else ("normal", SOFT)
+            options: Any = {"ha": "left" if side[0] > 0 else "right", "va": "center", "textcoords": "offset points"}
+            axes.annotate(label, place, (6 * side[0], 6 * side[1]), fontsize=8, weight=weight, color=shade, **options)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("validation loss, nats")
+        return svg_of(figure, f"Validation loss against {xlabel} of {len(drawn)} networks; {len(on)} on the frontier.")
 
 
 def spectra_figure(spectra: Mapping[str, Sequence[float]], errors: Mapping[str, Sequence[float]]) -> Figure:

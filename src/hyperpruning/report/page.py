@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from itertools import count
@@ -21,12 +22,13 @@ from hyperpruning.report.trust import trust_said
 from hyperpruning.search.history import SMALL
 
 
-def write_report(folder: Path, path: Path | None = None) -> Path:
+def write_report(folder: Path, path: Path | None = None, *, times: Mapping[str, float] | None = None) -> Path:
     """Write the report of a search, finished or not.
 
     Args:
         folder: the run folder, which may be read-only if `path` is elsewhere.
         path: of the page; None for ``report.html`` in the run folder.
+        times: microseconds of a step by network, for the Pareto view; None: not measured.
 
     Returns:
         the path of the page.
@@ -35,15 +37,16 @@ def write_report(folder: Path, path: Path | None = None) -> Path:
         RunFolderError: the folder holds no search.
     """
     path = folder / "report.html" if path is None else path
-    write_atomic(path, report(folder).encode())
+    write_atomic(path, report(folder, times=times).encode())
     return path
 
 
-def report(folder: Path) -> str:
+def report(folder: Path, *, times: Mapping[str, float] | None = None) -> str:
     """The report of a search as HTML.
 
     Args:
         folder: the run folder.
+        times: as of `write_report`.
 
     Raises:
         RunFolderError: the folder holds no search.
@@ -71,6 +74,7 @@ def report(folder: Path) -> str:
         components=sections.component_table(run),
         candidates=sections.candidates(run),
         settings=sections.settings(run),
+        pareto=panels.pareto_view(run, times),
         elimination=panels.elimination(run),
         curves=panels.curves(run),
         averaging=panels.averaging(run),

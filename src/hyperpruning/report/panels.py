@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hyperpruning.report import drawing, figures, series
+from hyperpruning.report import drawing, figures, series, tradeoffs
 from hyperpruning.report.blocks import LegendEntry, Panel, Table, TableRow
 from hyperpruning.report.components import criterion_name, join_names
 from hyperpruning.report.run import Run, winners_by_network
@@ -66,6 +66,23 @@ class Density:
     network: str
     panel: Panel
     table: Table
+
+
+@dataclass(frozen=True)
+class ParetoView:
+    """The section of loss against costs.
+
+    Attributes:
+        panel: loss against the active weights.
+        table: of all costs.
+        meaning: of its marks, in words.
+        timed: whether steps were measured.
+    """
+
+    panel: Panel
+    table: Table
+    meaning: str
+    timed: bool
 
 
 def elimination(run: Run) -> list[Panel]:
@@ -207,6 +224,20 @@ def predictions(run: Run) -> list[Panel]:
                     Panel(figures.scatter(points, winners, **axes), f"{name}, epoch {rung}: {rho}", criterion)
                 )
     return panels
+
+
+def pareto_view(run: Run, times: Mapping[str, float] | None) -> ParetoView | None:
+    """The Pareto view; None below 2 finished networks.
+
+    Args:
+        run: the search.
+        times: microseconds of a step by network; None: not measured.
+    """
+    rows = tradeoffs.tradeoffs(run, times)
+    if len(rows) < 2:
+        return None
+    svg = figures.tradeoffs(rows, winners_by_network(run), cost="active", xlabel="active weights")
+    return ParetoView(Panel(svg), tradeoffs.table(rows), tradeoffs.meaning(rows), times is not None)
 
 
 def correlation_table(run: Run) -> Correlations | None:

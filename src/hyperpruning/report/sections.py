@@ -19,6 +19,8 @@ from hyperpruning.report.tables import HEADINGS, Row, cells
 from hyperpruning.search.dimensions import Dimension, Range
 from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.ledger import sha256
+from hyperpruning.search.plan import LOSS_ALONE
+from hyperpruning.search.space import SPARSITY
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.record import Metric, shown
@@ -182,9 +184,12 @@ def setup(run: Run) -> dict[str, str]:
         )
     if plan.train_all:
         rounds += " Eliminated candidates are trained to the end afterwards, to show what each criterion missed."
+    if plan.objectives != LOSS_ALONE:
+        rounds += " What is kept are the best Pareto fronts of score and active weights."
+    at = "of several sparsities" if SPARSITY in plan.space.dimensions else f"at sparsity {plan.sparsity:g}"
     guided = f"{', '.join(names)}. The sampler optimizes {names[0]}."
     return {
-        "candidates": f"{run.n_candidates} at sparsity {plan.sparsity:g}, suggested in batches of {plan.ask_batch}",
+        "candidates": f"{run.n_candidates} {at}, suggested in batches of {plan.ask_batch}",
         "sampler": components.with_meaning(plan.sampler, components.SAMPLERS),
         "rounds": rounds,
         "selection criteria": guided if len(names) > 1 else names[0],

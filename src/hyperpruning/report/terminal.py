@@ -12,10 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperpruning.report.tables import HEADINGS, TEXT, Correlation, Row, cells, pivot, signed
+from hyperpruning.report.tradeoffs import MARK, Tradeoff, headings, in_the_table, is_marked
+from hyperpruning.report.tradeoffs import cells as row_cells
 from hyperpruning.search.replay import Summary
 
 WIDEST = {"network": 26, "method": 24}  # a narrower terminal gets a second table rather than narrower columns of text
 NARROWEST = {"network": 12, "method": 16}
+NARROWEST_LABEL = 8  # of the Pareto view
 GAP = 2  # characters between columns
 EDGES = 1  # characters at the left edge and at the right, without one gap
 FIRST = ("valid", "test")  # the numbers that the first of several tables has
@@ -127,6 +130,27 @@ def correlations_table(found: Sequence[Correlation], columns: int = 8) -> Render
 
 def _epoch(epoch: int) -> str:
     return f"e={epoch}"
+
+
+def tradeoffs_table(rows: Sequence[Tradeoff]) -> RenderableType:
+    """The Pareto view for a terminal; what is on a frontier has a mark."""
+    names, lines = headings(rows), []
+    for row in in_the_table(rows):
+        pairs = zip(row_cells(row, names), is_marked(row, names), strict=True)
+        lines.append([text + (MARK if on else " ") if column > 1 else text for column, (text, on) in enumerate(pairs)])
+    columns = list(zip(names, *lines, strict=True))
+    label = max(map(len, columns[0]))
+    sizes = [max(map(len, [*heading.split(), *texts])) for heading, *texts in columns[1:]]  # a heading may wrap
+
+    def draw(width: int) -> Table:
+        table, left = _table(), width - EDGES - GAP - sum(size + GAP for size in sizes)
+        for heading, size in zip(names, [min(label, max(NARROWEST_LABEL, left)), *sizes], strict=True):
+            table.add_column(heading, justify="right" if table.columns else "left", width=size)
+        for line in lines:
+            table.add_row(*(Text(text, no_wrap=column > 0) for column, text in enumerate(line)))
+        return table
+
+    return Fitted(draw)
 
 
 def replayed(found: Sequence[Summary]) -> RenderableType:

@@ -43,7 +43,7 @@ from hyperpruning.search.history import (
 from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, compare, locked, read
 from hyperpruning.search.plan import Plan, batches
 from hyperpruning.search.references import baseline_loss
-from hyperpruning.search.samplers import sampler_of, suggest
+from hyperpruning.search.samplers import Observation, sampler_of, suggest
 from hyperpruning.search.schedulers import decide, observations, pruned_weights, survivors
 from hyperpruning.search.shared_folder import token_in
 from hyperpruning.search.space import Config
@@ -336,7 +336,7 @@ def job_of(plan: Plan, folder: Path, history: History, network: str, until: int)
     return replace(job, name=network, train=train, folder=job.folder.parent / network)
 
 
-def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -> list[Config]:
+def ask(plan: Plan, batch: int, observed: Sequence[Observation] = ()) -> list[Config]:
     """The configs that the sampler suggests for a batch; equal observations give equal configs.
 
     Args:
@@ -350,6 +350,7 @@ def ask(plan: Plan, batch: int, observed: Sequence[tuple[Config, float]] = ()) -
         sampler=sampler_of(plan.sampler),
         seed=(plan.train.seed * 1_000_003 + batch) % 2**32,  # the samplers' limit
         count=len(list(batches(plan))[batch]),
+        n_objectives=len(plan.objectives),
     )
 
 

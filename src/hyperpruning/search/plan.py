@@ -16,7 +16,7 @@ from hyperpruning.search.brackets import SCHEDULERS, Bracket, brackets_of, most_
 from hyperpruning.search.criteria import AVERAGED, CRITERIA, FOLLOWING, MIN_FOLLOWED, SPECTRAL, criterion_of
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
-from hyperpruning.search.space import SearchSpace, space_from_identity
+from hyperpruning.search.space import SPARSITY, SearchSpace, space_from_identity
 from hyperpruning.settings import check_settings, described, did_you_mean, documented, setting
 from hyperpruning.training.checkpoint import KEEP_CHECKPOINTS
 from hyperpruning.training.config import TrainConfig
@@ -26,6 +26,8 @@ from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
 DENSE_LOSS = "dense"
+OBJECTIVES = ("loss", "active")
+LOSS_ALONE = ("loss",)
 # settings that results do not depend on: a run may be continued with others
 NOT_IN_IDENTITY = ("max_hours", "checkpoint_minutes", "keep_checkpoints")
 
@@ -127,6 +129,13 @@ class Plan:
         section="search",
         check=criterion_of,
     )
+    objectives: tuple[str, ...] = setting(
+        LOSS_ALONE,
+        '["loss"]: a rung keeps the best scores of a criterion; ["loss", "active"]: the best Pareto fronts of score '
+        "and active weights, for a space with several sparsities or sizes; the sampler learns from both",
+        section="search",
+        choices=OBJECTIVES,
+    )
     n_followed: int = setting(
         0,
         "first candidates that are trained to the last rung before any decision; they tell the criterion calibrated "
@@ -179,6 +188,7 @@ class Plan:
         if not self.criteria or len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"criteria must have at least one name and none twice, got {list(self.criteria)}.")
         self._check_records()
+        self._check_objectives()
         if self.target_loss is not None and self.scheduler == "asha":
             raise ValueError(
                 'target_loss must be left out with scheduler = "asha", whose finalists do not train side by side, got '
@@ -269,6 +279,27 @@ class Plan:
                 f"n_followed must be at most n_candidates = {self.n_candidates}, got {self.n_followed}. Lower it."
             )
 
+    def _check_objectives(self) -> None:
+        """Check that candidates can differ in every objective, and that the scheduler compares them in all."""
+        if self.objectives == LOSS_ALONE:
+            return
+        if self.objectives != OBJECTIVES:
+            raise ValueError(
+                f"objectives must be {list(LOSS_ALONE)} or {list(OBJECTIVES)}, got {list(self.objectives)}. Change it."
+            )
+        if self.scheduler == "asha":
+            raise ValueError(
+                'objectives must be ["loss"] with scheduler = "asha", which promotes by score alone, got '
+                f"{list(self.objectives)}. Take another scheduler."
+            )
+        names = {name for config in (self.space.dimensions, *self.space.fixed) for name in config}
+        if not any(name == SPARSITY or name.startswith("task.") for name in names):
+            raise ValueError(
+                "The search space must have the dimension sparsity or one of the task with objectives = "
+                f"{list(self.objectives)}, since otherwise all candidates have as many active weights, got neither. "
+                "Add one to [space], or leave objectives out."
+            )
+
     def _check_parts(self) -> None:
         for name, kind in (("train", TrainConfig), ("space", SearchSpace), ("spectrum", SpectrumConfig)):
             if not isinstance(value := getattr(self, name), kind):
@@ -290,6 +321,7 @@ class Plan:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
             if name not in ("task", "dense_task", "dense", "train", "space", "spectrum", "sampler", *NOT_IN_IDENTITY)
+            and (name, value) != ("objectives", LOSS_ALONE)  # so that older ledgers can be continued
         }
         return values | {
             "task": self.task.identity(),

@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperpruning.search.actions import Abort, Finish, Record, Suggest, Train
 from hyperpruning.search.history import DENSE, Candidate, Epoch, Fact, Failure, FinalResult, History, Winner
-from hyperpruning.search.plan import Plan
+from hyperpruning.search.plan import LOSS_ALONE, Plan
 from hyperpruning.search.schedulers import decide
 from hyperpruning.search.tables import Table
 
@@ -40,7 +40,7 @@ def replay(table: Table, *, seed: int = 0, n_candidates: int | None = None, **se
         seed: of the order in which candidates are suggested; with fewer than the pool has, a random part of it.
         n_candidates: in this search; None: all. Regret is measured within them.
         settings: of `Plan`: criteria, scheduler, rungs, keep, min_epochs, reduction_factor, target_loss,
-            n_followed, distance.
+            n_followed, distance, objectives.
 
     Raises:
         ValueError: the settings are invalid, or no candidate is left.
@@ -52,6 +52,7 @@ def replay(table: Table, *, seed: int = 0, n_candidates: int | None = None, **se
         "train_all": False,
         "winner": "best",
         "max_epochs": None,
+        "objectives": LOSS_ALONE,  # regret is in loss
     } | settings
     plan = replace(table.plan, n_candidates=count, ask_batch=count, **changed)
     history = History()

@@ -75,6 +75,10 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+# a config with its score, smaller is better; with several objectives their values; inf for a candidate that failed
+Observation = tuple[Config, float | tuple[float, ...]]
+
+
 @dataclass(frozen=True)
 class NamedSampler:
     """A sampler object of which only the name is known: in a plan that was read from a ledger."""
@@ -117,20 +121,26 @@ def sampler_of(sampler: str | BaseSampler | Sampler) -> Sampler:
 
 def suggest(
     space: SearchSpace,
-    observations: Sequence[tuple[Config, float]],
+    observations: Sequence[Observation],
     *,
     sampler: Sampler,
     seed: int,
     count: int,
+    n_objectives: int = 1,
 ) -> list[Config]:
     """Ask for new configs.
 
     Args:
         space: the search space.
-        observations: the configs so far with their scores, smaller is better; inf for one that failed.
+        observations: the configs so far with their scores, smaller is better; inf for one that failed. With several
+            objectives a tuple of as many values stands for the score.
         sampler: see `SAMPLERS`.
         seed: seed of the sampler.
         count: number of configs to ask for.
+        n_objectives: values of an observation, all to be minimised.
+
+    Raises:
+        ValueError: the sampler takes one objective alone.
 
     Returns:
         distinct valid configs that are not among the observations; fewer than `count` if the space has no more. The
@@ -142,9 +152,10 @@ def suggest(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = optuna.create_study(sampler=sampler(seed, count, space))
+            made = sampler(seed, count, space)
+            study = optuna.create_study(sampler=made, directions=["minimize"] * n_objectives)
             for config, score in observations:
-                study.add_trial(_trial(config, score, distributions))
+                study.add_trial(_trial(config, score, distributions, _generation_key(made)))
             return _new_configs(space, study, distributions, [config for config, _ in observations], seed, count)
     finally:
         optuna.logging.set_verbosity(verbosity)
@@ -168,7 +179,7 @@ def _new_configs(
         if waiting:
             config = waiting.pop(0)
         else:
-            asked = _rounded(space, study.ask(distributions).params)
+            asked = _rounded(space, _asked(study, distributions))
             config = space.active(_with_priors(space, asked, draw) if first else asked)
         repeats += 1
         if space.is_valid(config) and (key := canonical(config)) not in known:
@@ -189,12 +200,40 @@ def distribution_of(dimension: Dimension) -> BaseDistribution:
     return CategoricalDistribution(dimension)
 
 
-def _trial(config: Config, score: float, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
+def _generation_key(sampler: BaseSampler) -> str:
+    """Under which a genetic algorithm reads the generation of a trial; "" for other samplers.
+
+    Optuna sets it when it runs a trial itself. A trial that is added without it is never a parent.
+    """
+    key = getattr(sampler, "_get_generation_key", None)
+    return "" if key is None else str(key())
+
+
+def _asked(study: optuna.Study, distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
+    """The values that the sampler suggests next."""
+    try:
+        return study.ask(distributions).params
+    except ValueError as error:
+        if len(study.directions) == 1:
+            raise
+        raise ValueError(
+            f"The sampler must take several objectives, got {type(study.sampler).__name__} ({error}). Choose nsga2, "
+            'or leave objectives at ["loss"].'
+        ) from None
+
+
+def _trial(
+    config: Config, score: float | tuple[float, ...], distributions: dict[str, BaseDistribution], generation_key: str
+) -> optuna.trial.FrozenTrial:
     """A finished trial of the dimensions that the config has: a fixed config may have other settings too."""
     params = {name: value for name, value in config.items() if contains(distributions, name, value)}
     active = {name: distributions[name] for name in params}
-    if math.isfinite(score):
-        return create_trial(params=params, distributions=active, value=score)
+    values = list(score) if isinstance(score, tuple) else [score]
+    if generation_key:  # all observations are of one generation, whose best are the parents of the next
+        attributes = {generation_key: 0}
+        return create_trial(params=params, distributions=active, values=values, system_attrs=attributes)
+    if all(map(math.isfinite, values)):
+        return create_trial(params=params, distributions=active, values=values)
     # TPE ignores failed trials; a pruned trial with a NaN counts as the worst
     return create_trial(params=params, distributions=active, state=TrialState.PRUNED, intermediate_values={0: math.nan})
 

@@ -8,6 +8,7 @@ driver may train several networks at the same time, and calls `decide` again whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from itertools import product
 
@@ -26,8 +27,9 @@ from hyperpruning.search.brackets import Bracket
 from hyperpruning.search.finalists import finalists
 from hyperpruning.search.history import DENSE, History, RoundDecision
 from hyperpruning.search.memo import memo_of
-from hyperpruning.search.plan import Plan, names_of
-from hyperpruning.search.scoring import followed, scores_at, split_by_score
+from hyperpruning.search.plan import LOSS_ALONE, Plan, names_of
+from hyperpruning.search.samplers import Observation
+from hyperpruning.search.scoring import followed, scores_at, split_at
 
 
 def decide(plan: Plan, history: History, running: Collection[str] = ()) -> list[Action]:
@@ -96,7 +98,7 @@ def _rounds(plan: Plan, history: History, bracket: Bracket, surviving: dict[str,
                 scores = scores_at(plan, history, criterion, names, epoch)
                 if not scores and plan.scheduler != "hyperband":
                     return [*decisions, abort_without_candidate(history, criterion)]
-                kept, dropped = split_by_score(scores, keep)
+                kept, dropped = split_at(plan, history, scores, epoch, keep)
                 decision = RoundDecision(criterion, number, epoch, scores, tuple(kept), tuple(dropped))
                 decisions.append(Record(decision))
             surviving[criterion] = [] if decision is None else list(decision.kept)
@@ -116,19 +118,23 @@ def pruned_weights(plan: Plan, history: History) -> int:
     return min(history.epochs[name][history.trained(name)].active for name in finalists)
 
 
-def observations(plan: Plan, history: History, batch: int) -> list[tuple[dict[str, str | float], float]]:
+def observations(plan: Plan, history: History, batch: int) -> list[Observation]:
     """The observations of the sampler before a batch: the configs of earlier batches, with their scores.
 
     Returns:
         (config, score by the first criterion at the first rung) of each candidate, in the order of their names; the
         score of one that failed is infinite, and one that is still being trained (ASHA) is left out. Candidates of
-        several brackets are compared at the first rung of all.
+        several brackets are compared at the first rung of all. With several objectives (score, active weights) stands
+        in place of the score.
     """
     names = [name for names in memo_of(plan, history).batches[:batch] for name in names if name in history.candidates]
     scores = scores_at(plan, history, plan.criteria[0], names, plan.rungs[0]) if names else {}
     if plan.scheduler == "asha":
         names = [name for name in names if name in scores or name in history.failures]
-    return [(history.candidates[name].config, scores.get(name, float("inf"))) for name in names]
+    if plan.objectives == LOSS_ALONE:
+        return [(history.candidates[name].config, scores.get(name, math.inf)) for name in names]
+    values = {name: (score, float(history.epochs[name][plan.rungs[0]].active)) for name, score in scores.items()}
+    return [(history.candidates[name].config, values.get(name, (math.inf, math.inf))) for name in names]
 
 
 def survivors(plan: Plan, history: History) -> dict[str, list[str]]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from hyperpruning.search.criteria import Rung, criterion_of
 from hyperpruning.search.history import DENSE, History
 from hyperpruning.search.memo import memo_of
-from hyperpruning.search.plan import Plan
+from hyperpruning.search.pareto import split_by_fronts
+from hyperpruning.search.plan import LOSS_ALONE, Plan
 from hyperpruning.training.record import EpochRecord
 
 
@@ -15,6 +16,22 @@ def split_by_score(scores: Mapping[str, float], keep: int) -> tuple[list[str], l
     """Split names by score: those kept and those dropped, each best first; equal scores are ordered by name."""
     order = sorted(scores, key=lambda name: (scores[name], name))
     return order[:keep], order[keep:]
+
+
+def split_at(
+    plan: Plan, history: History, scores: Mapping[str, float], epoch: int, keep: int
+) -> tuple[list[str], list[str]]:
+    """Split the candidates at a rung by the objectives of the plan: those kept and those dropped, each best first.
+
+    Args:
+        plan, history: of the search.
+        scores: of the candidates that have reached the rung.
+        epoch: of the rung.
+        keep: number of candidates to keep.
+    """
+    if plan.objectives == LOSS_ALONE:
+        return split_by_score(scores, keep)
+    return split_by_fronts(scores, {name: history.epochs[name][epoch].active for name in scores}, keep)
 
 
 def scores_at(plan: Plan, history: History, criterion: str, names: Iterable[str], epoch: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from hyperpruning.search.dimensions import Dimension, FloatRange, Range
-from hyperpruning.search.samplers import Sampler, suggest
+from hyperpruning.search.samplers import Observation, Sampler, suggest
 from hyperpruning.search.space import Config, SearchSpace
 from hyperpruning.testing.comparison import require
 
@@ -22,10 +22,10 @@ TINY = SearchSpace({"drop_scope": ("tensor", "global"), "drop_fraction": FloatRa
 SAMPLED = 1000  # configs of a space that are looked at
 BATCHES, COUNT = 4, 6  # asked of the sampler
 
-Observations = list[tuple[Config, float]]
+Observations = list[Observation]
 
 
-def check_sampler(sampler: Sampler, space: SearchSpace | None = None) -> None:
+def check_sampler(sampler: Sampler, space: SearchSpace | None = None, *, n_objectives: int = 1) -> None:
     """Check a sampler, as the search asks it: batch by batch, with the scores of all earlier configs.
 
     The same question gets the same answer; configs are new, distinct, of the space and valid; scores of inf (failed
@@ -34,6 +34,7 @@ def check_sampler(sampler: Sampler, space: SearchSpace | None = None) -> None:
     Args:
         sampler: ``(seed, n_startup, space) -> optuna sampler``, see `hyperpruning.search.samplers.SAMPLERS`.
         space: to ask for; with at least one valid config; default one of 72.
+        n_objectives: values of each observation; 2 for a search with objectives = ["loss", "active"].
 
     Raises:
         AssertionError: a promise is broken; the message says which, and what to do.
@@ -51,26 +52,40 @@ def check_sampler(sampler: Sampler, space: SearchSpace | None = None) -> None:
         count = min(COUNT, len(valid) - len(observations)) if space.size() <= SAMPLED else COUNT
         if count < 1:
             break
-        fresh = _ask(sampler, space, observations, seed=batch, count=count)
+        fresh = _ask(sampler, space, observations, seed=batch, count=count, n_objectives=n_objectives)
         _check_new(fresh, observations, space, count)
-        observations += [(config, _score(len(observations) + place)) for place, config in enumerate(fresh)]
-    failed = [(config, math.inf) for config, _ in observations[: len(valid) - 1]]
+        observations += [
+            (config, _score(len(observations) + place, n_objectives)) for place, config in enumerate(fresh)
+        ]
+    failed = [(config, _several(math.inf, n_objectives)) for config, _ in observations[: len(valid) - 1]]
     if space.size() > len(failed):
-        _check_new(_ask(sampler, space, failed, seed=0, count=1), failed, space, 1)
+        _check_new(_ask(sampler, space, failed, seed=0, count=1, n_objectives=n_objectives), failed, space, 1)
     _check_exhaustion(sampler)
 
 
-def _score(number: int) -> float:
+def _score(number: int, n_objectives: int) -> float | tuple[float, ...]:
     """Some failed, some equal, some good."""
-    return math.inf if number % 3 == 1 else float(number % 5)
+    return _several(math.inf if number % 3 == 1 else float(number % 5), n_objectives)
 
 
-def _ask(sampler: Sampler, space: SearchSpace, observations: Observations, *, seed: int, count: int) -> list[Config]:
+def _several(score: float, n_objectives: int) -> float | tuple[float, ...]:
+    """A score alone, or with values that are better where it is worse."""
+    if n_objectives == 1:
+        return score
+    return (score, *(score if math.isinf(score) else place - score for place in range(1, n_objectives)))
+
+
+def _ask(
+    sampler: Sampler, space: SearchSpace, observations: Observations, *, seed: int, count: int, n_objectives: int = 1
+) -> list[Config]:
     """The configs that a search would get, which must be the same when it asks again."""
     answers = []
     for _ in range(2):
         try:
-            answers.append(suggest(space, list(observations), sampler=sampler, seed=seed, count=count))
+            found = suggest(
+                space, list(observations), sampler=sampler, seed=seed, count=count, n_objectives=n_objectives
+            )
+            answers.append(found)
         except Exception as error:
             raise AssertionError(
                 f"A sampler must suggest configs after {len(observations)} observations, of which some are inf, got "

@@ -142,7 +142,7 @@ def test_weights_must_be_floating_point(tmp_path):
         load_model(tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize("text", ["null", "[1]", "not JSON", "[" * 100_000])
+@pytest.mark.parametrize("text", ["null", "[1]", "not JSON", "[" * 100_000, '{"kind": ["x"]}'])
 def test_a_description_must_be_a_json_object(tmp_path, text):
     save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"hyperpruning 1": text})
     with pytest.raises(ModelFileError, match="must describe its network as a JSON object"):

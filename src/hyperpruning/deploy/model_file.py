@@ -57,10 +57,10 @@ def describe_model(path: Path | str) -> dict[str, Any]:
             description = json.loads(file.metadata()[FORMAT])
         except (ValueError, RecursionError):
             description = None
-    if not isinstance(description, dict):
+    if not isinstance(description, dict) or not isinstance(description.get("kind", ""), str):
         raise ModelFileError(
-            f"A model file must describe its network as a JSON object, got another description in {path}. Export it "
-            "again."
+            f"A model file must describe its network as a JSON object whose kind is text, got another description in "
+            f"{path}. Export it again."
         )
     return description
 

@@ -190,8 +190,8 @@ def _card(folder: Path) -> dict[str, Any]:
         card.get(f"{name}_sha256") != _hash_of(card[name]) for name in LISTS if name in card
     ):
         raise _refused(folder, f"{CARD} has another SHA-256")
-    if not isinstance(card.get("tensors"), dict):
-        raise _refused(folder, f"{CARD} names no tensors")
+    if not isinstance(card.get("tensors"), dict) or not isinstance(card.get("kind", ""), str):
+        raise _refused(folder, f"{CARD} names no tensors, or a kind that is no text")
     return card
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 import hyperpruning as hp
+from hyperpruning.lyapunov.distances import spectrum_distance
 from hyperpruning.search.ranking import spearman
 from hyperpruning.search.tables import Table
 
@@ -96,6 +97,12 @@ def _thirds(table: Table) -> dict[str, np.ndarray[Any, Any]]:
     return dict(zip(("best third", "middle third", "worst third"), np.array_split(order, 3), strict=True))
 
 
+def distances_of(table: Table, number: int) -> np.ndarray[Any, Any]:
+    """The l2 distance of each candidate's spectrum to that of the dense network, as the search computes it."""
+    dense = list(map(float, table.spectra[-1, number]))
+    return np.array([spectrum_distance(list(map(float, one)), dense) for one in table.spectra[:-1, number]])
+
+
 def draw_training(table: Table) -> None:
     """The paper's Figure 1: spectra, distances and losses over the training, of one pool."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
@@ -108,14 +115,13 @@ def draw_training(table: Table) -> None:
             spectra.plot(exponents, style, color=color, lw=1, label=f"epoch {epoch}" if row == -1 else None)
     spectra.set(title="dense; best pruned (dashed)", xlabel="index", ylabel="exponent, nats a step")
     spectra.legend(fontsize=7)
-    ordered = np.sort(table.spectra, axis=2)
-    apart = np.sqrt(((ordered[:-1] - ordered[-1]) ** 2).mean(2))
+    apart = np.array([distances_of(table, number) for number in range(len(table.spectrum_epochs))]).T
     for number, (label, rows) in enumerate(_thirds(table).items()):
         color = f"C{number}"
-        distances.plot(table.spectrum_epochs, apart[rows].mean(0), color=color, label=label)
+        distances.plot(table.spectrum_epochs, np.nanmedian(apart[rows], axis=0), color=color, label=label)
         losses.plot(table.valid[rows].mean(0), color=color)
     losses.plot(table.valid[-1], "k", lw=1, label="dense")
-    distances.set(title="distance to the dense spectrum", xlabel="epoch", ylabel="nats a step, root mean square")
+    distances.set(title="distance to the dense spectrum", xlabel="epoch", ylabel="l2, median, nats a step")
     low = float(np.nanmin(table.valid))
     high = float(np.nanquantile(table.valid[:, 2:], 0.98))
     losses.set(title="validation loss", xlabel="epoch", ylim=(low - 0.02, high))
@@ -130,9 +136,8 @@ def draw_scatter(tables: Sequence[Table]) -> None:
     for table, pair in zip(tables, axes.reshape(-1, 2), strict=False):
         epoch = min((e for e in table.spectrum_epochs if e), key=lambda e, t=table: abs(e - 0.05 * t.epochs))  # type: ignore[misc]
         number = table.spectrum_epochs.index(epoch)
-        ordered = np.sort(table.spectra[:, number], axis=1)
         early = {
-            "distance": np.sqrt(((ordered[:-1] - ordered[-1]) ** 2).sum(1)),
+            "distance": distances_of(table, number),
             "loss": table.averaged[:-1, epoch],
         }
         for axis, (label, values) in zip(pair, early.items(), strict=True):

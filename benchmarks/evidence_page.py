@@ -205,7 +205,7 @@ def curves(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Losses alone, in pools of 40 recorded curves."""
     rows = []
     for name, each in found.items():
-        regret = "{:.3f} ({:.3f}, {:.3f})".format(*each["regret"])
+        regret = "{} ({}, {})".format(*(f"{value:.3f}" if value < 100 else "over 100" for value in each["regret"]))
         rows.append([*name.split("; "), f"{each['epochs']:.0f}", two(each["best"]), regret])
     return table_of(["rungs", "criterion", "epochs of 2,000", "best found", "regret"], rows)
 

@@ -44,8 +44,34 @@ def test_the_spectrum_adds_something_where_the_page_says_so():
         )
         for name, table in found.items()
     }
-    assert adds == {"digits": [], "lm-short-mixed": [3, 4, 5]}
+    assert adds == {"digits": [], "lm-long": [], "lm-short-mixed": [3, 4, 5]}
     assert "it adds a little to both from epoch 3 of 10 on, in digits at no epoch" in " ".join(section().split())
+    long = found["lm-long"]["correlations"]
+    assert sorted(int(epoch) for epoch, here in long.items() if here["given the averaged loss"][1] > 0) == [
+        epoch for epoch in sorted(map(int, long)) if epoch >= 15
+    ]
+
+
+def test_searches_are_as_the_page_says():
+    found = json.loads(evidence.RESULTS.read_text())["tables"]
+    long, digits = (
+        {schedule: found[name]["searches"][schedule] for schedule in ("early", "middle")}
+        for name in ("lm-long", "digits")
+    )
+    losses = ("loss", "averaged_loss", "min_loss", "extrapolated_loss")
+    assert long["middle"]["ls"]["regret"][2] < min(long["middle"][rule]["regret"][0] for rule in losses)
+    at_random = long["early"]["first"]["regret"][2]
+    assert all(long["early"][rule]["regret"][1] > at_random for rule in losses)
+    other = found["lm-long"]["searches"]
+    assert all(other[name][rule]["regret"][1] > at_random for name in ("asha", "halving") for rule in losses[:2])
+    assert min(long["early"], key=lambda rule: long["early"][rule]["regret"][0]) == "drop_fraction"
+    assert all(each["ls"]["regret"][1] > each["first"]["regret"][2] for each in digits.values())
+    for rule in evidence.RULES:  # each is significantly worse than the better of loss and distance in some pool
+        here = (each["searches"][schedule] for each in found.values() for schedule in ("early", "middle"))
+        assert any(
+            one[rule]["regret"][1] > min((one[name]["regret"] for name in ("loss", "ls")), key=lambda r: r[0])[2]
+            for one in here
+        ), rule
 
 
 def test_the_distances_say_something_where_the_page_says_so():

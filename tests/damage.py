@@ -19,8 +19,8 @@ import tomlkit
 import torch
 
 from hyperpruning.deploy.model_file import FORMAT
+from hyperpruning.files import json_check
 from hyperpruning.search.ledger import _check as ledger_check
-from hyperpruning.training.checkpoint import _check as sidecar_check
 
 Damage = Callable[[bytes, random.Random], bytes]
 
@@ -105,7 +105,7 @@ def forged_sidecar(content: bytes, draw: random.Random) -> bytes:
     values = json.loads(content)
     del values["check"]
     values = changed_value(values, draw)
-    return json.dumps(values | {"check": sidecar_check(values)} if isinstance(values, dict) else values).encode()
+    return json.dumps(values | {"check": json_check(values)} if isinstance(values, dict) else values).encode()
 
 
 def forged_toml(content: bytes, draw: random.Random) -> bytes:
@@ -150,7 +150,7 @@ def forged_tensors(path: Path, draw: random.Random) -> None:
     content = path.read_bytes()
     values |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     del values["check"]
-    path.with_suffix(".json").write_text(json.dumps(values | {"check": sidecar_check(values)}))
+    path.with_suffix(".json").write_text(json.dumps(values | {"check": json_check(values)}))
 
 
 def bomb(content: bytes, draw: random.Random) -> bytes:

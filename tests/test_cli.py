@@ -526,7 +526,7 @@ def test_no_space_left_and_then_some(experiment, finished, tmp_path, monkeypatch
 
 
 def test_an_unexpected_error_is_a_sentence_with_a_file(monkeypatch, finished):
-    def broken(*words):
+    def broken(*words, **options):
         raise KeyError("oops")
 
     monkeypatch.setattr("hyperpruning.cli.write_report", broken)

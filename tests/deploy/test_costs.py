@@ -88,6 +88,8 @@ def test_costs_are_read_as_they_were_written(tmp_path):
     found = {"ab" * 32: Costs(12, 34, None), "cd" * 32: Costs(None, 1, 2)}
     write_costs(tmp_path, found)
     assert read_costs(tmp_path) == found
+    (tmp_path / COSTS).write_text((tmp_path / COSTS).read_text().replace("34", "35"))
+    assert read_costs(tmp_path) == {}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"a": {"multiply_adds": "x"}}', '{"a": {}}'])

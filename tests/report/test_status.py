@@ -10,10 +10,10 @@ import pytest
 from invented import epoch_record, identity
 from rich.console import Console
 
+from hyperpruning.files import json_check
 from hyperpruning.report.status import Status, status, status_table
 from hyperpruning.search.history import Failure, Header
 from hyperpruning.search.ledger import Ledger, RunFolderError
-from hyperpruning.training.checkpoint import _check
 from hyperpruning.training.record import Metric
 
 Invent = Callable[..., Path]
@@ -32,7 +32,7 @@ def write_sidecar(folder: Path, name: str, until: int) -> None:
     sidecar = {"epoch": until, "network": name, "identity": "", "sha256": "", "size": 0, "records": records}
     (folder / "networks" / name).mkdir(parents=True, exist_ok=True)
     (folder / "networks" / name / f"epoch-{until:04d}.json").write_text(
-        json.dumps(sidecar | {"check": _check(sidecar)})
+        json.dumps(sidecar | {"check": json_check(sidecar)})
     )
 
 

@@ -9,8 +9,8 @@ import pickle
 import pytest
 import torch
 
+from hyperpruning.files import json_check
 from hyperpruning.sparsity.catalogue import METHODS
-from hyperpruning.training import checkpoint
 from hyperpruning.training.checkpoint import load, newest_records, remove_tensors, save
 from hyperpruning.training.epochs import epochs
 from hyperpruning.training.state import Training
@@ -101,7 +101,7 @@ def forge(saved, content):
     sidecar = json.loads((saved / "epoch-0003.json").read_text())
     sidecar |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     sidecar.pop("check")
-    (saved / "epoch-0003.json").write_text(json.dumps(sidecar | {"check": checkpoint._check(sidecar)}))
+    (saved / "epoch-0003.json").write_text(json.dumps(sidecar | {"check": json_check(sidecar)}))
 
 
 @pytest.mark.parametrize("state", [torch.zeros(3), [], None, {"x": 1}, {"best": None}, {"best": {"x": 1}}])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hyperpruning.files import checked_size, write_atomic
+from hyperpruning.files import checked_size, json_check, write_atomic
 from hyperpruning.settings import check_types
 
 COSTS = "costs.json"
@@ -30,11 +30,14 @@ class Costs:
 
 
 def read_costs(folder: Path) -> dict[str, Costs]:
-    """The costs of the networks of a run folder, by the SHA-256 of their weights; empty without a valid file."""
+    """The costs of the networks of a run folder, by the SHA-256 of their weights; empty without an undamaged file."""
     path = folder / COSTS
     try:
         checked_size(path, most=MOST_BYTES)
-        found = {str(sha256): Costs(**values) for sha256, values in json.loads(path.read_bytes()).items()}
+        content = json.loads(path.read_bytes())
+        if content.pop("check", None) != json_check(content):
+            return {}
+        found = {str(sha256): Costs(**values) for sha256, values in content.items()}
         for one in found.values():
             check_types(one)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -45,4 +48,4 @@ def read_costs(folder: Path) -> dict[str, Costs]:
 def write_costs(folder: Path, costs: Mapping[str, Costs]) -> None:
     """Write the costs of networks, by the SHA-256 of their weights, into a run folder."""
     content = {sha256: asdict(one) for sha256, one in costs.items()}
-    write_atomic(folder / COSTS, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(folder / COSTS, (json.dumps({**content, "check": json_check(content)}, indent=1) + "\n").encode())

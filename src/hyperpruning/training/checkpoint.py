@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hyperpruning.faults import fault
-from hyperpruning.files import checked_size, write_atomic
+from hyperpruning.files import checked_size, json_check, write_atomic
 from hyperpruning.settings import check_types
 from hyperpruning.training.record import EpochRecord, record_from_json
 from hyperpruning.training.state import Training
@@ -76,7 +76,7 @@ def save(
         "records": [record.to_json() for record in records],
     }
     fault("checkpoint.sidecar")
-    write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": _check(sidecar)}).encode())
+    write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": json_check(sidecar)}).encode())
     fault("checkpoint.remove")
     kept = [path.stem for path in _newest_first(folder) if path.stem <= stem][:keep]
     for path in folder.glob("*epoch-*"):  # also files of another or a killed search
@@ -153,7 +153,7 @@ def read_sidecar(path: Path) -> Sidecar:
         checked_size(path, most=MAX_SIDECAR)
         content = json.loads(path.read_bytes())
         check = content.pop("check")
-        if check != _check(content):
+        if check != json_check(content):
             raise ValueError("its sidecar is damaged")
         records = tuple(record_from_json(record) for record in content.pop("records"))
         sidecar = Sidecar(records=records, **content)
@@ -183,7 +183,3 @@ def remove_tensors(folder: Path) -> None:
     fault("checkpoint.release")
     for path in (*folder.glob("epoch-*.pt"), *folder.glob(".epoch-*")):  # temporary files of a killed process
         path.unlink(missing_ok=True)
-
-
-def _check(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -67,9 +67,8 @@ ADAM_MIXED = {
 def language(space: dict[str, Any], *, epochs: int, n: int, sparsity: float = 0.8, **model: Any) -> Plan:
     """A character model: short on a fifth of the built-in text; long on a sixteenth, with one mask update an epoch.
 
-    Two long settings were collected and thrown away, since their final losses could not order the candidates. Judged on
-    a sixteenth of the other splits (3,600 characters), validation and test correlated by .48; without dropout, networks
-    overfit after 25 of 80 epochs, before their weights were averaged, and the best epoch of a noisy curve was the end.
+    The long ones are judged on a quarter of the other splits, since a sixteenth (3,600 characters) orders candidates by
+    chance, and have dropout, since without it they overfit long before their weights are averaged.
     """
     sections: dict[str, Any] = {"data": {"fraction": 0.2}, "model": model}
     if epochs > 10:

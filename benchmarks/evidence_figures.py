@@ -21,9 +21,15 @@ DOCS = Path(__file__).parent.parent / "docs"
 JUDGES = {
     "loss": "loss",
     "averaged_loss": "loss, averaged weights",
+    "ls": "LS distance (l2, as published)",
     "conditional_ls": "LS, freed of the other settings",
+    "averaged_ls": "LS of averaged weights",
+    "ls_end": "LS, to the dense network's end",
+    "rank_sum": "rank sum of LS and loss",
+    "blend": "blend",
     "drop_fraction": "drop fraction",
 }
+DRAWN = ("loss", "averaged_loss", "conditional_ls", "drop_fraction")
 RULES = ("loss", "averaged_loss", "ls", "blend", "calibrated", "surrogate", "config_surrogate")
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -54,10 +60,10 @@ def draw_judges(tables: Tables) -> None:
     figure, axes = grid(len(tables), sharey=True)
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
         epochs = sorted(map(int, table["correlations"]))
-        for judge, label in JUDGES.items():
+        for judge in DRAWN:
             values = np.array([table["correlations"][str(epoch)][judge] for epoch in epochs])
             fractions = 100 * np.array(epochs) / table["facts"]["epochs"]
-            axis.plot(fractions, values[:, 0], label=label)
+            axis.plot(fractions, values[:, 0], label=JUDGES[judge])
             axis.fill_between(fractions, values[:, 1], values[:, 2], alpha=0.15)
         axis.axhline(0, color="0.7", lw=0.8)
         axis.set(title=name, xscale="log", xlabel="% of the training")

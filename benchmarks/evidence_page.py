@@ -12,23 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence_figures import draw
+from evidence_figures import JUDGES, draw
 
 from hyperpruning.lyapunov.distances import DISTANCES
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 LOOKS = (0.025, 0.1, 0.2)  # fractions of the training
-JUDGES = {
-    "loss": "loss",
-    "averaged_loss": "loss, averaged weights",
-    "ls": "LS distance (l2, as published)",
-    "conditional_ls": "LS, freed of the other settings",
-    "averaged_ls": "LS of averaged weights",
-    "ls_end": "LS, to the dense network's end",
-    "rank_sum": "rank sum of LS and loss",
-    "blend": "blend",
-    "drop_fraction": "drop fraction",
-}
 ADDS = {
     "given the drop fraction": "LS given the drop fraction",
     "given the averaged loss": "LS given the averaged loss",

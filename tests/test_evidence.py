@@ -58,6 +58,11 @@ def test_searches_are_as_the_page_says():
         {schedule: found[name]["searches"][schedule] for schedule in ("early", "middle")}
         for name in ("lm-long", "digits")
     )
+    foretold = {
+        judge: sorted(int(epoch) for epoch, here in found["lm-long"]["correlations"].items() if here[judge][1] > 0)
+        for judge in ("loss", "averaged_loss", "ls")
+    }
+    assert {judge: epochs[0] for judge, epochs in foretold.items()} == {"loss": 10, "averaged_loss": 15, "ls": 10}
     losses = ("loss", "averaged_loss", "min_loss", "extrapolated_loss")
     assert long["middle"]["ls"]["regret"][2] < min(long["middle"][rule]["regret"][0] for rule in losses)
     at_random = long["early"]["first"]["regret"][2]
@@ -137,3 +142,21 @@ def test_a_frontier_says_how_many_dense_weights_are_as_good():
     page = frontier({"task": {"metric": "accuracy", "networks": {"0.9": networks}}})
     row = "| task, accuracy | 90% | 110 | 50.5 (50.0 to 51.0) | 50.5 (50.0 to 51.0) | 50.5 (50.0 to 51.0) "
     assert row + "| 60.0 (60.0 to 60.0) | 59.0 (59.0 to 59.0) | 58.0 (58.0 to 58.0) | 2.9 (rigl-erk) |" in page
+
+
+def test_the_frontier_of_the_digits_is_as_the_page_says():
+    (networks,) = (one["networks"] for one in evidence.results()["frontier"].values())
+    mean = {
+        (float(sparsity), kind): sum(point[2] for point in points) / len(points)
+        for sparsity, here in networks.items()
+        for kind, points in here.items()
+    }
+    for sparsity in (0.5, 0.8, 0.9, 0.95):
+        worse = [
+            kind
+            for kind in ("static", "rigl-erk", "gmp", "searched")
+            if mean[sparsity, kind] <= mean[sparsity, "narrower"]
+        ]
+        assert worse == (["static"] if sparsity == 0.95 else [])
+        assert mean[sparsity, "searched"] <= max(mean[sparsity, "rigl-erk"], mean[sparsity, "gmp"]) + 1e-9
+    assert all(mean[s, kind] >= mean[s, "dense"] for s in (0.5, 0.8) for kind in ("rigl-erk", "gmp"))

@@ -96,6 +96,7 @@ def searched(task, options, seed, folder):
 
 
 def main():
+    """Search, export, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--speech", type=Path, help="a folder of wav files, 16-bit PCM")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of the whole; the table has their mean")

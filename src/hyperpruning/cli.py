@@ -575,12 +575,12 @@ def _print_results(folder: Path, times: Mapping[str, float] | None = None) -> No
     rows, correlations = tables.results(folder), tables.correlations(folder)
     if rows:
         out.print(terminal.results_table(rows))
-    if len(found := tradeoffs.tradeoffs(read_run(folder), times)) > 1:
+    run = read_run(folder)
+    if len(found := tradeoffs.tradeoffs(run, times)) > 1:
         out.print(terminal.tradeoffs_table(found))
         out.print(tradeoffs.meaning(found))
     if any(found.rho is not None for found in correlations):
         out.print(terminal.correlations_table(correlations))
-    run = read_run(folder)
     out.print(tables.verdict(rows, run.notes))
     if said := trust_said(run):
         out.print(said)

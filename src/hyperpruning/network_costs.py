@@ -8,13 +8,11 @@ from torch import nn
 
 from hyperpruning.deploy.benchmark import step_microseconds
 from hyperpruning.deploy.costs import compact_bytes, multiply_adds
-from hyperpruning.files import weights_sha256
 from hyperpruning.report.costs import Costs, read_costs, write_costs
 from hyperpruning.search.driver import job_of
 from hyperpruning.search.history import History, candidate_and_seed
 from hyperpruning.search.plan import Plan
-from hyperpruning.search.worker import narrowed
-from hyperpruning.training.checkpoint import best_weights
+from hyperpruning.search.worker import narrowed, stored_weights
 
 
 def costs(network: nn.Module) -> Costs:
@@ -79,12 +77,9 @@ def stored_network(plan: Plan, history: History, folder: Path, name: str) -> nn.
     Nothing is trained again.
     """
     job = narrowed(job_of(plan, folder, history, name, plan.train.epochs))
-    network = job.task.network(job.train.seed)
-    if job.frozen is not None:
-        job.frozen.load_into(network)
-        return network.eval()
-    weights = best_weights(job.folder, job.identity())
-    if not weights or weights_sha256(weights) != history.finals[name].sha256:
+    weights = stored_weights(job, history.finals[name].sha256)
+    if weights is None:
         return None
+    network = job.task.network(job.train.seed)
     network.load_state_dict(weights)
     return network.eval()

@@ -11,6 +11,7 @@ from typing import Any
 
 from hyperpruning.report.components import criterion_name, join_names
 from hyperpruning.report.run import Run
+from hyperpruning.search.space import is_method_setting
 
 POOLS = Path(__file__).with_name("pools.json")
 KINDS = {"SequenceClassification": "classification", "Forecasting": "forecasting"}
@@ -25,7 +26,7 @@ def features(identity: Mapping[str, Any]) -> dict[str, Any]:
     """
     task = identity["task"]
     kind = "language_modelling" if "text_sha256" in task else KINDS.get(task.get("task", ""), "")
-    mixed = any("." in name for name in identity["space"])
+    mixed = not all(map(is_method_setting, identity["space"]))
     epochs, sparsity = int(identity["train"]["epochs"]), float(identity["sparsity"])
     return {"kind": kind, "cell": task.get("cell", ""), "epochs": epochs, "sparsity": sparsity, "mixed": mixed}
 

@@ -271,20 +271,29 @@ def verified_weights(job: Job, sha256: str) -> dict[str, Tensor]:
     Raises:
         ValueError: training again gave other weights (another version of torch, or another machine).
     """
-    if job.frozen is not None:
-        network = job.task.network(job.train.seed)
-        job.frozen.load_into(network)
-        return network.state_dict()
-    weights = best_weights(job.folder, job.identity())
-    if not weights or weights_sha256(weights) != sha256:
-        run_job(job)
-        weights = best_weights(job.folder, job.identity())
-    if weights_sha256(weights) != sha256:
+    if (weights := stored_weights(job, sha256)) is not None:
+        return weights
+    run_job(job)
+    if (weights := stored_weights(job, sha256)) is None:
         raise ValueError(
             f"The weights of {job.name} must have the SHA-256 in the ledger, got another one after training again. "
             "Use the package versions in the first line of the ledger."
         )
     return weights
+
+
+def stored_weights(job: Job, sha256: str) -> dict[str, Tensor] | None:
+    """The best weights of a fully trained network as they are stored; None if the checkpoint is lost.
+
+    Args:
+        job, sha256: as of `verified_weights`; a frozen network has its own weights, whatever the hash.
+    """
+    if job.frozen is not None:
+        network = job.task.network(job.train.seed)
+        job.frozen.load_into(network)
+        return network.state_dict()
+    weights = best_weights(job.folder, job.identity())
+    return weights if weights and weights_sha256(weights) == sha256 else None
 
 
 def seconds_per_epoch(job: Job, *, batches: int = 20, enough: float = 3.0) -> float:

@@ -60,7 +60,7 @@ def hyperprune(
         RunFolderError: the folder is in use or belongs to another search.
     """
     folder = Path(folder)
-    plan, files = plan_of(experiment), {}
+    plan, files = plan_of(experiment, folder), {}
     if isinstance(experiment, Experiment):
         files[EXPERIMENT] = with_absolute_paths(Path.cwd(), experiment).to_toml().encode()
     history = search(plan, folder, executor=executor, on_fact=on_fact, files=files)

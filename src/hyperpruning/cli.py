@@ -144,6 +144,9 @@ def search(
     unit: Annotated[str | None, typer.Option(help='A token: "word" (default with --data) or "character".')] = None,
     preset_name: Annotated[str | None, PRESET] = None,
     sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that are zero.")] = None,
+    latency: Annotated[
+        str | None, typer.Option(help='In place of --sparsity: a step takes "0.3x" of the dense one, or "40us".')
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks, dropout and suggestions.")] = None,
     folder: Out = Path("runs/search"),
     workers: Workers = DEFAULT_WORKERS,
@@ -160,7 +163,12 @@ def search(
             "A search must have an experiment.toml, --data DIR or --preset NAME, got none. Give one of them: "
             "`hyperprune init` writes an experiment.toml, and `hyperprune demo` needs none of them."
         )
-    pruning = {} if sparsity is None else {"sparsity": sparsity}
+    if sparsity is not None and latency is not None:
+        raise ExperimentError(
+            f"--sparsity must be left out with --latency, which gives it, got {sparsity} and {latency}. Give one."
+        )
+    pruning: dict[str, Any] = {} if sparsity is None else {"sparsity": sparsity}
+    pruning |= {} if latency is None else {"latency": latency}
     training = {} if seed is None else {"seed": seed}
     chosen = replaced(_experiment(experiment, preset_name, data, unit), pruning=pruning, training=training)
     if dry_run:
@@ -550,8 +558,10 @@ def _search(experiment: Experiment, folder: Path, workers: int, executor: Execut
     if not read_run(folder).finished:
         out.print(progress.status_table(progress.status(folder), workers=workers))
         raise typer.Exit(say_time_is_up(experiment.search.max_hours, folder))
-    _print_results(folder)
-    out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+    times = None if experiment.pruning.latency is None else _step_times(folder)
+    _print_results(folder, times)
+    path = folder / "report.html" if times is None else write_report(folder, times=times)
+    out.print(f"Report: {path}", soft_wrap=True)
 
 
 @contextmanager
@@ -579,6 +589,8 @@ def _print_results(folder: Path, times: Mapping[str, float] | None = None) -> No
     if len(found := tradeoffs.tradeoffs(run, times)) > 1:
         out.print(terminal.tradeoffs_table(found))
         out.print(tradeoffs.meaning(found))
+    if said := tradeoffs.latency_said(run, times):
+        out.print(said)
     if any(found.rho is not None for found in correlations):
         out.print(terminal.correlations_table(correlations))
     out.print(tables.verdict(rows, run.notes))
@@ -594,7 +606,7 @@ def _step_times(folder: Path) -> Mapping[str, float]:
 
 def _dry_run(experiment: Experiment, folder: Path, workers: int) -> None:
     """Print what a search would do: its first candidates, rounds, epochs and estimated time."""
-    plan = plan_of(experiment)
+    plan = plan_of(experiment, folder)
     validate(plan)
     configs = ask(plan, 0)
     for index, config in enumerate(configs):

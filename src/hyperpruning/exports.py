@@ -16,14 +16,14 @@ from hyperpruning.deploy.model_folder import PLAIN, is_model_folder, load, save_
 from hyperpruning.deploy.parts import network_parts
 from hyperpruning.experiment import EXPERIMENT, Experiment, read_experiment
 from hyperpruning.files import weights_sha256
-from hyperpruning.network_costs import costs, record_costs
+from hyperpruning.network_costs import costs, record_costs, with_step_times
 from hyperpruning.report.card import model_card
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import WINNER, file_of, read_run
 from hyperpruning.search.driver import check_run_folder, job_of
 from hyperpruning.search.finalists import winner
 from hyperpruning.search.history import DENSE, SMALL, Choice, History
-from hyperpruning.search.ledger import Ledger, RunFolderError, locked, read
+from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, locked, read
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense
 from hyperpruning.search.worker import Job, narrowed, verified_weights
@@ -33,8 +33,12 @@ from hyperpruning.training.pruning import cost_of, prunable_weights
 from hyperpruning.training.task import description_of, row_groups_of
 
 
-def plan_of(experiment: Experiment | Plan) -> Plan:
-    """The plan of an experiment; a dense network that it names by its file is read.
+def plan_of(experiment: Experiment | Plan, folder: Path | None = None) -> Plan:
+    """The plan of an experiment; a dense network that it names is read, and times that it needs are measured.
+
+    Args:
+        experiment: of a search.
+        folder: its run folder, whose ledger has the measured times once it has begun; None: a search that has not.
 
     Raises:
         ValueError: it is neither, or the file is no model file, or its network has another vocabulary than the text.
@@ -44,7 +48,9 @@ def plan_of(experiment: Experiment | Plan) -> Plan:
             f"experiment must be an Experiment or a Plan, got {experiment!r}. Read a file by "
             "hyperpruning.experiment.read_experiment(path)."
         )
+    header = read(folder).header if folder is not None and (folder / LEDGER).exists() else None
     plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
+    plan = with_step_times(plan, None if header is None else header.identity)
     if not isinstance(plan.dense, Path) or plan.dense_task is None:
         return plan
     weights, description = load_weights(plan.dense)
@@ -174,7 +180,7 @@ def read_search(folder: Path, experiment: Experiment | Plan | None = None) -> tu
                 "hp.export with the plan of the search."
             )
         experiment = read_experiment(folder / EXPERIMENT)
-    plan, history = plan_of(experiment), read(folder)
+    plan, history = plan_of(experiment, folder), read(folder)
     check_run_folder(plan, folder)
     return plan, history
 

@@ -1,18 +1,28 @@
-"""What the finished networks of a search cost where they run: counts, and times where they are asked for."""
+"""What the networks of a search cost where they run: counts, and times on this machine, before and after a search."""
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Generator, nn
 
-from hyperpruning.deploy.benchmark import step_microseconds
+from hyperpruning.deploy.benchmark import product_microseconds, step_microseconds
+from hyperpruning.deploy.compiler import CompilerError
 from hyperpruning.deploy.costs import compact_bytes, multiply_adds
 from hyperpruning.report.costs import Costs, read_costs, write_costs
+from hyperpruning.search.configured import timed
 from hyperpruning.search.driver import job_of
 from hyperpruning.search.history import History, candidate_and_seed
-from hyperpruning.search.plan import Plan
+from hyperpruning.search.latency import MIN_DENSITY, TIMED, StepTimes
+from hyperpruning.search.plan import Plan, recorded_plan
 from hyperpruning.search.worker import narrowed, stored_weights
+from hyperpruning.training.pruning import cost_of
+
+LEVELS = 11  # densities at which steps are measured, from 1 to MIN_DENSITY, each the same part of the one before
 
 
 def costs(network: nn.Module) -> Costs:
@@ -63,7 +73,8 @@ def step_times(plan: Plan, history: History, folder: Path) -> dict[str, float]:
         TypeError: networks that the decoder does not know.
     """
     networks = {name: stored_network(plan, history, folder, name) for name in finished_networks(history)}
-    return step_microseconds({name: one for name, one in networks.items() if one is not None})
+    known = {name: one for name, one in networks.items() if one is not None}
+    return step_microseconds(known, precision=plan.latency_precision)
 
 
 def finished_networks(history: History) -> list[str]:
@@ -83,3 +94,86 @@ def stored_network(plan: Plan, history: History, folder: Path, name: str) -> nn.
     network = job.task.network(job.train.seed)
     network.load_state_dict(weights)
     return network.eval()
+
+
+def with_step_times(plan: Plan, recorded: Mapping[str, object] | None = None) -> Plan:
+    """A plan with the measured times that it needs; a plan that needs none, or has them, as it is.
+
+    Args:
+        plan: of a search.
+        recorded: the identity in the ledger of the search, whose times are taken; None measures them here and now.
+
+    Raises:
+        ValueError: the decoder does not know the network, or is not compiled, or the target cannot be met.
+    """
+    if not plan.needs_step_times or plan.step_times is not None:
+        return plan
+    known = recorded_plan(recorded).step_times if recorded is not None else None
+    return timed(plan, measure_step_times(plan) if known is None else known)
+
+
+def measure_step_times(plan: Plan) -> StepTimes:
+    """Measure what a step of the decoder takes with the network of a plan, at several densities, on this machine.
+
+    At each density the network's prunable matrices get random masks, of single weights and of blocks of 8 x 4. Whole
+    steps are measured, and the products in them; the products are scaled so that with `StepTimes.rest` they give
+    the measured step.
+
+    Args:
+        plan: of a search; its task's network must be one that `Decoder` knows.
+
+    Raises:
+        ValueError: it is not, or there is no compiled kernel.
+    """
+    assert plan.task is not None
+    network = plan.task.network(plan.train.seed).cpu().eval()
+    cost = cost_of(plan.task, network, plan.train)
+    prunable = {name: weight for name, weight in network.named_parameters() if cost(name, weight)}
+    names = {weight: name for name, weight in prunable.items()}
+    matrices = {name: names[one] for name, one in network.named_parameters(remove_duplicate=False) if one in names}
+    densities = [MIN_DENSITY ** (level / (LEVELS - 1)) for level in range(LEVELS)]
+    copies, generator = [network], Generator().manual_seed(0)
+    for granularity in TIMED.values():
+        blocks = granularity.rows, granularity.columns
+        copies += [_masked(network, list(prunable), density, blocks, generator) for density in densities[1:]]
+    try:
+        found = product_microseconds(copies, plan.latency_precision)
+    except (TypeError, CompilerError) as error:
+        raise ValueError(f"A latency must be that of a network in the compiled decoder, got none: {error}") from None
+    steps = [step for step, _ in found]
+    call = min(time for _, of in found for time in of.values())  # Python's, of a product by itself; a step has one
+    products = [{matrices[name]: time - call for name, time in of.items() if name in matrices} for _, of in found]
+    rest = max(0.0, min(step - math.fsum(of.values()) for step, of in zip(steps, products, strict=True)))
+    scaled = [
+        {name: time * (step - rest) / (math.fsum(of.values()) or 1.0) for name, time in of.items()}
+        for step, of in zip(steps, products, strict=True)
+    ]
+    levels = {key: [scaled[0], *scaled[1 + place * (LEVELS - 1) :][: LEVELS - 1]] for place, key in enumerate(TIMED)}
+    return StepTimes(
+        precision=plan.latency_precision,
+        rest=rest,
+        weights={name: [max(1, round(one.numel() * d)) for d in densities] for name, one in prunable.items()},
+        products={key: {name: _falling([one[name] for one in of]) for name in scaled[0]} for key, of in levels.items()},
+    )
+
+
+def _falling(times: list[float]) -> list[float]:
+    """The times, each at least the next one: where noise says that fewer weights take longer, as long as these."""
+    return [max(times[place:]) for place in range(len(times))]
+
+
+@torch.no_grad()
+def _masked(
+    network: nn.Module, names: list[str], density: float, blocks: tuple[int, int], generator: Generator
+) -> nn.Module:
+    """A copy of a network whose named matrices have random blocks of nonzeros."""
+    copied = copy.deepcopy(network)
+    for name in names:
+        weight = copied.get_parameter(name)
+        rows, columns = (-(-size // block) for size, block in zip(weight.shape, blocks, strict=True))
+        kept = max(1, round(density * rows * columns))
+        places = torch.randperm(rows * columns, generator=generator)[:kept]
+        chosen = torch.zeros(rows * columns).index_fill_(0, places, 1)
+        mask = chosen.view(rows, columns).repeat_interleave(blocks[0], 0).repeat_interleave(blocks[1], 1)
+        weight.mul_(mask[: weight.shape[0], : weight.shape[1]])
+    return copied

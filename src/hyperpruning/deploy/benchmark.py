@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hyperpruning.deploy.costs import compact_bytes
 from hyperpruning.deploy.decoder import Decoder
 from hyperpruning.deploy.model_folder import load
 from hyperpruning.deploy.native import Kernel, NativeMatrix, Work
-from hyperpruning.deploy.native_network import MatrixReport
+from hyperpruning.deploy.native_network import MatrixReport, NativeNetwork, measure
 from hyperpruning.deploy.packing import pack
 from hyperpruning.deploy.parts import NetworkParts, network_parts
 
@@ -117,18 +117,51 @@ def deployed_sizes(dense: Path | str, winner: Path | str, *, seconds: float = 1.
     return [DeployedSize(name, sizes[name], time * 1e6) for name, time in _shortest(jobs, seconds).items()]
 
 
-def step_microseconds(networks: Mapping[str, nn.Module], *, seconds: float = 2.0) -> dict[str, float]:
-    """The microseconds of the fastest step of an exact `Decoder` of each network, one sequence, in turn.
+def step_microseconds(
+    networks: Mapping[str, nn.Module], *, precision: str = "exact", seconds: float = 2.0
+) -> dict[str, float]:
+    """The microseconds of the fastest step of a `Decoder` of each network, one sequence, in turn.
 
     Args:
         networks: by name.
+        precision: as of `Decoder`.
         seconds: that the measurement may take; it takes at least 5 rounds.
 
     Raises:
         TypeError: a network that the decoder does not know.
     """
-    jobs = {name: _step(Decoder(network), _input(network_parts(network))) for name, network in networks.items()}
+    jobs = {
+        name: _step(Decoder(network, precision=precision), _input(network_parts(network)))
+        for name, network in networks.items()
+    }
     return {name: time * 1e6 for name, time in _shortest(jobs, seconds).items()}
+
+
+def product_microseconds(
+    networks: Sequence[nn.Module], precision: str, *, seconds: float = 2.0
+) -> list[tuple[float, dict[str, float]]]:
+    """The microseconds of a step of each network, and of its product with each matrix by name, one sequence.
+
+    Args:
+        networks: as of `Decoder`.
+        precision: as of `Decoder`.
+        seconds: that the measurement of the steps may take; it takes at least 5 rounds.
+
+    Raises:
+        CompilerError: there is no compiled kernel.
+        TypeError: a network that the decoder does not know.
+    """
+    kernel, jobs, products = Kernel(), dict[str, Callable[[], object]](), list[dict[str, float]]()
+    for number, network in enumerate(networks):
+        parts = network_parts(network)
+        native = NativeNetwork(parts, precision, kernel, {})
+        formats = {one.name: one.format for one in native.reports}
+        chosen = [{formats[name]: matrix} for name, matrix in native.matrices.items()]
+        times = measure(kernel, chosen)
+        products.append({name: min(one.values()) * 1e6 for name, one in zip(native.matrices, times, strict=True)})
+        jobs[str(number)] = _step(Decoder(network, precision=precision, formats=formats), _input(parts))
+    steps = _shortest(jobs, seconds)
+    return [(steps[str(number)] * 1e6, of) for number, of in enumerate(products)]
 
 
 def _input(parts: NetworkParts) -> torch.Tensor:

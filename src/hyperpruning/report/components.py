@@ -10,11 +10,13 @@ from hyperpruning.search.space import is_method_setting, method_config
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config, to_config
 
+LATENCY = "latency"  # the allocation of all candidates of a search with a latency target, as it is shown
 COMPONENTS = {  # (component, its value) -> what it does
     ("allocation", "uniform"): "every weight matrix starts with the same density",
     ("allocation", "er"): "Erdős-Rényi: a larger weight matrix starts with a lower density",
     ("allocation", "erk"): "Erdős-Rényi kernel: a larger weight tensor starts with a lower density",
     ("allocation", "uniform_except"): "some weight matrices stay dense, the others start with the same density",
+    ("allocation", LATENCY): "every weight matrix has as many weights as the latency target leaves it",
     ("mask_init", "random"): "the first active weights are drawn at random",
     ("mask_init", "magnitude"): "the weights with the largest magnitude are active first",
     ("mask_init", "lamp"): "the weights with the largest magnitude, scaled for each weight matrix, are active first",
@@ -181,7 +183,7 @@ def described(config: Mapping[str, Any]) -> dict[str, str]:
     'random: new weights grow at random positions'
     """
     try:
-        values = to_config(from_config(method_config(config)))
+        values = with_defaults(config)
     except (ValueError, TypeError):  # a component that this version does not know
         return {name: str(value) for name, value in config.items()}
     default = to_config(Method())
@@ -190,6 +192,16 @@ def described(config: Mapping[str, Any]) -> dict[str, str]:
         said = meaning(name, values[name])
         shown[name.replace("_", " ")] = f"{values[name]}: {said}" if said else str(values[name])
     return shown | {name: str(value) for name, value in config.items() if not is_method_setting(name)}
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All components of the method of a config.
+
+    Raises:
+        ValueError, TypeError: this version does not know one.
+    """
+    given = {"allocation": LATENCY} if config.get("allocation") == LATENCY else {}
+    return to_config(from_config({k: v for k, v in method_config(config).items() if k not in given})) | given
 
 
 def criterion_name(criterion: str) -> str:

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from hyperpruning.lyapunov.distances import spectrum_distance
-from hyperpruning.report.components import criterion_name
+from hyperpruning.report.components import LATENCY, criterion_name, with_defaults
 from hyperpruning.search.actions import Action
 from hyperpruning.search.finalists import winner
 from hyperpruning.search.forecast import epochs_of_one_search, planned_epochs
@@ -20,9 +20,9 @@ from hyperpruning.search.ledger import LEDGER, LedgerReader, RunFolderError
 from hyperpruning.search.plan import BEST, Plan, recorded_plan
 from hyperpruning.search.schedulers import decide
 from hyperpruning.search.scoring import reference
-from hyperpruning.search.space import is_method_setting, method_config
+from hyperpruning.search.space import is_method_setting
 from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.serialization import from_config, to_config
+from hyperpruning.sparsity.serialization import to_config
 from hyperpruning.training.record import EpochRecord, Metric
 
 WINNER = "winner.safetensors"
@@ -156,7 +156,12 @@ class Run:
         """A network's method in words."""
         if network in (DENSE, SMALL):
             return "none" if network == SMALL or self.plan.dense is None else "none, trained before"
-        return in_words(self.history.candidates[network].config)
+        return in_words(self.config(network))
+
+    def config(self, network: str) -> dict[str, Any]:
+        """A candidate's config as it is shown: with a latency target, that it gives the allocation."""
+        config = self.history.candidates[network].config
+        return dict(config) if self.plan.latency is None else {"allocation": LATENCY} | config
 
     def value(self, record: EpochRecord) -> float:
         """The metric on the validation split after an epoch."""
@@ -228,7 +233,7 @@ def in_words(config: Mapping[str, Any]) -> str:
 def _in_words(items: tuple[tuple[str, str | float], ...]) -> str:
     config = dict(items)
     try:
-        values: dict[str, Any] = to_config(from_config(method_config(config)))
+        values: dict[str, Any] = with_defaults(config)
     except (ValueError, TypeError):  # a component that this version does not know
         return ", ".join(f"{name} = {value}" for name, value in config.items())
     default = _default_method()

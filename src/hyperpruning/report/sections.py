@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyperpruning.report import components
+from hyperpruning.report import components, tradeoffs
 from hyperpruning.report.blocks import Table, TableRow, Tile
 from hyperpruning.report.components import criterion_name, join_names
 from hyperpruning.report.run import WINNER, Run, in_words
@@ -19,7 +19,7 @@ from hyperpruning.report.tables import HEADINGS, Row, cells
 from hyperpruning.search.dimensions import Dimension, Range
 from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.ledger import sha256
-from hyperpruning.search.plan import LOSS_ALONE
+from hyperpruning.search.plan import COSTS, LOSS_ALONE
 from hyperpruning.search.space import SPARSITY
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.serialization import to_config
@@ -150,7 +150,7 @@ def winner(run: Run) -> Winner | None:
     name, path = run.winner, run.folder / WINNER
     if name is None:
         return None
-    config = run.history.candidates[name].config
+    config = run.config(name)
     argument = json.dumps(_relative(path), ensure_ascii=False)
     return Winner(
         network=name,
@@ -185,8 +185,8 @@ def setup(run: Run) -> dict[str, str]:
     if plan.train_all:
         rounds += " Eliminated candidates are trained to the end afterwards, to show what each criterion missed."
     if plan.objectives != LOSS_ALONE:
-        rounds += " What is kept are the best Pareto fronts of score and active weights."
-    at = "of several sparsities" if SPARSITY in plan.space.dimensions else f"at sparsity {plan.sparsity:g}"
+        rounds += f" What is kept are the best Pareto fronts of score and {COSTS[plan.objectives[1]]}."
+    at = "of several sparsities" if SPARSITY in plan.space.dimensions else f"at sparsity {plan.sparsity:.4g}"
     guided = f"{', '.join(names)}. The sampler optimizes {names[0]}."
     return {
         "candidates": f"{run.n_candidates} {at}, suggested in batches of {plan.ask_batch}",
@@ -196,6 +196,7 @@ def setup(run: Run) -> dict[str, str]:
         **components.described_criteria(run.plan.criteria),
         "distance between spectra": components.with_meaning(plan.distance, components.DISTANCES),
         **{name.replace("_", " "): _choices(choices) for name, choices in plan.space.dimensions.items()},
+        **({"latency": said} if (said := tradeoffs.latency_said(run)) else {}),
     }
 
 

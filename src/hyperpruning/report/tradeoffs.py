@@ -10,7 +10,9 @@ from hyperpruning.report.costs import read_costs
 from hyperpruning.report.run import Run
 from hyperpruning.search.finalists import mean_loss
 from hyperpruning.search.history import DENSE, SMALL, candidate_and_seed
+from hyperpruning.search.latency import target_microseconds
 from hyperpruning.search.pareto import pareto
+from hyperpruning.search.scoring import predicted_microseconds
 
 COSTS = ("active", "multiply_adds", "exact_bytes", "int8_bytes", "microseconds")
 HEADINGS = dict(zip(COSTS, ("active", "multiply-adds", "exact KiB", "int8 KiB", "us a step"), strict=True))
@@ -122,6 +124,26 @@ def table(rows: Sequence[Tradeoff]) -> Table:
         texts = [f"{text} {MARK}" if on else text for text, on in zip(cells(row, names), marked, strict=True)]
         found.append(TableRow(texts, bold=frozenset(column for column, on in enumerate(marked) if on)))
     return Table(names, found)
+
+
+def latency_said(run: Run, times: Mapping[str, float] | None = None) -> str:
+    """The latency target, what the winner is predicted to take and, if measured, takes; "" without a target."""
+    plan = run.plan
+    if plan.latency is None or plan.step_times is None:
+        return ""
+    target, dense = target_microseconds(plan.latency, plan.step_times), plan.step_times.dense
+    said = (
+        f"Latency target {plan.latency}: {target:.3g} us a step of the decoder ({plan.latency_precision}), batch 1; "
+        f"the dense network took {dense:.3g} us before the search."
+    )
+    if run.winner is None:
+        return said
+    predicted = predicted_microseconds(plan, run.history, run.winner, run.history.finals[run.winner].best_epoch)
+    said += f" The winner, {run.winner}, is predicted to take {predicted:.3g} us"
+    if times is None or run.winner not in times:
+        return f"{said}."
+    now = f", the dense network {times[DENSE]:.3g} us" if DENSE in times else ""
+    return f"{said}, and takes {times[run.winner]:.3g} us here and now{now}."
 
 
 def meaning(rows: Sequence[Tradeoff]) -> str:

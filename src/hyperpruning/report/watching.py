@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hyperpruning.report.components import LATENCY
 from hyperpruning.report.run import in_words
 from hyperpruning.search.history import (
     DENSE,
@@ -50,7 +51,7 @@ def tensorboard(folder: Path) -> Observer:
         ) from None
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"The folder for TensorBoard must be empty, got {folder} with files. Give another one.")
-    metric = [Metric()]
+    metric, given = [Metric()], dict[str, str]()
 
     def write(network: str, put: Callable[[Any], object]) -> None:
         writer: Any = SummaryWriter(str(folder / network))  # closed at once: thousands of networks may be open else
@@ -61,8 +62,9 @@ def tensorboard(folder: Path) -> Observer:
         match fact:
             case Header():
                 metric[0] = fact.metric
+                given.update({"allocation": LATENCY} if fact.identity.get("latency") is not None else {})
             case Candidate():
-                write(fact.name, lambda writer: writer.add_text("config", in_words(fact.config)))
+                write(fact.name, lambda writer: writer.add_text("config", in_words(given | fact.config)))
             case Epoch(network, record):
                 values = _scalars(record, metric[0])
                 write(network, lambda writer: [writer.add_scalar(n, v, record.epoch) for n, v in values.items()])

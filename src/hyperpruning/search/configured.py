@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
+from hyperpruning.search.latency import StepTimes, within_latency
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.space import SPARSITY, Config, SearchSpace, method_config, settings_of
 from hyperpruning.settings import did_you_mean
@@ -46,12 +47,31 @@ def configured(plan: Plan, config: Config) -> Configured:
         check_known(chosen, train, "training")
         others: dict[str, Any] = {name: None for name in RECIPE if "optimizer" in chosen}
         train = complete_config(task, replace(train, **(others | chosen)))
-    return Configured(
-        task=task,
-        train=train,
-        method=from_config(method_config(config)),
-        sparsity=float(config.get(SPARSITY, plan.sparsity)),
-    )
+    method, sparsity = from_config(method_config(config)), float(config.get(SPARSITY, plan.sparsity))
+    if plan.latency is not None and plan.step_times is not None:
+        method, sparsity = within_latency(method, plan.latency, plan.step_times)
+    return Configured(task=task, train=train, method=method, sparsity=sparsity)
+
+
+def timed(plan: Plan, times: StepTimes) -> Plan:
+    """A plan with the measured times; with a latency target the space chooses no allocation, which the times give.
+
+    Raises:
+        ValueError: sparsity is searched too, or no weights meet the target.
+    """
+    if plan.latency is None:
+        return replace(plan, step_times=times)
+    space = plan.space
+    if any("sparsity" in config for config in (space.dimensions, *space.fixed)):
+        raise ValueError(
+            "sparsity must not be in the search space with a latency target, which gives it, got both. Leave one out."
+        )
+    _, sparsity = within_latency(Method(), plan.latency, times)
+    without: dict[str, Any] = {
+        name: {key: value for key, value in getattr(space, name).items() if key != "allocation"}
+        for name in ("dimensions", "conditions", "priors")
+    }
+    return replace(plan, step_times=times, sparsity=sparsity, space=replace(space, **without))
 
 
 def check_known(names: Iterable[str], owner: object, section: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hyperpruning.search.actions import Abort, Finish, Record, Suggest, Train
 from hyperpruning.search.history import DENSE, SMALL, Candidate, Epoch, Fact, FinalResult, History, Winner
-from hyperpruning.search.plan import BEST, Plan
+from hyperpruning.search.plan import BEST, LOSS_ALONE, Plan
 from hyperpruning.search.schedulers import decide
 from hyperpruning.training.record import EpochRecord
 
@@ -27,7 +27,8 @@ def forecast(plan: Plan, history: History) -> History:
         plan: the search.
         history: the results so far; it is not changed.
     """
-    history, plan = history.copy(), replace(plan, target_loss=None, clear_level=None)
+    history = history.copy()
+    plan = replace(plan, target_loss=None, clear_level=None, objectives=LOSS_ALONE)  # random records have no cost
     while actions := decide(plan, history):
         for action in actions:
             if isinstance(action, Abort):

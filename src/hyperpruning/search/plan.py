@@ -14,6 +14,7 @@ from hyperpruning.lyapunov.config import SpectrumConfig
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.search.brackets import SCHEDULERS, Bracket, brackets_of, most_epochs, rungs_of
 from hyperpruning.search.criteria import AVERAGED, CRITERIA, FOLLOWING, MIN_FOLLOWED, SPECTRAL, criterion_of
+from hyperpruning.search.latency import StepTimes, check_latency
 from hyperpruning.search.references import FrozenDense, frozen_dense
 from hyperpruning.search.samplers import SAMPLERS, NamedSampler, check_sampler_name, name_of_sampler
 from hyperpruning.search.space import SPARSITY, SearchSpace, space_from_identity
@@ -26,10 +27,20 @@ from hyperpruning.training.task import AnyTask, metric_of
 
 BEST = "best"
 DENSE_LOSS = "dense"
-OBJECTIVES = ("loss", "active")
 LOSS_ALONE = ("loss",)
+# the second objective of a search: what it is called
+COSTS = {"active": "active weights", "multiply_adds": "multiply-adds", "latency": "predicted microseconds of a step"}
 # settings that results do not depend on: a run may be continued with others
 NOT_IN_IDENTITY = ("max_hours", "checkpoint_minutes", "keep_checkpoints")
+
+
+# settings at values that ledgers from before they existed stand for, so that these can be continued
+NOT_IN_OLDER = (
+    ("objectives", LOSS_ALONE),
+    ("latency", None),
+    ("latency_precision", "exact"),
+    ("step_times", None),
+)
 
 
 def check_target(target: float | str) -> None:
@@ -64,6 +75,21 @@ class Plan:
     sparsity: float = setting(
         0.8, "fraction of zero weights over the prunable weights, exact", section="pruning", ge=0, lt=1
     )
+    latency: str | None = setting(
+        None,
+        'target for a step of the decoder, batch 1: "0.3x" of the dense network\'s, or "40us"; the times are measured '
+        "here, before the search, and give each weight matrix its number of weights, in place of sparsity and "
+        "allocation; left out: none",
+        section="pruning",
+        check=check_latency,
+    )
+    latency_precision: str = setting(
+        "exact",
+        'of the decoder whose times are measured: "exact" or "int8"',
+        section="pruning",
+        choices=("exact", "int8"),
+    )
+    step_times: StepTimes | None = described("the measured times, see `measure_step_times`; None measures them", None)
     space: SearchSpace = described("what a candidate's config may be")
     n_candidates: int = setting(12, "candidates", section="search", ge=2, le=100_000)
     ask_batch: int = setting(6, "candidates asked of the sampler at a time", section="search", ge=1)
@@ -131,10 +157,11 @@ class Plan:
     )
     objectives: tuple[str, ...] = setting(
         LOSS_ALONE,
-        '["loss"]: a rung keeps the best scores of a criterion; ["loss", "active"]: the best Pareto fronts of score '
-        "and active weights, for a space with several sparsities or sizes; the sampler learns from both",
+        f'["loss"]: a rung keeps the best scores of a criterion; with a second one of {", ".join(COSTS)}: the best '
+        "Pareto fronts of score and this cost, for a space with several sparsities or sizes; the sampler learns from "
+        "both",
         section="search",
-        choices=OBJECTIVES,
+        choices=(*LOSS_ALONE, *COSTS),
     )
     n_followed: int = setting(
         0,
@@ -283,9 +310,10 @@ class Plan:
         """Check that candidates can differ in every objective, and that the scheduler compares them in all."""
         if self.objectives == LOSS_ALONE:
             return
-        if self.objectives != OBJECTIVES:
+        if len(self.objectives) != 2 or self.objectives[0] != "loss" or self.objectives[1] not in COSTS:
             raise ValueError(
-                f"objectives must be {list(LOSS_ALONE)} or {list(OBJECTIVES)}, got {list(self.objectives)}. Change it."
+                f"objectives must be {list(LOSS_ALONE)}, or loss and one of {', '.join(COSTS)}, got "
+                f"{list(self.objectives)}. Change it."
             )
         if self.scheduler == "asha":
             raise ValueError(
@@ -293,12 +321,18 @@ class Plan:
                 f"{list(self.objectives)}. Take another scheduler."
             )
         names = {name for config in (self.space.dimensions, *self.space.fixed) for name in config}
-        if not any(name == SPARSITY or name.startswith("task.") for name in names):
+        differ = {"active": (), "multiply_adds": ("allocation",), "latency": ("allocation", "granularity")}
+        if not any(name in (SPARSITY, *differ[self.objectives[1]]) or name.startswith("task.") for name in names):
             raise ValueError(
                 "The search space must have the dimension sparsity or one of the task with objectives = "
                 f"{list(self.objectives)}, since otherwise all candidates have as many active weights, got neither. "
                 "Add one to [space], or leave objectives out."
             )
+
+    @property
+    def needs_step_times(self) -> bool:
+        """Whether the times of a step must be measured before the search."""
+        return self.latency is not None or "latency" in self.objectives
 
     def _check_parts(self) -> None:
         for name, kind in (("train", TrainConfig), ("space", SearchSpace), ("spectrum", SpectrumConfig)):
@@ -321,8 +355,10 @@ class Plan:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
             if name not in ("task", "dense_task", "dense", "train", "space", "spectrum", "sampler", *NOT_IN_IDENTITY)
-            and (name, value) != ("objectives", LOSS_ALONE)  # so that older ledgers can be continued
+            and (name, value) not in NOT_IN_OLDER
         }
+        if self.step_times is not None:
+            values["step_times"] = self.step_times.to_json()
         return values | {
             "task": self.task.identity(),
             "dense_task": self.dense_task.identity(),
@@ -350,6 +386,8 @@ def recorded_plan(identity: Mapping[str, Any]) -> Plan:
         plain |= {"task": None, "dense_task": None, "train": train, "spectrum": spectrum}
         plain["sampler"] = plain["sampler"] if plain["sampler"] in SAMPLERS else NamedSampler(str(plain["sampler"]))
         plain["dense"] = None if plain["dense"] is None else FrozenDense(plain["dense"])
+        if plain.get("step_times") is not None:
+            plain["step_times"] = StepTimes(**plain["step_times"])
         return Plan(**plain, space=space)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The settings must be those of this version of hyperpruning, got others ({error}).") from None

@@ -29,7 +29,7 @@ from hyperpruning.search.history import DENSE, History, RoundDecision
 from hyperpruning.search.memo import memo_of
 from hyperpruning.search.plan import LOSS_ALONE, Plan, names_of
 from hyperpruning.search.samplers import Observation
-from hyperpruning.search.scoring import followed, scores_at, split_at
+from hyperpruning.search.scoring import cost_at, followed, scores_at, split_at
 
 
 def decide(plan: Plan, history: History, running: Collection[str] = ()) -> list[Action]:
@@ -124,8 +124,8 @@ def observations(plan: Plan, history: History, batch: int) -> list[Observation]:
     Returns:
         (config, score by the first criterion at the first rung) of each candidate, in the order of their names; the
         score of one that failed is infinite, and one that is still being trained (ASHA) is left out. Candidates of
-        several brackets are compared at the first rung of all. With several objectives (score, active weights) stands
-        in place of the score.
+        several brackets are compared at the first rung of all. With several objectives (score, cost) stands in place
+        of the score.
     """
     names = [name for names in memo_of(plan, history).batches[:batch] for name in names if name in history.candidates]
     scores = scores_at(plan, history, plan.criteria[0], names, plan.rungs[0]) if names else {}
@@ -133,7 +133,7 @@ def observations(plan: Plan, history: History, batch: int) -> list[Observation]:
         names = [name for name in names if name in scores or name in history.failures]
     if plan.objectives == LOSS_ALONE:
         return [(history.candidates[name].config, scores.get(name, math.inf)) for name in names]
-    values = {name: (score, float(history.epochs[name][plan.rungs[0]].active)) for name, score in scores.items()}
+    values = {name: (score, cost_at(plan, history, name, plan.rungs[0])) for name, score in scores.items()}
     return [(history.candidates[name].config, values.get(name, (math.inf, math.inf))) for name in names]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 
 from hyperpruning.search.criteria import Rung, criterion_of
 from hyperpruning.search.history import DENSE, History
@@ -31,7 +32,22 @@ def split_at(
     """
     if plan.objectives == LOSS_ALONE:
         return split_by_score(scores, keep)
-    return split_by_fronts(scores, {name: history.epochs[name][epoch].active for name in scores}, keep)
+    return split_by_fronts(scores, {name: cost_at(plan, history, name, epoch) for name in scores}, keep)
+
+
+def cost_at(plan: Plan, history: History, name: str, epoch: int) -> float:
+    """The cost of a candidate at a rung that is the second objective of the plan; smaller is better."""
+    if plan.objectives[1] == "latency":
+        return predicted_microseconds(plan, history, name, epoch)
+    return float(getattr(history.epochs[name][epoch], plan.objectives[1]))
+
+
+def predicted_microseconds(plan: Plan, history: History, name: str, epoch: int) -> float:
+    """The microseconds that a step of a candidate is predicted to take, from the measured times of the plan."""
+    assert plan.step_times is not None
+    record = history.epochs[name][epoch]
+    active = {tensor: counts[0] * fmean(record.density[tensor]) for tensor, counts in plan.step_times.weights.items()}
+    return plan.step_times.predicted(active, history.candidates[name].method.granularity)
 
 
 def scores_at(plan: Plan, history: History, criterion: str, names: Iterable[str], epoch: int) -> dict[str, float]:

@@ -16,6 +16,7 @@ from hyperpruning.search.configured import Configured, check_known, configured
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense
 from hyperpruning.search.space import settings_of
+from hyperpruning.sparsity.costs import multiply_adds
 from hyperpruning.sparsity.method import Method
 from hyperpruning.training.checks import check_promises, recurrent_part
 from hyperpruning.training.device import device_of
@@ -45,6 +46,7 @@ def validate(plan: Plan) -> None:
     if isinstance(plan.dense, FrozenDense):
         plan.dense.load_into(plan.dense_task.network(plan.train.seed))
     network = check_promises(plan.task, plan.train.seed)
+    _check_costs(plan, network)
     _check_spectrum(plan.task, network, plan.spectrum)
     if type(plan.dense_task) is not type(plan.task):  # of one class, they differ in settings such as the dropout
         _check_spectrum(plan.dense_task, check_promises(plan.dense_task, plan.train.seed), plan.spectrum)
@@ -60,6 +62,16 @@ def _check_spectrum(task: AnyTask, network: nn.Module, config: SpectrumConfig) -
     network.train()
 
 
+def _check_costs(plan: Plan, network: nn.Module) -> None:
+    """Check that the second objective and the latency target can be computed for the network."""
+    if "multiply_adds" in plan.objectives:
+        multiply_adds(network)  # raises an error for convolutions
+    if plan.needs_step_times and plan.step_times is None:
+        raise ValueError(
+            "A plan with a latency must have step_times here, got None. Call hp.hyperprune, which measures them."
+        )
+
+
 def _check_space(plan: Plan, network: nn.Module) -> None:
     """Check that the methods of the space fit the task at each sparsity, and the networks of some of its tasks."""
     assert plan.task is not None
@@ -71,7 +83,12 @@ def _check_space(plan: Plan, network: nn.Module) -> None:
         checks[one.sparsity](one.method)
         if len(networks) < MAX_NETWORKS and (key := canonical_task(one.task)) not in networks:
             networks.add(key)
-            one.task.network(plan.train.seed)
+            other = one.task.network(plan.train.seed)
+            if plan.step_times is not None and _shapes(other) != _shapes(network):
+                raise ValueError(
+                    "All networks must have the sizes whose step was measured with a latency, got others in the "
+                    "search space. Leave settings of the task that change sizes out of it."
+                )
         until = one.train.epochs_in(one.method.final_density_at)
         if until > plan.rungs[0]:
             raise ValueError(
@@ -79,6 +96,10 @@ def _check_space(plan: Plan, network: nn.Module) -> None:
                 f"density, got one that ends after epoch {until} with rungs = {list(plan.rungs)}. Raise rungs, or "
                 "leave out methods with a density schedule."
             )
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in network.named_parameters()}
 
 
 def canonical_task(task: AnyTask) -> str:

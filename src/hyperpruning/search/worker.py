@@ -49,7 +49,8 @@ class Job:
     With `frozen` weights nothing is trained: they are evaluated once. With `as_many_as` the task's network is made
     narrower, until it has at most as many weights as a pruned one with this number of active prunable weights. Results
     do not depend on how often checkpoints are written, how many are kept, and the deadline.
-    With a `token` the run folder must have it (search/shared_folder.py).
+    With a `token` the run folder must have it (search/shared_folder.py). With `count_multiply_adds` the records
+    have them.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Job:
     keep_checkpoints: int = KEEP_CHECKPOINTS
     deadline: Deadline = field(default_factory=Deadline)
     token: str | None = None
+    count_multiply_adds: bool = False
 
     def identity(self) -> str:
         """A hash of all settings of the training; a checkpoint with another identity is not used."""
@@ -102,6 +104,7 @@ def job_for(plan: Plan, folder: Path, candidate: Candidate | None, until: int) -
             until=until,
             checkpoint_minutes=plan.checkpoint_minutes,
             keep_checkpoints=plan.keep_checkpoints,
+            count_multiply_adds="multiply_adds" in plan.objectives,
         )
     assert plan.dense_task is not None
     return Job(
@@ -235,6 +238,8 @@ def _train(job: Job, records: list[EpochRecord], on_epoch: Callable[[EpochRecord
 
     watch = Watch(checkpoint, minutes=job.checkpoint_minutes, time_is_up=job.deadline.clock())
     for record in epochs(training, job.until, watch):
+        if job.count_multiply_adds:
+            record = replace(record, multiply_adds=training.multiply_adds())
         records.append(_with_spectrum(training, record, job.spectrum))
         checkpoint()
         if on_epoch is not None:

@@ -3,9 +3,10 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from hyperpruning.sparsity.allocations import ALLOCATIONS
+from hyperpruning.sparsity.allocations import ALLOCATIONS, table
 from hyperpruning.sparsity.catalogue import METHODS
 from hyperpruning.sparsity.dense_parts import DENSE_PARTS
 from hyperpruning.sparsity.mask_inits import MASK_INITS
@@ -40,10 +41,11 @@ COMPONENTS: dict[str, Mapping[str, Any]] = {
 LEFT_OUT = ("dense_part", *(f"gate_density_{number}" for number in range(1, 5)))
 
 
-def to_config(method: Method) -> dict[str, str | int | float | None]:
+def to_config(method: Method) -> dict[str, Any]:
     """Return a method as names and numbers, ready for JSON; `from_config` is the inverse.
 
-    The parts in `LEFT_OUT` are missing where they have their defaults.
+    The parts in `LEFT_OUT` are missing where they have their defaults. An allocation `partial(table, counts=...)` is
+    its counts.
 
     Raises:
         ValueError: a function of the method is not in COMPONENTS.
@@ -54,6 +56,9 @@ def to_config(method: Method) -> dict[str, str | int | float | None]:
     config = {field.name: getattr(method, field.name) for field in dataclasses.fields(Method)}
     for part, choices in COMPONENTS.items():
         value = config[part]
+        if isinstance(value, partial) and value.func is table and part == "allocation":
+            config[part] = dict(value.keywords["counts"])
+            continue
         config[part] = next((name for name, choice in choices.items() if choice == value), None)
         if config[part] is None:
             raise ValueError(f"{part} must be a registered function, got {value}. Add it to COMPONENTS[{part!r}].")
@@ -89,7 +94,7 @@ def check_choice(part: str, value: object) -> Any:
 
     Args:
         part: a field of `Method`, or "method".
-        value: its name, or a number.
+        value: its name, or a number; of the allocation also the number of weights of each tensor.
 
     Raises:
         ValueError: the field or the name is unknown; the error suggests the nearest one.
@@ -99,6 +104,10 @@ def check_choice(part: str, value: object) -> Any:
         raise ValueError(_unknown("A component of a method", part, parts))
     if part == "method":
         return _lookup(part, value, METHODS)
+    if part == "allocation" and isinstance(value, Mapping):
+        if not all(isinstance(name, str) and type(count) is int for name, count in value.items()):
+            raise ValueError(f"An allocation must have the number of weights of each tensor, got {dict(value)}.")
+        return partial(table, counts=dict(value))
     return _lookup(part, value, COMPONENTS[part]) if part in COMPONENTS else value
 
 

@@ -77,6 +77,7 @@ class EpochRecord:
         valid_metric: the task's metric on the validation split; None if it follows from the loss.
         averaged_loss: valid_loss of the exponential average of the weights; None if it is not kept.
         averaged_spectrum: as `spectrum`, of the averaged weights.
+        multiply_adds: of one time step with the active weights; None unless it is an objective of the search.
     """
 
     epoch: int
@@ -91,6 +92,7 @@ class EpochRecord:
     valid_metric: float | None = None
     averaged_loss: float | None = None
     averaged_spectrum: tuple[float | None, ...] = ()
+    multiply_adds: int | None = None
 
     @cached_property
     def exponents(self) -> list[float]:
@@ -105,7 +107,7 @@ class EpochRecord:
     def to_json(self) -> dict[str, Any]:
         """The record in JSON types; values that were not taken are left out."""
         values = asdict(self)
-        for name in ("valid_metric", "averaged_loss", "averaged_spectrum"):
+        for name in ("valid_metric", "averaged_loss", "averaged_spectrum", "multiply_adds"):
             if values[name] in (None, ()):
                 del values[name]
         return values

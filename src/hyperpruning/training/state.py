@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hyperpruning.kernels import float32_precision
+from hyperpruning.sparsity.costs import multiply_adds
 from hyperpruning.sparsity.masking import density
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.sparsifier import Sparsifier
@@ -147,6 +148,18 @@ class Training:
             ever_active,
             valid_metric=metric,
             averaged_loss=averaged_loss,
+        )
+
+    def multiply_adds(self) -> int:
+        """The multiply-adds of one time step with the active weights, see `sparsity.costs.multiply_adds`.
+
+        Raises:
+            ValueError: the network has convolutions, whose number depends on the input.
+        """
+        cost, masks = multiply_adds(self.network), {} if self.sparsifier is None else self.sparsifier.masks
+        return sum(
+            cost(name, weight) * int(masks[name].sum() if name in masks else weight.numel())
+            for name, weight in self.network.named_parameters()
         )
 
     def _moving_loss(self, valid: float) -> float:

@@ -3,7 +3,7 @@
 Every contestant computes the same step of the same network with random weights and random masks (for the block formats:
 random masks of blocks). All of them run in turn, again and again, in one process, several steps a turn; the first step
 of a turn brings the weights back to the caches and is not counted. Reads of as many bytes as a format has give the
-bandwidth that was there in the same minutes. The table is printed, and written to benchmarks/results/inference.json.
+bandwidth that was there in the same minutes. The table is printed, and written to benchmarks/results/inference_BUILD.json.
 
 - `nn.LSTM` packs its weights again at every call: no fair baseline, and here for that reason.
 - `addmv`: one dense matrix [W R] for each layer, the baseline of "times".
@@ -38,7 +38,7 @@ from hyperpruning.deploy.native import Kernel, NativeMatrix, Work
 from hyperpruning.deploy.packing import FORMATS, pack
 from hyperpruning.deploy.parts import network_parts
 
-RESULTS = Path(__file__).parent / "results" / "inference.json"
+RESULTS = Path(__file__).parent / "results"
 SPARSITIES = (0.0, 0.67, 0.8, 0.9, 0.95)
 Job = Callable[[], object]
 
@@ -283,7 +283,8 @@ def main() -> None:
     logging.disable(logging.WARNING)  # ONNX Runtime's advice to preprocess the graph
     warnings.filterwarnings("ignore", message=".*(Sparse CSR|quantiz).*")
     names = ["2 x LSTM 256", "GRU 384"] if options.quick else [options.only] if options.only else list(NETWORKS)
-    tables = json.loads(RESULTS.read_text())["networks"] if RESULTS.is_file() else {}
+    file = RESULTS / f"inference_{Kernel().build}.json"  # one for each build of the kernel: other processors
+    tables = json.loads(file.read_text())["networks"] if file.is_file() else {}
     for name in names:
         sparsities, seconds = ((0.0, 0.9), 1.0) if options.quick else (SPARSITIES, options.seconds)
         tables[name] = measured(NETWORKS[name], sparsities, seconds)
@@ -291,7 +292,7 @@ def main() -> None:
         if not options.quick:
             versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "kernel": Kernel().build}
             content = {"processor": processor(), **versions, "networks": tables}
-            RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+            file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def processor() -> str:

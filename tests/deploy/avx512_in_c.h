@@ -28,6 +28,22 @@ AVX512 static __m256i dpbusd256(__m256i sum, __m256i u, __m256i s) {
     memcpy(&sum, a, 32);
     return sum;
 }
+static vector512 sum512(vector512 a, vector512 b) {
+    uint32_t x[16], y[16];
+    memcpy(x, &a, 64); memcpy(y, &b, 64);
+    for (int k = 0; k < 16; k++) x[k] += y[k];
+    memcpy(&a, x, 64);
+    return a;
+}
+AVX512 static vector512 insert512(vector512 v, __m256i half, int place) {
+    memcpy(v.byte + 32 * place, &half, 32);
+    return v;
+}
+AVX512 static __m256i half512(vector512 v, int place) {
+    __m256i half;
+    memcpy(&half, v.byte + 32 * place, 32);
+    return half;
+}
 static int32_t reduce512(vector512 v) {
     int32_t lane[16], sum = 0;
     memcpy(lane, &v, 64);
@@ -66,6 +82,11 @@ static vector512 fma512(vector512 a, vector512 b, vector512 c, int multiply) {
 #define _mm512_storeu_ps store512
 #define _mm512_castsi512_ps(v) (v)
 #define _mm512_dpbusd_epi32 dpbusd512
+#define _mm512_add_epi32 sum512
+#define _mm512_castsi256_si512(half) insert512(zero512(), half, 0)
+#define _mm512_inserti64x4 insert512
+#define _mm512_castsi512_si256(v) half512(v, 0)
+#define _mm512_extracti64x4_epi64 half512
 #undef _mm256_dpbusd_epi32
 #define _mm256_dpbusd_epi32 dpbusd256
 #define _mm512_reduce_add_epi32 reduce512

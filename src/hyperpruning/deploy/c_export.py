@@ -146,8 +146,8 @@ class _Source:
             f" * Memory: {written.constants:,} bytes of constants, {written.state:,} bytes for each state. Nothing is",
             " * allocated, and there are no variables outside the state: threads may step different states.",
             " *",
-            " * Compile as C99, with -ffp-contract=off (-std=c99 implies it). The instructions are chosen in reset:",
-            " * AVX-512, AVX2, NEON or plain C. Written by hyperprune export. */",
+            " * Compile as C99; gcc needs -std=c99 or -ffp-contract=off, clang neither. The instructions are chosen in",
+            " * reset: AVX-512, AVX2, NEON or plain C. Written by hyperprune export. */",
         ]
         return "\n".join(rows)
 

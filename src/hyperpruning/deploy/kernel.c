@@ -1,7 +1,7 @@
 /* Inference of recurrent networks with sparse weights on one core: C99 with the attributes of gcc and clang.
  *
- * Compile with -ffp-contract=off. deploy/packing.py writes the arrays of a matrix and checks every index in them; this
- * file trusts them. deploy/native.py mirrors the structs.
+ * Compile gcc's code with -ffp-contract=off; clang is told below. deploy/packing.py writes the arrays of a matrix and
+ * checks every index in them; this file trusts them. deploy/native.py mirrors the structs.
  *
  * A product y = W x has two parts: a kernel sums in the packed order of rows, and `hp_product` scales and orders.
  * Kernels of int8 sum integers, and everything else is elementwise in a fixed order of IEEE operations. The plain,
@@ -12,6 +12,9 @@
  *
  * q = 0 and s = 0 if m < 1e-30; q = 0 and s = NaN if an x_j is not finite.
  */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF /* since version 14, clang fuses also under -std=c99 */
+#endif
 #include <stdint.h>
 #include <string.h>
 
@@ -208,14 +211,32 @@ INLINE void rhn_body(int n, int coupled, int first, const float *restrict a, con
     }
 }
 
-/* y = sums * scales, from the packed order to that of the rows. */
-INLINE void finish_int8_body(const hp_matrix *m, const hp_work *w, float s, float *restrict y) {
+/* y[order[i]] = packed[i]. Not inlined: the scatter of AVX-512 is slower than this loop. */
+__attribute__((noinline)) static void put_in_order(int n, const int32_t *restrict order, const float *restrict packed,
+                                                   float *restrict y) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4) { /* half the time of the loop below */
+        int a = order[i], b = order[i + 1], c = order[i + 2], d = order[i + 3];
+        float first = packed[i], second = packed[i + 1], third = packed[i + 2], fourth = packed[i + 3];
+        y[a] = first;
+        y[b] = second;
+        y[c] = third;
+        y[d] = fourth;
+    }
+    for (; i < n; i++) y[order[i]] = packed[i];
+}
+
+/* y = sums * scales; `shift` times the sums of the weights are subtracted from the sums first. */
+INLINE void finish_int8_body(const hp_matrix *m, const hp_work *w, float s, float *restrict y, uint32_t shift) {
     const float *restrict scales = m->scales;
-    const int32_t *restrict sums = w->integers;
+    const int32_t *restrict sums = w->integers, *restrict of_weights = m->sums;
     float *restrict scaled = m->order ? w->floats : y;
-    for (int i = 0; i < m->rows; i++) scaled[i] = (float)sums[i] * (scales[i] * s);
-    if (m->order)
-        for (int i = 0; i < m->rows; i++) y[m->order[i]] = scaled[i];
+    int n = m->rows;
+    for (int i = 0; i < n; i++) {
+        int32_t sum = shift ? (int32_t)((uint32_t)sums[i] - shift * (uint32_t)of_weights[i]) : sums[i];
+        scaled[i] = (float)sum * (scales[i] * s);
+    }
+    if (m->order) put_in_order(m->rows, m->order, scaled, y);
 }
 
 /* ---------------------------------------------------------------- plain loops */
@@ -315,7 +336,7 @@ static void rhn_plain(int n, int coupled, int first, const float *a, const float
     rhn_body(n, coupled, first, a, b, bias, s);
 }
 static void finish_int8_plain(const hp_matrix *m, const hp_work *w, float s, float *y) {
-    finish_int8_body(m, w, s, y);
+    finish_int8_body(m, w, s, y, 0);
 }
 
 /* ---------------------------------------------------------------- AVX2 */
@@ -503,15 +524,10 @@ AVX2 static void rhn_avx2(int n, int coupled, int first, const float *a, const f
     rhn_body(n, coupled, first, a, b, bias, s);
 }
 AVX2 static void finish_int8_avx2(const hp_matrix *m, const hp_work *w, float s, float *y) {
-    finish_int8_body(m, w, s, y);
+    finish_int8_body(m, w, s, y, 0);
 }
 
 /* ---------------------------------------------------------------- AVX-512 VNNI and VBMI: u = q + 128 is unsigned */
-
-/* sums(w u) - 128 sums(w) = sums(w q) */
-INLINE void remove_shift(const hp_matrix *m, int32_t *sums, int count) {
-    for (int i = 0; i < count; i++) sums[i] = (int32_t)((uint32_t)sums[i] - 128u * (uint32_t)m->sums[i]);
-}
 
 AVX512 static void dense_int8_avx512(const hp_matrix *m, const hp_work *w) {
     int stride = (m->columns + 63) / 64 * 64;
@@ -525,7 +541,6 @@ AVX512 static void dense_int8_avx512(const hp_matrix *m, const hp_work *w) {
         }
         for (int k = 0; k < 4; k++) w->integers[i + k] = _mm512_reduce_add_epi32(sum[k]);
     }
-    remove_shift(m, w->integers, m->rows);
 }
 
 AVX512 static void window_fp32_avx512(const hp_matrix *m, const hp_work *w) {
@@ -553,33 +568,72 @@ AVX512 static void window_fp32_avx512(const hp_matrix *m, const hp_work *w) {
     }
 }
 
+AVX512 INLINE __m512i window_step(const hp_matrix *m, const hp_work *w, uint32_t step, __m512i sum) {
+    __m512i index = _mm512_loadu_si512(m->offsets + (size_t)step * STEP);
+    __m512i x = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(w->unsigned8 + m->bases[step]));
+    return _mm512_dpbusd_epi32(sum, x, _mm512_loadu_si512((const int8_t *)m->values + (size_t)step * STEP));
+}
+
 AVX512 static void window_int8_avx512(const hp_matrix *m, const hp_work *w) {
-    const int8_t *values = m->values;
     for (int g = 0; g < m->groups; g++) {
-        __m512i sum = _mm512_setzero_si512();
-        for (uint32_t step = m->starts[g]; step < m->starts[g + 1]; step++) {
-            __m512i index = _mm512_loadu_si512(m->offsets + (size_t)step * STEP);
-            __m512i x = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(w->unsigned8 + m->bases[step]));
-            sum = _mm512_dpbusd_epi32(sum, x, _mm512_loadu_si512(values + (size_t)step * STEP));
+        __m512i sum = _mm512_setzero_si512(), more = _mm512_setzero_si512(); /* two: a product takes five cycles */
+        uint32_t step = m->starts[g], end = m->starts[g + 1];
+        for (; step + 1 < end; step += 2) {
+            sum = window_step(m, w, step, sum);
+            more = window_step(m, w, step + 1, more);
         }
-        _mm512_storeu_si512(w->integers + g * LANES, sum);
+        if (step < end) sum = window_step(m, w, step, sum);
+        _mm512_storeu_si512(w->integers + g * LANES, _mm512_add_epi32(sum, more));
     }
-    remove_shift(m, w->integers, m->rows);
+}
+
+AVX512 INLINE __m256i four_inputs(const hp_matrix *m, const hp_work *w, uint32_t block) {
+    int32_t four;
+    memcpy(&four, w->unsigned8 + 4 * m->bases[block], 4);
+    return _mm256_set1_epi32(four);
+}
+
+AVX512 INLINE __m512i two_blocks(const hp_matrix *m, const hp_work *w, uint32_t block, __m512i sum) {
+    __m512i x = _mm512_castsi256_si512(four_inputs(m, w, block));
+    x = _mm512_inserti64x4(x, four_inputs(m, w, block + 1), 1);
+    return _mm512_dpbusd_epi32(sum, x, _mm512_loadu_si512((const int8_t *)m->values + (size_t)block * 32));
 }
 
 AVX512 static void block_int8_avx512(const hp_matrix *m, const hp_work *w) {
-    const int8_t *values = m->values;
     for (int g = 0; g < m->groups; g++) {
-        __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        for (uint32_t block = m->starts[g]; block < m->starts[g + 1]; block++) {
-            int32_t four;
-            memcpy(&four, w->unsigned8 + 4 * m->bases[block], 4);
-            __m256i weights = _mm256_loadu_si256((const __m256i *)(values + (size_t)block * 32));
-            sum[block & 1] = _mm256_dpbusd_epi32(sum[block & 1], _mm256_set1_epi32(four), weights);
+        __m512i sum = _mm512_setzero_si512(), more = _mm512_setzero_si512();
+        uint32_t block = m->starts[g], end = m->starts[g + 1];
+        for (; block + 3 < end; block += 4) {
+            sum = two_blocks(m, w, block, sum);
+            more = two_blocks(m, w, block + 2, more);
         }
-        _mm256_storeu_si256((__m256i *)(w->integers + g * 8), _mm256_add_epi32(sum[0], sum[1]));
+        for (; block + 1 < end; block += 2) sum = two_blocks(m, w, block, sum);
+        sum = _mm512_add_epi32(sum, more);
+        __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+        if (block < end) {
+            const __m256i *weights = (const __m256i *)((const int8_t *)m->values + (size_t)block * 32);
+            eight = _mm256_dpbusd_epi32(eight, four_inputs(m, w, block), _mm256_loadu_si256(weights));
+        }
+        _mm256_storeu_si256((__m256i *)(w->integers + g * 8), eight);
     }
-    remove_shift(m, w->integers, m->rows);
+}
+
+/* sums(w u) - 128 sums(w) = sums(w q) */
+AVX512 static void finish_int8_avx512(const hp_matrix *m, const hp_work *w, float s, float *y) {
+    finish_int8_body(m, w, s, y, 128);
+}
+AVX512 static void lstm_avx512(int n, const float *a, const float *b, const float *bias, float *h, float *c) {
+    lstm_body(n, a, b, bias, h, c);
+}
+AVX512 static void gru_avx512(int n, const float *a, const float *b, const float *p, const float *q, float *h) {
+    gru_body(n, a, b, p, q, h);
+}
+AVX512 static void rnn_avx512(int n, int relu, const float *a, const float *b, const float *bias, float *h) {
+    rnn_body(n, relu, a, b, bias, h);
+}
+AVX512 static void rhn_avx512(int n, int coupled, int first, const float *a, const float *b, const float *bias,
+                              float *s) {
+    rhn_body(n, coupled, first, a, b, bias, s);
 }
 #endif
 
@@ -696,7 +750,7 @@ static const build_kernels builds[BUILDS] = {
     {{dense_fp32_avx2, dense_int8_avx2, window_fp32_avx2, window_int8_avx2, block_fp32_avx2, block_int8_avx2},
      quantise_avx2, split_avx2, finish_int8_avx2, lstm_avx2, gru_avx2, rnn_avx2, rhn_avx2},
     {{dense_fp32_avx2, dense_int8_avx512, window_fp32_avx512, window_int8_avx512, block_fp32_avx2, block_int8_avx512},
-     quantise_avx2, split_avx2, finish_int8_avx2, lstm_avx2, gru_avx2, rnn_avx2, rhn_avx2},
+     quantise_avx2, split_avx2, finish_int8_avx512, lstm_avx512, gru_avx512, rnn_avx512, rhn_avx512},
 #elif defined(__aarch64__)
     {{0}, 0, 0, 0, 0, 0, 0, 0},
     {{0}, 0, 0, 0, 0, 0, 0, 0},
@@ -738,7 +792,7 @@ void hp_product(int32_t build, const hp_matrix *m, const hp_work *w, const float
     if (m->format == WINDOW_FP32) kernels->split(x, m->columns, w->planes, w->plane);
     kernels->sums[m->format](m, w);
     if (m->order)
-        for (int i = 0; i < m->rows; i++) y[m->order[i]] = w->floats[i];
+        put_in_order(m->rows, m->order, w->floats, y);
     else
         memcpy(y, w->floats, (size_t)m->rows * sizeof *y);
 }

@@ -3,7 +3,7 @@
 Every contestant computes the same step of the same network with random weights and random masks (for the block formats:
 random masks of blocks). All of them run in turn, again and again, in one process, several steps a turn; the first step
 of a turn brings the weights back to the caches and is not counted. Reads of as many bytes as a format has give the
-bandwidth that was there in the same minutes. The table is printed, and written to benchmarks/results/inference_BUILD.json.
+bandwidth that was there in the same minutes. The table is printed, and goes to benchmarks/results/inference_BUILD.json.
 
 - `nn.LSTM` packs its weights again at every call: no fair baseline, and here for that reason.
 - `addmv`: one dense matrix [W R] for each layer, the baseline of "times".
@@ -293,6 +293,26 @@ def main() -> None:
             versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "kernel": Kernel().build}
             content = {"processor": processor(), **versions, "networks": tables}
             file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The table of docs/results.md."""
+    columns = ["network", "sparsity", "dense fp32 (`addmv`)", "ONNX Runtime int8", "exact, unstructured"]
+    columns += ["int8, unstructured", "int8, blocks 8 x 4"]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for name, rows in tables.items():
+        found = {(row["contestant"], row["sparsity"]): row for row in rows}
+        dense = [_three(found[one, None]["us"]) for one in ("addmv", "ORT int8")]
+        for sparsity in SPARSITIES[1:]:
+            ours = [found[format, sparsity] for format in ("window_fp32", "window_int8", "block_int8")]
+            cells = [f"{_three(r['us'])} ({r['times addmv']:.1f}; {r['times ORT int8']:.1f})" for r in ours]
+            lines.append(f"| {' | '.join([name, f'{sparsity:.0%}'.replace('%', ' %'), *dense, *cells])} |")
+    return "\n".join(lines)
+
+
+def _three(number: float) -> str:
+    """Three digits, or whole numbers."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
 
 
 def processor() -> str:

@@ -138,6 +138,24 @@ def quality(seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/deployment.md: sparsity, and predicted and measured microseconds, at each target."""
+    lines = [
+        "| network, decoder | pruned | " + " | ".join(f"{target}x" for target in TARGETS) + " |",
+        "|---|---|---|---|---|",
+    ]
+    found = {(r["network"], r["precision"], r["pruned"], r["target"]): r for r in rows}
+    for network, precision, pruned in dict.fromkeys(key[:3] for key in found):
+        cells = []
+        for target in TARGETS:
+            row = found.get((network, precision, pruned, target))
+            times = "" if row is None else f"{row['predicted us']:.3g} -> {row['measured us']:.3g} us"
+            cells.append("below the floor" if row is None else f"{row['sparsity']:.0%}: {times}".replace("%", " %"))
+        kind = "single weights" if pruned == "weight" else "blocks of 8 x 4"
+        lines.append(f"| {network}, {precision} | {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,6 +1,11 @@
 """A search with a latency target, from the command to the exported network; the times are measured here."""
 
+import json
+from pathlib import Path
+from statistics import fmean
+
 import pytest
+from latency import markdown
 from typer.testing import CliRunner
 
 import hyperpruning as hp
@@ -118,3 +123,16 @@ def test_without_a_compiler_there_is_no_latency(tmp_path, monkeypatch):
     monkeypatch.setattr("hyperpruning.deploy.benchmark.Kernel", fails)
     with pytest.raises(ValueError, match="must be that of a network in the compiled decoder, got none: no compiler"):
         measure_step_times(experiment(write_text(tmp_path)).plan())
+
+
+def test_the_page_has_the_measured_numbers():
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "deployment.md").read_text()
+    measured = json.loads((root / "benchmarks" / "results" / "latency.json").read_text())
+    assert markdown(measured["times"]) in page
+    losses = {}
+    for row in measured["quality"]:
+        losses.setdefault(row["allocation"], []).append(row["valid loss"])
+    for name in ("target 0.3", "er", "uniform"):
+        of = losses[name]
+        assert f"{fmean(of):.3f} ({min(of):.3f} to {max(of):.3f})" in page.replace("\n", " "), name

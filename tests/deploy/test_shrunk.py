@@ -10,7 +10,9 @@ from hyperpruning.deploy.model_folder import load, save_folder
 from hyperpruning.deploy.onnx_export import export_onnx
 from hyperpruning.exports import network_of
 from hyperpruning.models.language_model import LanguageModel
+from hyperpruning.models.sequence_model import Forecaster, SequenceClassifier
 from hyperpruning.structured.language_model import language_model_units, shrink_language_model
+from hyperpruning.structured.sequence_model import sequence_model_units, shrink_sequence_model
 from hyperpruning.structured.units import unit_masks
 
 VOCABULARY = [f"w{number}" for number in range(20)]
@@ -74,3 +76,34 @@ def test_onnx_has_the_logits_of_the_large_network(networks, sequences):
     tokens = torch.randint(len(VOCABULARY), (12, 3))
     found = fed(folder / "m.onnx", tokens, 3, not sequences)
     torch.testing.assert_close(found, model(tokens)[0].detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("classifier", {"cell": "gru", "hidden": 20, "layers": 2, "pool": "mean"}),
+        ("classifier", {"cell": "lstm", "hidden": [14, 18]}),
+        ("classifier", {"cell": "uncoupled_rhn", "hidden": 16, "depth": 2}),
+        ("forecaster", {"cell": "rnn", "hidden": 20}),
+    ],
+)
+def test_classifiers_and_forecasters_are_shrunk_and_decoded(kind, sizes):
+    generator = torch.Generator().manual_seed(0)
+    model = (SequenceClassifier(3, 5, **sizes) if kind == "classifier" else Forecaster(3, 2, **sizes)).eval()
+    model.mean.copy_(torch.tensor([0.5, 1.0, -1.0]))
+    groups, weights = sequence_model_units(model), dict(model.named_parameters())
+    kept = {name: torch.rand(units.size, generator=generator) < 0.5 for name, units in groups.items()}
+    with pytest.raises(ValueError, match="All weights of a removed unit must be zero"):
+        shrink_sequence_model(model, kept)
+    with torch.no_grad():
+        for name, mask in unit_masks(weights, groups, kept).items():
+            weights[name].mul_(mask)
+    small, x = shrink_sequence_model(model, kept), torch.randn(1, 12, 3, generator=generator)
+    assert small.sizes["hidden"] == [int(of.sum()) for of in kept.values()]
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(small(x), expected, rtol=0, atol=1e-6)
+    decoder = Decoder(small)
+    for step in x[0].split(1):
+        found = decoder.step(step)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from hyperpruning.models.language_model import LanguageModel
-from hyperpruning.models.rhn import RHNLayer
 from hyperpruning.models.softmaxes import MixtureOfSoftmaxes
-from hyperpruning.models.stack import CELLS, GATES, Stack
-from hyperpruning.structured.units import Axis, UnitGroup, recurrent_units, shrink
+from hyperpruning.structured.layers import in_a_stack, layer_inputs, layer_units
+from hyperpruning.structured.units import UnitGroup, shrink
 
 
 def language_model_units(model: LanguageModel) -> dict[str, UnitGroup]:
@@ -20,29 +18,11 @@ def language_model_units(model: LanguageModel) -> dict[str, UnitGroup]:
     With tied weights, the units of the top layer include the columns of the embedding, unless a mixture of softmaxes
     is between them.
     """
-    parts = [f"rnn.{layer}" for layer in range(len(model.rnn))] if isinstance(model.rnn, Stack) else ["rnn"]
-    inputs = [f"{part}.w" if model.cell not in CELLS else f"{part}.weight_ih_l0" for part in parts]
-    top = ["decoder.weight", *(inputs[:1] if _tied(model) else [])]
+    first = layer_inputs(model, model.cell)[0]
+    top = ["decoder.weight", *([first] if _tied(model) else [])]
     if isinstance(model.decoder, MixtureOfSoftmaxes):
         top = ["decoder.prior.weight", "decoder.latent.weight"]
-    groups: dict[str, UnitGroup] = {}
-    for part, readers in zip(parts, [*([above] for above in inputs[1:]), top], strict=True):
-        units = recurrent_units if model.cell in CELLS else _highway_units
-        groups |= units(model, part, readers=readers)
-    return groups
-
-
-def _highway_units(model: LanguageModel, part: str, *, readers: list[str]) -> dict[str, UnitGroup]:
-    """Return the unit group of a recurrent highway layer, as `recurrent_units` does for torch's layers."""
-    layer = model.get_submodule(part)
-    assert isinstance(layer, RHNLayer)
-    gates = GATES[model.cell]
-    matrices = [f"{part}.r.{depth}" for depth in range(len(layer.r))]
-    biases = [f"{part}.b.{depth}" for depth in range(len(layer.b))]
-    rows = [Axis(name, 0, gates) for name in (f"{part}.w", *matrices, *biases)]
-    first = {"decoder.weight": "encoder.weight"} if _tied(model) else {}  # tied weights have the encoder's name
-    columns = [Axis(first.get(name, name), 1) for name in (*matrices, *readers)]
-    return {f"{part}.l0": UnitGroup(layer.hidden_size, (*rows, *columns))}
+    return layer_units(model, model.cell, readers=top)
 
 
 def shrink_language_model(model: LanguageModel, kept: Mapping[str, Tensor]) -> LanguageModel:
@@ -59,7 +39,7 @@ def shrink_language_model(model: LanguageModel, kept: Mapping[str, Tensor]) -> L
     """
     groups = language_model_units(model)
     weights = shrink(dict(model.named_parameters()), groups, kept)
-    weights = {re.sub(r"^rnn\.(\w+)_l(\d+)$", r"rnn.\2.\1_l0", name): value for name, value in weights.items()}
+    weights = in_a_stack(weights)
     sizes = model.sizes | {
         "embedding": weights["encoder.weight"].shape[1],
         "hidden": [int(kept[group].count_nonzero()) for group in groups],

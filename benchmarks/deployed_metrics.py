@@ -22,9 +22,9 @@ import onnxruntime
 import torch
 from torch.nn import functional
 
+import hyperpruning as hp
 from hyperpruning.api import evaluate_model
 from hyperpruning.data.batches import batchify
-from hyperpruning.data.corpus import builtin_text, read_folder
 from hyperpruning.deploy.decoder import Decoder
 from hyperpruning.deploy.evaluation import SequenceDecoder
 from hyperpruning.deploy.model_folder import describe, load
@@ -104,7 +104,8 @@ def main() -> None:
     if options.model is None:
         parser.error("A model must be given without --digits.")
     about = describe(options.model)
-    corpus = builtin_text() if options.data is None else read_folder(options.data, unit=about["unit"])
+    fraction = about.get("fraction", 1.0)  # the text that it was trained on, with its vocabulary
+    corpus = hp.LanguageModelling(folder=options.data, unit=about["unit"], fraction=fraction).corpus()
     losses = {
         f"decoder {form}" if form else "torch": evaluate_model(
             options.model, data=options.data, batch=BATCH, decoder=form

@@ -25,13 +25,14 @@ docs: .venv/ready  ## the site, into site/: offline, every warning is an error
 gpu: .venv/ready  ## checks on a machine with a CUDA GPU, which CI has not; the numbers go into gpu.json
 	$(BIN)/python benchmarks/gpu.py
 
-wheel: .venv/ready  ## the wheel in an empty environment runs the demo and the examples without the source tree
+wheel: .venv/ready  ## the wheel in an empty environment runs a search and the examples without the source tree
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
 	cp -r examples build/wheel
-	cd build/wheel && venv/bin/hyperprune demo
+	printf '%s\n' '[data]' 'fraction = 0.02' '[training]' 'epochs = 3' '[search]' 'n_candidates = 6' 'rungs = [1]' 'keep = [2]' > build/wheel/small.toml
+	cd build/wheel && venv/bin/hyperprune search small.toml
 	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt "$$(echo build/wheel/*.whl)[examples]"
 	cd build/wheel && for each in examples/*.py examples/denoise; do venv/bin/python $$each --small || exit 1; done
 

@@ -56,7 +56,7 @@ SCHEDULERS = {
 RULES = (
     *("loss", "min_loss", "averaged_loss", "extrapolated_loss", "ls", "conditional_ls", "rank_sum", "blend"),
     *("conditional_ls + averaged_loss", "calibrated", "surrogate", "config_surrogate", "drop_fraction", "first"),
-    # chosen of 13 rules after the five tables in CHOSEN_ON, before any other of the shipped ones but these was seen
+    # chosen of 13 rules on the five tables in CHOSEN_ON, before the others were collected
     (FIRST_BOTH := "conditional_ls + averaged_loss then averaged_loss"),
 )
 CHOSEN_ON = ("digits", "digits-mixed", "lm-long", "lm-short-mixed", "lorenz-mixed")

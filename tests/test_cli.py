@@ -483,17 +483,15 @@ def test_a_search_that_was_killed_before_its_first_line(experiment, finished, tm
     assert (folder / LEDGER).read_bytes() == (finished / LEDGER).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("lr", "says"), [(1e6, "must be finite, got inf (loss "), (1e30, "loss must be finite, got nan")]
-)
-def test_a_dense_network_that_diverges_is_a_sentence_in_every_command(experiment, tmp_path, lr, says):
+@pytest.mark.parametrize("lr", [1e6, 1e30])  # which of inf and nan comes first depends on the processor
+def test_a_dense_network_that_diverges_is_a_sentence_in_every_command(experiment, tmp_path, lr):
     path, folder = tmp_path / "experiment.toml", tmp_path / "run"
     text = experiment.read_text().replace("lr = 5.0", f"lr = {lr:.1f}").replace("norm = 0.25", "norm = 1e30")
     path.write_text(text)
     for words in (["search", path, "--out", folder], ["resume", folder]):
         code, said = run(*words, "--workers", 1)
         assert code == 2
-        assert says in said
+        assert re.search(r"The (validation \w+|\w+ loss|loss) must be finite, got (inf \(loss |nan)", said)
         assert said.endswith(f"Lower the learning rate ({lr:g}).")
     for command in ("status", "report"):
         code, said = run(command, folder)

@@ -1,6 +1,8 @@
 """The parts of a method, each by hand."""
 
+import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS, growth_quotas
 from hyperpruning.sparsity.regrowth_inits import REGROWTH_INITS
 from hyperpruning.sparsity.scopes import DROP_SCOPES
 from hyperpruning.sparsity.scores import DROPS, GROWTHS, gradient, lamp, magnitude_gradient
+from hyperpruning.sparsity.serialization import COMPONENTS, to_config
 from hyperpruning.sparsity.updates import drop_and_grow
 from pruned import generator, prunable_parameter, prunable_parameters
 
@@ -279,3 +282,12 @@ def test_regrowth_inits():
     drawn = REGROWTH_INITS["random"](one, left, new)
     assert drawn.abs().max() <= 3
     assert len(drawn.unique()) == 4
+
+
+@pytest.mark.parametrize(("part", "name"), [(part, name) for part, choices in COMPONENTS.items() for name in choices])
+def test_a_part_is_known_again_in_another_process(part, name):
+    """A worker process has a pickled copy of a method, in which a `functools.partial` is another object."""
+    copied = pickle.loads(pickle.dumps(COMPONENTS[part][name]))
+    method = copy.copy(Method())
+    object.__setattr__(method, part, copied)
+    assert to_config(method).get(part, "none") == name

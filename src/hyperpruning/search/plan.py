@@ -89,7 +89,7 @@ class Plan:
         section="pruning",
         choices=("exact", "int8"),
     )
-    step_times: StepTimes | None = described("measured times of a step; None: `hp.hyperprune` measures what it needs", None)
+    step_times: StepTimes | None = described("measured times of a step; None: measured when they are needed", None)
     space: SearchSpace = described("what a candidate's config may be")
     n_candidates: int = setting(12, "candidates", section="search", ge=2, le=100_000)
     ask_batch: int = setting(6, "candidates asked of the sampler at a time", section="search", ge=1)

@@ -59,12 +59,19 @@ def to_config(method: Method) -> dict[str, Any]:
         if isinstance(value, partial) and value.func is table and part == "allocation":
             config[part] = dict(value.keywords["counts"])
             continue
-        config[part] = next((name for name, choice in choices.items() if choice == value), None)
+        config[part] = next((name for name, choice in choices.items() if _equal(choice, value)), None)
         if config[part] is None:
             raise ValueError(f"{part} must be a registered function, got {value}. Add it to COMPONENTS[{part!r}].")
     defaults = {field.name: field.default for field in dataclasses.fields(Method)}
     usual = {part for part in LEFT_OUT if getattr(method, part) == defaults[part]}
     return {part: value for part, value in config.items() if part not in usual}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two parts of methods are equal; a `partial` that was pickled is equal to what it was made from."""
+    if isinstance(one, partial) and isinstance(other, partial):
+        return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
+    return bool(one == other)
 
 
 def from_config(config: Mapping[str, object]) -> Method:

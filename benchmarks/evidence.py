@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ RULES = (
 )
 CHOSEN_ON = ("digits", "digits-mixed", "lm-long", "lm-short-mixed", "lorenz-mixed")
 LOSSES = ("loss", "averaged_loss")
+BASELINES = ("loss", "ls")  # a default must not be worse than the better one
 FOLLOWED = {"calibrated", "surrogate", "config_surrogate"}
 EARLY = ("loss", "averaged_loss", "ls", "conditional_ls", "averaged_ls", "ls_end", "rank_sum", "blend", "drop_fraction")
 REGRET = 0.15  # that a cheap search must reach
@@ -145,8 +147,8 @@ def schedule(table: Table, name: str) -> dict[str, Any]:
 
 
 def searches(table: Table, settings: Mapping[str, Any], rules: Sequence[str]) -> dict[str, Any]:
-    """Replayed searches on the same random parts of a pool, by each rule."""
-    found, baseline = {}, np.zeros(0)
+    """Replayed searches on the same random parts of a pool, by each rule; differences from rules are in pairs."""
+    found, regrets = {}, dict[str, np.ndarray[Any, Any]]()
     for rule in rules:
         done = [
             hp.replay(
@@ -159,14 +161,15 @@ def searches(table: Table, settings: Mapping[str, Any], rules: Sequence[str]) ->
             )
             for seed in range(SEARCHES)
         ]
-        regrets = np.array([one.regret[rule] for one in done])
-        baseline = regrets if rule == "loss" else baseline
+        regrets[rule] = np.array([one.regret[rule] for one in done])
         found[rule] = {
             "epochs": float(np.mean([one.epochs for one in done])),
-            "regret": mean_interval(regrets),
-            "minus loss": mean_interval(regrets - baseline),
-            "best": float((regrets < 1e-9).mean()),
+            "regret": mean_interval(regrets[rule]),
+            "best": float((regrets[rule] < 1e-9).mean()),
         }
+    for rule, base in product(found, BASELINES):
+        if base in regrets:
+            found[rule][f"minus {base}"] = mean_interval(regrets[rule] - regrets[base])
     return found
 
 
@@ -349,7 +352,8 @@ def pools(tables: Mapping[str, Any]) -> dict[str, Any]:
 def results() -> dict[str, Any]:
     """What the page is made of: the evidence, the frontier (benchmarks/frontier.py), and the curves of TaskSet."""
     found: dict[str, Any] = json.loads(RESULTS.read_text())
-    return found | {path.stem: json.loads(path.read_text()) for path in (FRONTIER, TASKSET)}
+    more = {path.stem: json.loads(path.read_text()) for path in (FRONTIER, TASKSET)}
+    return found | more | {"chosen_on": CHOSEN_ON}
 
 
 def rounded(value: Any) -> Any:

@@ -125,6 +125,31 @@ def chosen_elsewhere(tables: Tables, schedule: str) -> str:
     return table_of(["left out", "best elsewhere", "its regret here", "loss", "ls", "blend", "better of the two"], rows)
 
 
+def against_the_better(table: Mapping[str, Any], schedule: str, rule: str) -> Sequence[float]:
+    """How much more regret a rule has than the better one of loss and distance: mean and interval, in pairs."""
+    here = table["searches"][schedule]
+    better: str = min(("loss", "ls"), key=lambda base: here[base]["regret"][0])
+    difference: Sequence[float] = here[rule][f"minus {better}"]
+    return difference
+
+
+def safest(tables: Tables, schedule: str, chosen_on: Sequence[str]) -> str:
+    """For each rule: its mean regret, and in how many pools it is worse or better than the better of loss and LS."""
+    parts = {True: "pools it was chosen on", False: "pools collected afterwards"}
+    rows = []
+    for rule in next(iter(tables.values()))["searches"][schedule]:
+        row = [rule]
+        for inside in parts:
+            here = [table for name, table in tables.items() if (name in chosen_on) == inside]
+            differences = [against_the_better(table, schedule, rule) for table in here]
+            worse, better = sum(d[1] > 0 for d in differences), sum(d[2] < 0 for d in differences)
+            means = [table["searches"][schedule][rule]["regret"][0] for table in here]
+            row += [two(float(np.mean(means))) if means else "", f"{worse} of {len(here)}", f"{better} of {len(here)}"]
+        rows.append(row)
+    head = [f"{name}: {what}" for name in parts.values() for what in ("regret", "worse", "better")]
+    return table_of([schedule, *head], rows)
+
+
 def factor(tables: Tables, most: float = 0.15) -> str:
     """The cheapest schedule with a small regret, for each rule and table."""
     rows = []
@@ -211,6 +236,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "regret-middle": lambda: regrets(tables, "middle"),
         "schedules": lambda: schedules(tables),
         "left-out": lambda: chosen_elsewhere(tables, "middle"),
+        "safest": lambda: safest(tables, "middle", found["chosen_on"]),
         "factor": lambda: factor(tables),
         "frontier": lambda: frontier(found["frontier"]),
         "published": lambda: published(found["published"]),

@@ -94,6 +94,12 @@ Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs per network on 
 Fallback = Annotated[
     bool, typer.Option("--fallback", help="If the cluster cannot be reached, train in processes of this machine.")
 ]
+TransferMb = Annotated[
+    float | None,
+    typer.Option(
+        "--transfer-mb", min=0.001, help="No shared disk: checkpoints of at most so many MB travel with their jobs."
+    ),
+]
 MaxHours = Annotated[
     float | None, typer.Option(help="Stop after so many hours, within an epoch too (exit code 3); resume continues.")
 ]
@@ -151,6 +157,7 @@ def search(
     ray: Ray = None,
     gpus: Gpus = 0,
     fallback: Fallback = False,
+    transfer_mb: TransferMb = None,
     max_hours: MaxHours = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
@@ -166,7 +173,7 @@ def search(
     if dry_run:
         _dry_run(chosen, folder, workers)
     else:
-        executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
+        executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback, transfer_mb=transfer_mb)
         _search(_limited(chosen, max_hours), folder, workers, executor)
 
 
@@ -197,6 +204,7 @@ def resume(
     ray: Ray = None,
     gpus: Gpus = 0,
     fallback: Fallback = False,
+    transfer_mb: TransferMb = None,
     max_hours: MaxHours = None,
 ) -> None:
     """Continue a search that was interrupted."""
@@ -207,7 +215,7 @@ def resume(
             "(or, for your own plan, hp.hyperprune) again with the same arguments."
         )
     experiment = _limited(read_experiment(folder / EXPERIMENT), max_hours)
-    executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
+    executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback, transfer_mb=transfer_mb)
     _search(experiment, folder, workers, executor)
 
 

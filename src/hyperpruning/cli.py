@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -60,7 +60,7 @@ from hyperpruning.report.run import WINNER, file_of, read_run
 from hyperpruning.report.trust import trust_said
 from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
-from hyperpruning.search.executors import chosen_executor, stop
+from hyperpruning.search.executors import ANY, chosen_executor, stop
 from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import DENSE, Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
@@ -88,7 +88,12 @@ Dask = Annotated[
     str | None, typer.Option("--dask", metavar="ADDRESS", help='Train on a Dask cluster: tcp://HOST:8786, or "local".')
 ]
 Ray = Annotated[
-    str | None, typer.Option("--ray", metavar="ADDRESS", help='Train on a Ray cluster: HOST:6379, "auto" or "local".')
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help='Train on a Ray cluster: HOST:6379, "auto" or "local"; no address: the running one, else "local".',
+    ),
 ]
 Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs per network on a Ray cluster; 0.25: four on each.")]
 Fallback = Annotated[
@@ -636,7 +641,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in a shell's background jobs
         signal.signal(signal.SIGINT, interrupt)
-    app()
+    app(words_of(sys.argv[1:]))
+
+
+def words_of(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, with an address where --ray has none: options of typer cannot lack their value.
+
+    >>> words_of(["search", "mine.toml", "--ray", "--workers", "4"])
+    ['search', 'mine.toml', '--ray', 'any', '--workers', '4']
+    """
+    words: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], "-"], strict=False):
+        words += [word, ANY] if word == "--ray" and following.startswith("-") else [word]
+    return words
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from hyperpruning.search.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 LOCAL = "local"
+ANY = "any"
 REACHED_IN = 10.0  # seconds in which the scheduler of a cluster must answer
 IN_FLIGHT = 256  # jobs that are handed to a cluster at the same time
 TRAVELLING = 32  # the same if their checkpoints travel, which are all in memory then
@@ -103,8 +104,8 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     """An executor over a Ray cluster; a search does a job of a worker or a node that dies once more.
 
     Args:
-        address: "host:6379" of the head node, "auto" for the cluster that this machine belongs to; "local" starts one
-            on this machine, which ends with the executor.
+        address: "host:6379" of the head node, "auto" for the cluster that RAY_ADDRESS names or this machine belongs to;
+            "local" starts one on this machine, which ends with the executor; "any" does so if there is none to join.
         workers: number of processor cores of a local cluster.
         cpus: cores that a network needs.
         gpus: GPUs that a network needs; 0.25 puts four networks on each.
@@ -115,16 +116,7 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     ray: Any = _package("ray", "ray")
     ours = not ray.is_initialized()
     if ours:
-        if address == LOCAL:
-            where: dict[str, Any] = {"address": LOCAL, "num_cpus": max(workers, cpus), "include_dashboard": False}
-        else:
-            where = {"address": address}
-            if address != "auto" and "://" not in address:
-                check_reachable(address, default_port=6379)
-        try:
-            ray.init(**where, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise _unreachable(address, str(error)) from None
+        _join(ray, address, max(workers, cpus))
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_call)
     errors = ray.exceptions  # an object is lost when its node dies before a large result was fetched
     died = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError, errors.ObjectLostError)
@@ -160,6 +152,25 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     found = ray.cluster_resources()
     fitting = [found.get(kind, 0) / needed for kind, needed in (("CPU", cpus), ("GPU", gpus)) if needed]
     return ClusterExecutor(call, close, int(min(fitting, default=1)))
+
+
+def _join(ray: Any, address: str, cores: float) -> None:
+    """Connect to a Ray cluster, or start one with so many cores on this machine."""
+    named = os.environ.get("RAY_ADDRESS")
+    if address == ANY and named is None:
+        try:
+            return _join(ray, "auto", cores)
+        except ClusterError:  # there is none on this machine
+            address = LOCAL
+    if address in (ANY, "auto"):
+        address = named or "auto"
+    if address not in (LOCAL, "auto") and "://" not in address:
+        check_reachable(address, default_port=6379)
+    new = {"num_cpus": cores, "include_dashboard": False} if address == LOCAL else {}
+    try:
+        ray.init(address, **new, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise _unreachable(address, str(error)) from None
 
 
 def transfer_executor(executor: Executor, *, max_mb: float) -> Executor:
@@ -208,7 +219,7 @@ def chosen_executor(
 
     Args:
         workers: networks trained at the same time on this machine.
-        dask, ray: address of a cluster, or "local".
+        dask, ray: address of a cluster, or "local"; for Ray also "auto" and "any".
         gpus: GPUs that a network needs, of a Ray cluster.
         fallback: whether a cluster that cannot be used is replaced by processes of this machine, with a warning.
         transfer_mb: largest checkpoint that travels with a job of the cluster; None: its workers see the run folder.

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from hyperpruning import api
-from hyperpruning.cli import app
+from hyperpruning.cli import app, words_of
 from hyperpruning.cli_errors import Terminated, guarded, interrupt
 from hyperpruning.data.corpus import PUBLISHED_CORPORA, SPLITS
 from hyperpruning.data.download import URLS
@@ -34,6 +34,20 @@ def run(*words: object) -> tuple[int, str]:
     """A command in this process: exit code and all that it said."""
     result = CliRunner().invoke(app, [str(word) for word in words])
     return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        ("", ""),
+        ("resume runs/mine --ray", "resume runs/mine --ray any"),
+        ("search a.toml --ray --gpus 1", "search a.toml --ray any --gpus 1"),
+        ("search --ray host:1 a.toml", "search --ray host:1 a.toml"),
+        ("search a.toml --ray=host:1", "search a.toml --ray=host:1"),
+    ],
+)
+def test_the_address_of_ray_may_be_left_out(given, becomes):
+    assert words_of(given.split()) == becomes.split()
 
 
 @pytest.fixture(scope="module")

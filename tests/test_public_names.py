@@ -48,6 +48,7 @@ NAMES = [
     "save_table",
     "spectrum_distance",
     "table_of",
+    "transfer_executor",
 ]
 
 

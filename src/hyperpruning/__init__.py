@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow _
     from hyperpruning.lyapunov.steps import DrivenStep
     from hyperpruning.network_costs import costs
     from hyperpruning.search.dimensions import FloatRange, IntRange, Prior
-    from hyperpruning.search.executors import dask_executor, process_pool, ray_executor
+    from hyperpruning.search.executors import dask_executor, process_pool, ray_executor, transfer_executor
     from hyperpruning.search.plan import Plan
     from hyperpruning.search.replay import replay
     from hyperpruning.search.space import SearchSpace
@@ -80,6 +80,7 @@ __all__ = [
     "save_table",
     "spectrum_distance",
     "table_of",
+    "transfer_executor",
 ]
 
 _MODULES = {
@@ -122,6 +123,7 @@ _MODULES = {
     "save_table": "search.tables",
     "spectrum_distance": "lyapunov.distances",
     "table_of": "search.tables",
+    "transfer_executor": "search.executors",
 }
 
 

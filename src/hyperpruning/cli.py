@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -60,7 +60,7 @@ from hyperpruning.report.run import WINNER, file_of, read_run
 from hyperpruning.report.trust import trust_said
 from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
-from hyperpruning.search.executors import chosen_executor, stop
+from hyperpruning.search.executors import ANY, chosen_executor, stop
 from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.history import DENSE, Candidate, Fact
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
@@ -88,11 +88,22 @@ Dask = Annotated[
     str | None, typer.Option("--dask", metavar="ADDRESS", help='Train on a Dask cluster: tcp://HOST:8786, or "local".')
 ]
 Ray = Annotated[
-    str | None, typer.Option("--ray", metavar="ADDRESS", help='Train on a Ray cluster: HOST:6379, "auto" or "local".')
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help='Train on a Ray cluster: HOST:6379, "auto" or "local"; no address: the running one, else "local".',
+    ),
 ]
 Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs per network on a Ray cluster; 0.25: four on each.")]
 Fallback = Annotated[
     bool, typer.Option("--fallback", help="If the cluster cannot be reached, train in processes of this machine.")
+]
+TransferMb = Annotated[
+    float | None,
+    typer.Option(
+        "--transfer-mb", min=0.001, help="No shared disk: checkpoints of at most so many MB travel with their jobs."
+    ),
 ]
 MaxHours = Annotated[
     float | None, typer.Option(help="Stop after so many hours, within an epoch too (exit code 3); resume continues.")
@@ -154,6 +165,7 @@ def search(
     ray: Ray = None,
     gpus: Gpus = 0,
     fallback: Fallback = False,
+    transfer_mb: TransferMb = None,
     max_hours: MaxHours = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and an estimated time.")] = False,
 ) -> None:
@@ -174,7 +186,7 @@ def search(
     if dry_run:
         _dry_run(chosen, folder, workers)
     else:
-        executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
+        executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback, transfer_mb=transfer_mb)
         _search(_limited(chosen, max_hours), folder, workers, executor)
 
 
@@ -205,6 +217,7 @@ def resume(
     ray: Ray = None,
     gpus: Gpus = 0,
     fallback: Fallback = False,
+    transfer_mb: TransferMb = None,
     max_hours: MaxHours = None,
 ) -> None:
     """Continue a search that was interrupted."""
@@ -215,7 +228,7 @@ def resume(
             "(or, for your own plan, hp.hyperprune) again with the same arguments."
         )
     experiment = _limited(read_experiment(folder / EXPERIMENT), max_hours)
-    executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback)
+    executor = chosen_executor(workers, dask=dask, ray=ray, gpus=gpus, fallback=fallback, transfer_mb=transfer_mb)
     _search(experiment, folder, workers, executor)
 
 
@@ -640,7 +653,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in a shell's background jobs
         signal.signal(signal.SIGINT, interrupt)
-    app()
+    app(words_of(sys.argv[1:]))
+
+
+def words_of(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, with an address where --ray has none: options of typer cannot lack their value.
+
+    >>> words_of(["search", "mine.toml", "--ray", "--workers", "4"])
+    ['search', 'mine.toml', '--ray', 'any', '--workers', '4']
+    """
+    words: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], "-"], strict=False):
+        words += [word, ANY] if word == "--ray" and following.startswith("-") else [word]
+    return words
 
 
 if __name__ == "__main__":

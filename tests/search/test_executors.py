@@ -93,6 +93,27 @@ def test_a_ray_cluster_of_which_a_node_is_removed(alone, tmp_path):
 @quiet
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_any_ray_cluster_is_the_running_one_or_a_new_one(monkeypatch):
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs the extra ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ray_executor("any", workers=3):
+        assert ray.cluster_resources()["CPU"] == 3
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 5, "include_dashboard": False})
+    address = cluster.address
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    try:
+        with ray_executor("any", workers=3):
+            assert ray.cluster_resources()["CPU"] == 5
+    finally:
+        cluster.shutdown()
+    with pytest.raises(ClusterError, match=f"got no connection to {address}"):
+        ray_executor("any")
+
+
+@quiet
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("make", "package"), [(dask_executor, "distributed"), (ray_executor, "ray")])
 def test_local_clusters_pass_the_suite(make, package):
     pytest.importorskip(package, reason=f"needs {package}")

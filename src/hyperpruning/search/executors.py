@@ -16,12 +16,16 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from contextlib import suppress
 from typing import Any
 
+from hyperpruning.search.transfer import pack, run_parcel, unpack
+from hyperpruning.search.worker import run_job
 from hyperpruning.search.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 LOCAL = "local"
+ANY = "any"
 REACHED_IN = 10.0  # seconds in which the scheduler of a cluster must answer
 IN_FLIGHT = 256  # jobs that are handed to a cluster at the same time
+TRAVELLING = 32  # the same if their checkpoints travel, which are all in memory then
 
 
 class ClusterError(RuntimeError):
@@ -63,6 +67,8 @@ def dask_executor(address: str = LOCAL, *, workers: int = 2) -> Executor:
         client = distributed.Client(cluster or address, timeout=REACHED_IN, set_as_default=False)
     except OSError as error:
         raise _unreachable(address, str(error)) from None
+    # checkpoints that travel with jobs are larger than the 10 MB from which on Dask warns
+    quiet = _package("dask.config", "dask").set({"distributed.admin.large-graph-warning-threshold": "1TB"})
     running: set[Any] = set()
 
     def call(function: Callable[..., Any], *args: Any) -> Any:
@@ -76,6 +82,7 @@ def dask_executor(address: str = LOCAL, *, workers: int = 2) -> Executor:
             running.discard(future)
 
     def close(kill: bool) -> None:
+        quiet.__exit__(None, None, None)
         if kill:
             with suppress(Exception):  # the scheduler may be gone
                 client.cancel(list(running), force=True)
@@ -97,8 +104,8 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     """An executor over a Ray cluster; a search does a job of a worker or a node that dies once more.
 
     Args:
-        address: "host:6379" of the head node, "auto" for the cluster that this machine belongs to; "local" starts one
-            on this machine, which ends with the executor.
+        address: "host:6379" of the head node, "auto" for the cluster that RAY_ADDRESS names or this machine belongs to;
+            "local" starts one on this machine, which ends with the executor; "any" does so if there is none to join.
         workers: number of processor cores of a local cluster.
         cpus: cores that a network needs.
         gpus: GPUs that a network needs; 0.25 puts four networks on each.
@@ -109,18 +116,10 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     ray: Any = _package("ray", "ray")
     ours = not ray.is_initialized()
     if ours:
-        if address == LOCAL:
-            where: dict[str, Any] = {"address": LOCAL, "num_cpus": max(workers, cpus), "include_dashboard": False}
-        else:
-            where = {"address": address}
-            if address != "auto" and "://" not in address:
-                check_reachable(address, default_port=6379)
-        try:
-            ray.init(**where, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise _unreachable(address, str(error)) from None
+        _join(ray, address, max(workers, cpus))
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_call)
-    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+    errors = ray.exceptions  # an object is lost when its node dies before a large result was fetched
+    died = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError, errors.ObjectLostError)
     running: dict[Any, Future[Any]] = {}
     lock, closed = threading.Lock(), threading.Event()
 
@@ -132,7 +131,7 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
             future = running[reference] = reference.future()
         try:
             return future.result()
-        except ray.exceptions.RayTaskError as error:  # its text is a traceback
+        except errors.RayTaskError as error:  # its text is a traceback
             raise (error.cause if isinstance(error.cause, BaseException) else error) from None
         except died as error:  # the driver tries the job once more
             raise BrokenExecutor(f"A worker of Ray died ({type(error).__name__}).") from None
@@ -155,28 +154,95 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
     return ClusterExecutor(call, close, int(min(fitting, default=1)))
 
 
+def _join(ray: Any, address: str, cores: float) -> None:
+    """Connect to a Ray cluster, or start one with so many cores on this machine."""
+    named = os.environ.get("RAY_ADDRESS")
+    if address == ANY and named is None:
+        try:
+            return _join(ray, "auto", cores)
+        except ClusterError:  # there is none on this machine
+            address = LOCAL
+    if address in (ANY, "auto"):
+        address = named or "auto"
+    if address not in (LOCAL, "auto") and "://" not in address:
+        check_reachable(address, default_port=6379)
+    new = {"num_cpus": cores, "include_dashboard": False} if address == LOCAL else {}
+    try:
+        ray.init(address, **new, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise _unreachable(address, str(error)) from None
+
+
+def transfer_executor(executor: Executor, *, max_mb: float) -> Executor:
+    """An executor whose workers need not see the run folder: checkpoints travel with the jobs and back.
+
+    The ledger and the run folder are the same as with a shared folder. A worker that dies costs all epochs of its job,
+    since its checkpoints die with it; and the text or the arrays must be on each machine, under the same path.
+
+    Args:
+        executor: does the jobs; it is shut down with this one.
+        max_mb: largest checkpoint that may travel, in MB (1e6 bytes). At most 32 jobs, or as many as there are workers,
+            are under way at the same time, and this process and a Dask scheduler hold the checkpoints of all of them.
+
+    Raises:
+        ValueError: max_mb is not positive.
+    """
+    if not max_mb > 0:
+        raise ValueError(f"max_mb must be above 0, got {max_mb}. Give the size of the largest checkpoint in MB.")
+
+    def call(function: Callable[..., Any], *args: Any) -> Any:
+        if function is not run_job:
+            return executor.submit(function, *args).result()
+        (job,) = args
+        return unpack(executor.submit(run_parcel, pack(job, max_mb)).result(), job, max_mb)
+
+    def close(kill: bool) -> None:
+        if kill:
+            stop(executor)
+        else:
+            executor.shutdown()
+
+    workers = workers_of(executor)
+    return ClusterExecutor(call, close, workers, in_flight=max(TRAVELLING, workers))
+
+
 def chosen_executor(
-    workers: int, *, dask: str | None = None, ray: str | None = None, gpus: float = 0, fallback: bool = False
+    workers: int,
+    *,
+    dask: str | None = None,
+    ray: str | None = None,
+    gpus: float = 0,
+    fallback: bool = False,
+    transfer_mb: float | None = None,
 ) -> Executor | None:
     """The executor that the options of the command name; None trains in this process.
 
     Args:
         workers: networks trained at the same time on this machine.
-        dask, ray: address of a cluster, or "local".
+        dask, ray: address of a cluster, or "local"; for Ray also "auto" and "any".
         gpus: GPUs that a network needs, of a Ray cluster.
         fallback: whether a cluster that cannot be used is replaced by processes of this machine, with a warning.
+        transfer_mb: largest checkpoint that travels with a job of the cluster; None: its workers see the run folder.
 
     Raises:
         ClusterError: the cluster cannot be used.
-        ValueError: two clusters are named.
+        ValueError: two clusters are named, or transfer_mb without one.
     """
     if dask is not None and ray is not None:
         raise ValueError(f"A search must run on one cluster, got --dask {dask} and --ray {ray}. Give one of them.")
+    if transfer_mb is not None and dask is None and ray is None:
+        raise ValueError(
+            f"--transfer-mb must come with --dask or --ray, got {transfer_mb:g} alone. Leave it out: processes of this "
+            "machine see the run folder."
+        )
     try:
+        executor = None
         if dask is not None:
-            return dask_executor(dask, workers=workers)
-        if ray is not None:
-            return ray_executor(ray, workers=workers, gpus=gpus)
+            executor = dask_executor(dask, workers=workers)
+        elif ray is not None:
+            executor = ray_executor(ray, workers=workers, gpus=gpus)
+        if executor is not None:
+            return executor if transfer_mb is None else transfer_executor(executor, max_mb=transfer_mb)
     except ClusterError as error:
         if not fallback:
             raise
@@ -191,12 +257,15 @@ class ClusterExecutor(Executor):
         call: does a job on the cluster, and returns its result.
         close: disconnects from the cluster; with True it cancels the running jobs first.
         workers: jobs that the cluster can do at the same time.
+        in_flight: jobs that are handed to it at the same time.
     """
 
-    def __init__(self, call: Callable[..., Any], close: Callable[[bool], None], workers: int) -> None:
+    def __init__(
+        self, call: Callable[..., Any], close: Callable[[bool], None], workers: int, *, in_flight: int = IN_FLIGHT
+    ) -> None:
         self.workers = max(1, workers)
         self._call, self._close, self._open = call, close, True
-        self._waiting = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="hyperpruning-cluster")
+        self._waiting = ThreadPoolExecutor(in_flight, thread_name_prefix="hyperpruning-cluster")
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit a job."""

@@ -44,6 +44,33 @@ class Sidecar:
     records: tuple[EpochRecord, ...]
 
 
+@dataclass(frozen=True)
+class SealedCheckpoint:
+    """A checkpoint as the content of its two files, to be sent to another machine.
+
+    Attributes:
+        stem: of the names of the files, ``epoch-0003``.
+        tensors, sidecar: bytes; the sidecar has the SHA-256 of both.
+    """
+
+    stem: str
+    tensors: bytes
+    sidecar: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.tensors) + len(self.sidecar)
+
+    def check(self) -> None:
+        """Check the hashes.
+
+        Raises:
+            ValueError: one of the two is damaged; the message is the end of a sentence.
+        """
+        _check_tensors(self.tensors, _sidecar_of(self.sidecar))
+
+
 def save(
     training: Training, folder: Path, identity: str, records: Sequence[EpochRecord], *, keep: int = KEEP_CHECKPOINTS
 ) -> None:
@@ -59,14 +86,11 @@ def save(
     Raises:
         CarryError: within an epoch, what the task carries cannot be saved; nothing is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(training.state_dict(), buffer)
     stem = f"epoch-{training.epoch:04d}"
     if training.progress is not None:
         stem += f"-step-{training.progress.step:08d}"
-    fault("checkpoint.tensors")
-    write_atomic(folder / f"{stem}.pt", buffer.getvalue())
     sidecar: dict[str, Any] = {
         "epoch": training.epoch,
         "network": folder.name,
@@ -75,10 +99,24 @@ def save(
         "size": len(buffer.getbuffer()),
         "records": [record.to_json() for record in records],
     }
+    sealed = json.dumps(sidecar | {"check": json_check(sidecar)}).encode()
+    write(SealedCheckpoint(stem, buffer.getvalue(), sealed), folder, keep=keep)
+
+
+def write(checkpoint: SealedCheckpoint, folder: Path, *, keep: int = KEEP_CHECKPOINTS) -> None:
+    """Write a checkpoint and remove old ones.
+
+    Args:
+        checkpoint: of the network with the name of the folder.
+        folder, keep: as of `save`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fault("checkpoint.tensors")
+    write_atomic(folder / f"{checkpoint.stem}.pt", checkpoint.tensors)
     fault("checkpoint.sidecar")
-    write_atomic(folder / f"{stem}.json", json.dumps(sidecar | {"check": json_check(sidecar)}).encode())
+    write_atomic(folder / f"{checkpoint.stem}.json", checkpoint.sidecar)
     fault("checkpoint.remove")
-    kept = [path.stem for path in _newest_first(folder) if path.stem <= stem][:keep]
+    kept = [path.stem for path in _newest_first(folder) if path.stem <= checkpoint.stem][:keep]
     for path in folder.glob("*epoch-*"):  # also files of another or a killed search
         if path.stem not in kept:
             path.unlink(missing_ok=True)
@@ -115,23 +153,47 @@ def best_weights(folder: Path, identity: str) -> dict[str, Tensor]:
 
 def _valid_checkpoints(folder: Path, identity: str) -> Iterator[tuple[dict[str, Any], Sidecar]]:
     """The valid checkpoints, newest first."""
-    for path in _newest_first(folder):
+    for checkpoint, sidecar in intact_checkpoints(folder, identity):
         try:
-            sidecar = read_sidecar(path)
-            if sidecar.identity != identity:
-                raise ValueError("it belongs to another network or experiment")
-            if checked_size(path.with_suffix(".pt"), most=sidecar.size) < sidecar.size:
-                raise ValueError("its tensors are truncated")
-            content = path.with_suffix(".pt").read_bytes()
-            if hashlib.sha256(content).hexdigest() != sidecar.sha256:
-                raise ValueError("its SHA-256 differs")
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(checkpoint.tensors), map_location="cpu", weights_only=True)
             if not (isinstance(state, dict) and _are_tensors(state.get("best"))):
                 raise ValueError("its best weights are no tensors")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-            logger.warning("Checkpoint %s is skipped (%s); the previous one is used.", path.with_suffix(".pt"), error)
+            _say_skipped(folder / f"{checkpoint.stem}.pt", error)
             continue
         yield state, sidecar
+
+
+def intact_checkpoints(folder: Path, identity: str | None = None) -> Iterator[tuple[SealedCheckpoint, Sidecar]]:
+    """The checkpoints whose hashes are right, newest first; a damaged one is skipped with a warning.
+
+    Args:
+        folder: of the network.
+        identity: of the training; None accepts any.
+    """
+    for path in _newest_first(folder):
+        try:
+            sidecar = read_sidecar(path)
+            if identity not in (None, sidecar.identity):
+                raise ValueError("it belongs to another network or experiment")
+            checked_size(path.with_suffix(".pt"), most=sidecar.size)
+            tensors, sealed = path.with_suffix(".pt").read_bytes(), path.read_bytes()
+            _check_tensors(tensors, sidecar)
+        except (OSError, ValueError) as error:
+            _say_skipped(path.with_suffix(".pt"), error)
+            continue
+        yield SealedCheckpoint(path.stem, tensors, sealed), sidecar
+
+
+def _check_tensors(tensors: bytes, sidecar: Sidecar) -> None:
+    if len(tensors) < sidecar.size:
+        raise ValueError("its tensors are truncated")
+    if hashlib.sha256(tensors).hexdigest() != sidecar.sha256:
+        raise ValueError("its SHA-256 differs")
+
+
+def _say_skipped(path: Path, error: Exception) -> None:
+    logger.warning("Checkpoint %s is skipped (%s); the previous one is used.", path, error)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -149,9 +211,13 @@ def read_sidecar(path: Path) -> Sidecar:
     Raises:
         ValueError: it is damaged.
     """
+    checked_size(path, most=MAX_SIDECAR)
+    return _sidecar_of(path.read_bytes())
+
+
+def _sidecar_of(sealed: bytes) -> Sidecar:
     try:
-        checked_size(path, most=MAX_SIDECAR)
-        content = json.loads(path.read_bytes())
+        content = json.loads(sealed)
         check = content.pop("check")
         if check != json_check(content):
             raise ValueError("its sidecar is damaged")

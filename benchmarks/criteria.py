@@ -1,4 +1,4 @@
-"""Which criterion was right? The search of the demo over several seeds, all trained to the end: benchmarks/criteria.py.
+"""Which criterion was right? The default search over several seeds, all trained to the end: benchmarks/criteria.py.
 
 Prints, for every seed, the winner of each criterion with its place among all candidates, and the rank correlations
 with the final validation loss; then their means. Writes benchmarks/results/criteria.json. It continues after an
@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 import hyperpruning as hp
-from hyperpruning.experiment import demo_experiment, replaced
+from hyperpruning.experiment import Experiment
 from hyperpruning.report.tables import correlations, results
 from hyperpruning.search.executors import process_pool
 
@@ -30,7 +30,7 @@ def main() -> None:
     for seed in options.seeds:
         folder = options.out / f"seed-{seed}"
         with process_pool(options.workers) as pool:
-            hp.hyperprune(replaced(demo_experiment(), training={"seed": seed}), folder, executor=pool)
+            hp.hyperprune(Experiment(training={"seed": seed}, search={"train_all": True}), folder, executor=pool)
         for row in results(folder):
             place = "" if row.place is None else f"{row.place} of {row.of}"
             choices.append([seed, row.label, row.method, round(row.valid, 3), round(row.test, 3), place])

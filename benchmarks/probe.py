@@ -28,7 +28,7 @@ from hyperpruning.files import write_atomic
 from hyperpruning.lyapunov.spectrum import lyapunov_spectrum
 from hyperpruning.search.configured import configured
 from hyperpruning.search.plan import Plan
-from hyperpruning.tasks.recurrence import recurrent_part
+from hyperpruning.training.checks import recurrent_part
 from hyperpruning.training.device import threads
 from hyperpruning.training.epochs import epochs
 from hyperpruning.training.state import Training

@@ -1,7 +1,7 @@
 """Which criterion was right? The default search over several seeds, all trained to the end: benchmarks/criteria.py.
 
     python benchmarks/criteria.py                # benchmarks/results/criteria.json
-    python benchmarks/criteria.py --demo         # the same of `hyperprune demo`: benchmarks/results/demo.json
+    python benchmarks/criteria.py --demo         # the same of `hyperprune demo`: benchmarks/results/criteria_demo.json
 
 Prints, for every seed, the winner of each criterion with its place among all candidates, and the rank correlations
 with the final validation loss; then their means. It continues after an interruption.
@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from evidence_page import table_of, two
+
 import hyperpruning as hp
 from hyperpruning.experiment import Experiment, demo_experiment, replaced
 from hyperpruning.report.tables import Row, correlations, results
@@ -20,6 +22,7 @@ from hyperpruning.report.verdict import scatter
 from hyperpruning.search.executors import process_pool
 
 RESULTS = Path(__file__).parent / "results"
+EPOCHS = (1, 2, 3, 4, 6, 8, 12, 16, 20)  # of the correlations in docs/results.md
 
 
 def differences(rows: list[Row]) -> dict[str, list[float]]:
@@ -39,6 +42,22 @@ def differences(rows: list[Row]) -> dict[str, list[float]]:
     }
 
 
+def markdown(told: dict[str, Any]) -> str:
+    """The tables of docs/results.md, for searches whose finalists have several seeds."""
+    labels = ("by LS distance", "by validation loss", "by rank sum", "best of all")
+    head = ["seed", "dense", "dense, as many weights", *labels, *told["differences"]["0"]]
+    rows = []
+    for seed, gaps in told["differences"].items():
+        by = {label: (test, place) for s, label, _, _, test, place in told["choices"] if str(s) == str(seed)}
+        plain = [f"{by[label][0]:.2f}" for label in ("dense", "dense, as many weights")]
+        placed = [f"{test:.2f}, {place}" for test, place in (by[label] for label in labels)]
+        rows.append([str(seed), *plain, *placed, *(f"{gap:+.2f} ± {half:.2f}" for gap, half in gaps.values())])
+    means = told["mean_rank_correlations"]
+    epochs = [epoch for epoch in next(iter(means.values())) if int(epoch) in EPOCHS]
+    correlated = [[name, *(two(by_epoch[epoch]) for epoch in epochs)] for name, by_epoch in means.items()]
+    return table_of(head, rows) + "\n\n" + table_of(["after epoch", *map(str, epochs)], correlated)
+
+
 def main() -> None:
     """Run the searches, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,7 +65,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--demo", action="store_true", help="the experiment of `hyperprune demo`")
     options = parser.parse_args()
-    name = "demo" if options.demo else "criteria"
+    name = "criteria_demo" if options.demo else "criteria"
     experiment = demo_experiment() if options.demo else Experiment(search={"train_all": True})
     found: dict[str, dict[int, list[float | None]]] = {}
     choices, gaps = [], {}
@@ -72,10 +91,10 @@ def main() -> None:
     told: dict[str, Any] = {"choices": choices, "mean_rank_correlations": means}
     if any(gaps.values()):
         told["differences"] = gaps
-        for seed, each in gaps.items():
-            print(seed, "  ".join(f"{pair} {gap:+.2f} ± {half:.2f}" for pair, (gap, half) in each.items()))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    if options.demo:
+        print(markdown(json.loads((RESULTS / f"{name}.json").read_text())))
 
 
 if __name__ == "__main__":

@@ -1,39 +1,83 @@
-"""Which criterion was right? The search of the demo over several seeds, all trained to the end: benchmarks/criteria.py.
+"""Which criterion was right? The default search over several seeds, all trained to the end: benchmarks/criteria.py.
+
+    python benchmarks/criteria.py                # benchmarks/results/criteria.json
+    python benchmarks/criteria.py --demo         # the same of `hyperprune demo`: benchmarks/results/criteria_demo.json
 
 Prints, for every seed, the winner of each criterion with its place among all candidates, and the rank correlations
-with the final validation loss; then their means. Writes benchmarks/results/criteria.json. It continues after an
-interruption.
+with the final validation loss; then their means. It continues after an interruption.
 """
 
 import argparse
 import json
 from pathlib import Path
 from statistics import mean
+from typing import Any
+
+from evidence_page import table_of, two
 
 import hyperpruning as hp
-from hyperpruning.experiment import demo_experiment, replaced
-from hyperpruning.report.tables import correlations, results
+from hyperpruning.experiment import Experiment, demo_experiment, replaced
+from hyperpruning.report.tables import Row, correlations, results
+from hyperpruning.report.verdict import scatter
 from hyperpruning.search.executors import process_pool
 
-RESULTS = Path(__file__).parent / "results" / "criteria.json"
+RESULTS = Path(__file__).parent / "results"
+EPOCHS = (1, 2, 3, 4, 6, 8, 12, 16, 20)  # of the correlations in docs/results.md
+
+
+def differences(rows: list[Row]) -> dict[str, list[float]]:
+    """[difference of the test metrics, half of its 95 % interval] between networks; empty without seeds."""
+    seeds, by = scatter(rows), {row.label: row for row in rows}
+    pairs = {
+        "LS distance - validation loss": ("by LS distance", "by validation loss"),
+        "LS distance - best of all": ("by LS distance", "best of all"),
+        "validation loss - best of all": ("by validation loss", "best of all"),
+        "validation loss - as many weights": ("by validation loss", "dense, as many weights"),
+        "validation loss - dense": ("by validation loss", "dense"),
+    }
+    return {
+        name: [round(by[one].test - by[other].test, 4), round(seeds.half_width(by[one], by[other]), 4)]
+        for name, (one, other) in pairs.items()
+        if seeds is not None
+    }
+
+
+def markdown(told: dict[str, Any]) -> str:
+    """The tables of docs/results.md, for searches whose finalists have several seeds."""
+    labels = ("by LS distance", "by validation loss", "by rank sum", "best of all")
+    head = ["seed", "dense", "dense, as many weights", *labels, *told["differences"]["0"]]
+    rows = []
+    for seed, gaps in told["differences"].items():
+        by = {label: (test, place) for s, label, _, _, test, place in told["choices"] if str(s) == str(seed)}
+        plain = [f"{by[label][0]:.2f}" for label in ("dense", "dense, as many weights")]
+        placed = [f"{test:.2f}, {place}" for test, place in (by[label] for label in labels)]
+        rows.append([str(seed), *plain, *placed, *(f"{gap:+.2f} ± {half:.2f}" for gap, half in gaps.values())])
+    means = told["mean_rank_correlations"]
+    epochs = [epoch for epoch in next(iter(means.values())) if int(epoch) in EPOCHS]
+    correlated = [[name, *(two(by_epoch[epoch]) for epoch in epochs)] for name, by_epoch in means.items()]
+    return table_of(head, rows) + "\n\n" + table_of(["after epoch", *map(str, epochs)], correlated)
 
 
 def main() -> None:
     """Run the searches, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("runs/criteria"))
+    parser.add_argument("--demo", action="store_true", help="the experiment of `hyperprune demo`")
     options = parser.parse_args()
+    name = "criteria_demo" if options.demo else "criteria"
+    experiment = demo_experiment() if options.demo else Experiment(search={"train_all": True})
     found: dict[str, dict[int, list[float | None]]] = {}
-    choices = []
+    choices, gaps = [], {}
     for seed in options.seeds:
-        folder = options.out / f"seed-{seed}"
+        folder = Path("runs") / name / f"seed-{seed}"
         with process_pool(options.workers) as pool:
-            hp.hyperprune(replaced(demo_experiment(), training={"seed": seed}), folder, executor=pool)
-        for row in results(folder):
+            hp.hyperprune(replaced(experiment, training={"seed": seed}), folder, executor=pool)
+        rows = results(folder)
+        for row in rows:
             place = "" if row.place is None else f"{row.place} of {row.of}"
             choices.append([seed, row.label, row.method, round(row.valid, 3), round(row.test, 3), place])
+        gaps[seed] = differences(rows)
         for one in correlations(folder):
             found.setdefault(one.predictor, {}).setdefault(one.epoch, []).append(one.rho)
     for choice in choices:
@@ -44,8 +88,13 @@ def main() -> None:
     }
     for predictor, by_epoch in means.items():
         print(f"{predictor:<24}" + "  ".join(f"{rho:+.2f}" for rho in by_epoch.values()))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"choices": choices, "mean_rank_correlations": means}, indent=1) + "\n")
+    told: dict[str, Any] = {"choices": choices, "mean_rank_correlations": means}
+    if any(gaps.values()):
+        told["differences"] = gaps
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    if options.demo:
+        print(markdown(json.loads((RESULTS / f"{name}.json").read_text())))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The dropout that suits a dense network, and its candidates.
 
-    python benchmarks/dense_dropout.py                                                        # of the demo
+    python benchmarks/dense_dropout.py                                                        # of the defaults
     python benchmarks/dense_dropout.py --preset rhn-ptb-small --data DIR --dropouts 0.5 1 1.5 --networks dense
 
 Prints the best validation perplexity of a full training at each dropout, dense and sparse (one plain method), and
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from hyperpruning.experiment import Experiment, demo_experiment, read_preset
+from hyperpruning.experiment import Experiment, read_preset
 from hyperpruning.search.executors import process_pool
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.serialization import from_config
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
-    experiment = demo_experiment() if options.preset is None else read_preset(options.preset, options.data)
+    experiment = Experiment() if options.preset is None else read_preset(options.preset, options.data)
     of_preset = {"dense": experiment.dense.dropout, "sparse": experiment.model.dropout}
     pool: Executor = process_pool(options.workers)
     jobs = {

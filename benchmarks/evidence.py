@@ -38,7 +38,7 @@ from hyperpruning.training.record import EpochRecord
 
 HERE = Path(__file__).parent
 TABLES, PUBLISHED, RESULTS = HERE / "tables", HERE / "published", HERE / "results" / "evidence.json"
-FRONTIER, TASKSET = (RESULTS.with_name(f"{name}.json") for name in ("frontier", "taskset"))
+FRONTIER, TASKSET, PROBE = (RESULTS.with_name(f"{name}.json") for name in ("frontier", "taskset", "probe"))
 SEARCHES, CANDIDATES, DRAWS = 100, 24, 500
 # rungs as fractions of the training, and the candidates of 24 that are kept
 SCHEDULES = {
@@ -350,9 +350,9 @@ def pools(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def results() -> dict[str, Any]:
-    """What the page is made of: the evidence, the frontier (benchmarks/frontier.py), and the curves of TaskSet."""
+    """What the page is made of: the evidence, frontier.py's and probe.py's results, and the curves of TaskSet."""
     found: dict[str, Any] = json.loads(RESULTS.read_text())
-    more = {path.stem: json.loads(path.read_text()) for path in (FRONTIER, TASKSET)}
+    more = {path.stem: json.loads(path.read_text()) for path in (FRONTIER, TASKSET, PROBE)}
     return found | more | {"chosen_on": CHOSEN_ON}
 
 

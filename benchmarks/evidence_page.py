@@ -209,6 +209,21 @@ def equal_dense(loss: float, dense: Sequence[tuple[float, float]]) -> float:
     return math.exp(float(np.interp(-loss, -best[after - 1 : after + 1], np.log(weights[after - 1 : after + 1]))))
 
 
+def probes(found: Mapping[str, Any]) -> str:
+    """What the distance says with each probe: a table for each epoch, measured steps by rows, sequences by columns."""
+    tables = []
+    for epoch, here in found["looks"].items():
+        sequences, steps = (list(dict.fromkeys(name.split(" x ")[part] for name in here)) for part in (0, 1))
+        rows = [[f"{count} steps", *(_probe(here[f"{number} x {count}"]) for number in sequences)] for count in steps]
+        head = [f"{number} sequence{'' if number == '1' else 's'}" for number in sequences]
+        tables.append(table_of([f"**epoch {epoch} of {found['epochs']}**", *head], rows))
+    return "\n\n".join(tables)
+
+
+def _probe(one: Mapping[str, Any]) -> str:
+    return f"{with_interval(one['final'])}; {two(one['longest'][0])}; {1000 * one['seconds']:.0f} ms"
+
+
 def published(found: Mapping[str, Sequence[float]]) -> str:
     """The 26 candidates of the authors."""
     rows = [[name, str(values[0]), two(values[1]), two(values[2])] for name, values in found.items()]
@@ -239,6 +254,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "safest": lambda: safest(tables, "middle", found["chosen_on"]),
         "factor": lambda: factor(tables),
         "frontier": lambda: frontier(found["frontier"]),
+        "probes": lambda: probes(found["probe"]),
         "published": lambda: published(found["published"]),
         "nasbench": lambda: curves(found["nasbench"]),
         "taskset": lambda: curves(found["taskset"]),

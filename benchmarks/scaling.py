@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py [--workers 1 2] [--candidates 8] [--epochs 3] [--hidden H] [--json FILE]
 
-The network and the text are the demo's. First the same search runs with each number of processes, one thread in each:
-wall-clock time, candidates per minute, and the speed-up against one process; the ledgers must be equal byte for byte.
+The network and the text are those of the default search. First the same search runs with each number of processes, one
+thread in each: wall-clock time, candidates per minute, and the speed-up against one process; the ledgers must be equal
+byte for byte.
 By default the numbers of processes are 1, 2, 4, ... up to the cores of this machine. Then the search runs once in this
 process, and the processor time of its parts is measured: the search itself (decisions, suggestions, observations), the
 ledger, the averages of the weights (their updates, and their validation loss) and the spectra; the rest is training,

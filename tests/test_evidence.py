@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import evidence
+import probe
 import pytest
 from evidence_page import PAGE, blocks, equal_dense, frontier, marked
 
 import hyperpruning as hp
 from hyperpruning.lyapunov.distances import DISTANCES
+from hyperpruning.training.state import Training
+from small import small
 
 
 def section() -> str:
@@ -128,6 +132,19 @@ def test_partial_correlations_and_left_out_regressions_know_what_was_put_in():
     assert evidence.left_out(columns[:1], own.tolist())[1] < 0.2
 
 
+def test_each_probe_has_the_sequences_and_the_measured_steps_of_its_name(text, monkeypatch):
+    monkeypatch.setattr(probe, "SEQUENCES", (1, 2))
+    monkeypatch.setattr(probe, "STEPS", (3, 5))
+    plan = small(text).plan()
+    training = Training(plan.task, plan.train, None, sparsity=0.0)
+    found = probe.spectra(training, 4)
+    assert list(found) == ["1 x 3", "1 x 5", "2 x 3", "2 x 5"]
+    task = replace(plan.task, probe_batch=2, probe_steps=9)
+    spectrum = hp.lyapunov_spectrum(*task.recurrence(training.network.eval()), warmup=4)
+    assert (spectrum.steps, spectrum.growth.shape[1]) == (5, 2)
+    assert found["2 x 5"]["exponents"] == spectrum.exponents.tolist()
+
+
 def test_a_frontier_says_how_many_dense_weights_are_as_good():
     dense = [(1000.0, 0.1), (100.0, 0.2), (2000.0, 0.3)]
     assert equal_dense(0.15, dense) == pytest.approx(10**2.5)
@@ -145,7 +162,7 @@ def test_a_frontier_says_how_many_dense_weights_are_as_good():
 
 
 def test_the_frontier_of_the_digits_is_as_the_page_says():
-    (networks,) = (one["networks"] for one in evidence.results()["frontier"].values())
+    networks = evidence.results()["frontier"]["digits"]["networks"]
     mean = {
         (float(sparsity), kind): sum(point[2] for point in points) / len(points)
         for sparsity, here in networks.items()

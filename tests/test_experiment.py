@@ -23,6 +23,7 @@ from hyperpruning.experiment import (
     word_experiment,
 )
 from hyperpruning.files import weights_sha256
+from hyperpruning.search.forecast import epochs_of_one_search
 from hyperpruning.search.ledger import RunFolderError
 from hyperpruning.search.validation import validate
 from hyperpruning.sparsity.serialization import COMPONENTS
@@ -32,6 +33,18 @@ from small import small
 @pytest.mark.parametrize("make", [Experiment, demo_experiment, lambda: word_experiment("/some/where")])
 def test_toml_there_and_back(make):
     assert Experiment(**tomllib.loads(make().to_toml())) == make()
+
+
+def test_the_demo_looks_early_and_saves_epochs():
+    plan = demo_experiment().plan()
+    assert plan.rungs[0] <= 0.05 * plan.train.epochs
+    assert plan.n_candidates >= 24
+    one_seed = dataclasses.replace(plan, finalist_seeds=1)
+    assert 8 * epochs_of_one_search(one_seed, "loss", plan.n_candidates) <= plan.n_candidates * plan.train.epochs
+    assert len(plan.criteria) >= 3
+    assert plan.as_many_weights
+    assert plan.train_all
+    assert plan.finalist_seeds >= 3
 
 
 def test_an_experiment_travels_to_another_process():

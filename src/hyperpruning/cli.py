@@ -58,6 +58,7 @@ from hyperpruning.report.figures import spectra_figure
 from hyperpruning.report.page import write_report
 from hyperpruning.report.run import WINNER, file_of, read_run
 from hyperpruning.report.trust import trust_said
+from hyperpruning.report.verdict import verdict
 from hyperpruning.search.brackets import SCHEDULERS
 from hyperpruning.search.driver import ask
 from hyperpruning.search.executors import ANY, chosen_executor, stop
@@ -606,7 +607,7 @@ def _print_results(folder: Path, times: Mapping[str, float] | None = None) -> No
         out.print(said)
     if any(found.rho is not None for found in correlations):
         out.print(terminal.correlations_table(correlations))
-    out.print(tables.verdict(rows, run.notes))
+    out.print(verdict(rows, run.notes))
     if said := trust_said(run):
         out.print(said)
 

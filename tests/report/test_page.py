@@ -29,7 +29,8 @@ from hyperpruning.report.panels import averaging
 from hyperpruning.report.run import read_run
 from hyperpruning.report.series import averaging_begins
 from hyperpruning.report.status import status
-from hyperpruning.report.tables import cells, results, verdict
+from hyperpruning.report.tables import cells, results
+from hyperpruning.report.verdict import verdict
 from hyperpruning.search.criteria import CRITERIA
 from hyperpruning.search.ledger import LEDGER, RunFolderError, _check
 from hyperpruning.search.samplers import SAMPLERS

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +10,12 @@ from scipy import stats
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.report.run import in_words, read_run
 from hyperpruning.report.tables import (
-    Row,
     correlations,
     evenly_spaced,
     results,
-    verdict,
 )
 from hyperpruning.search.ledger import RunFolderError
 from hyperpruning.search.ranking import spearman
-from hyperpruning.training.record import Metric
 
 Invent = Callable[..., Path]
 
@@ -58,7 +53,6 @@ def test_those_that_diverged_do_not_stand_in_the_way_of_a_place(invent: Invent) 
 def test_unfinished_searches_have_what_they_have(invent: Invent, until: str) -> None:
     folder = invent(until=until)
     assert results(folder) == []
-    assert "no winner yet" in verdict([])
     assert all(each.rho is None for each in correlations(folder))
 
 
@@ -68,61 +62,6 @@ def test_no_run_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_text("")
     with pytest.raises(RunFolderError, match="must begin with the settings"):
         results(tmp_path)
-
-
-def row(label: str, network: str, test: float, criteria: tuple[str, ...] = (), **values: Any) -> Row:
-    return Row(label, criteria, network, "none", 0.8, 20, 3, 5.0, test, metric=PERPLEXITY, **values)
-
-
-PERPLEXITY = Metric("perplexity", "", "exp")
-DENSE = row("dense", "dense", 4.54)
-WHY = "the finalist with the lowest validation loss"
-LSH = row("by LS distance", "c01", 4.60, ("ls",), spent=51, full=120, why=WHY)
-SMALL = row("dense, as many weights", "small", 5.10)
-LOSS = row("by validation loss", "c02", 4.70, ("loss",), spent=51, full=120)
-
-
-def test_verdict_says_who_won_and_by_how_much() -> None:
-    text = verdict([DENSE, SMALL, LSH, LOSS], ["Read this first."])
-    first = f"Read this first. The winner is c01, selected by LS distance (test perplexity 4.60): {WHY}."
-    assert text.startswith(first)
-    assert (
-        "better than a dense network with as many weights (20 of 20): test perplexity 4.60 against 5.10, 0.50" in text
-    )
-    assert (
-        "winner by LS distance is better than the winner by validation loss: test perplexity 4.60 against 4.70" in text
-    )
-    assert "worse than the dense network: test perplexity 4.60 against 4.54, 0.06 higher" in text
-    assert "51 epochs; all candidates to the end take 120" in text
-    assert "chance" in text
-
-
-def test_verdict_of_a_metric_of_which_more_is_better() -> None:
-    accuracy = Metric("accuracy", "%", None, maximize=True)
-    text = verdict([replace(one, metric=accuracy) for one in (DENSE, LSH, LOSS)])
-    assert "winner by LS distance is worse than the winner by validation loss: test accuracy 4.60 against 4.70" in text
-
-
-def test_verdict_says_when_lsh_lost() -> None:
-    text = verdict([DENSE, replace(LSH, test=4.8), LOSS])
-    assert "worse than the winner by validation loss: test perplexity 4.80 against 4.70, 0.10 higher" in text
-
-
-def test_verdict_says_when_there_is_no_difference() -> None:
-    assert "selected the same network, c01" in verdict([DENSE, LSH, replace(LOSS, network="c01", why=WHY)])
-    assert "as good as the winner by validation loss" in verdict([DENSE, LSH, replace(LOSS, test=4.6001)])
-
-
-def test_verdict_joins_the_names_of_criteria() -> None:
-    both = replace(LSH, label="by rank sum", criteria=("rank_sum",))
-    text = verdict([DENSE, LSH, replace(both, label="by validation loss", criteria=("loss",)), both])
-    assert "selected by LS distance, validation loss and rank sum (test" in text
-
-
-def test_verdict_of_a_single_judge_and_of_a_place() -> None:
-    text = verdict([DENSE, replace(LOSS, place=2, of=11, why=WHY)])
-    assert text.startswith(f"The winner is c02, selected by validation loss (test perplexity 4.70): {WHY}.")
-    assert "number 2 of 11" in text
 
 
 def test_correlations_agree_with_scipy(train_all: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from hyperpruning.report.page import report
 from hyperpruning.report.run import read_run
-from hyperpruning.report.trust import sentence, trust
+from hyperpruning.report.trust import Trust, sentence, trust
 
 Invent = Callable[..., Path]
 
@@ -44,6 +45,29 @@ def test_a_candidate_whose_records_a_damaged_ledger_lost_is_left_out(train_all: 
     lost = next(iter(run.history.rounds["ls", 0].scores))
     del run.history.epochs[lost], run.history.finals[lost]
     assert {each.n for each in trust(run)} == {11}
+
+
+def test_intervals_and_differences_are_of_the_same_bootstrap_samples(train_all: Path) -> None:
+    found = trust(read_run(train_all))
+    low, high = np.nanquantile(found[0].draws, (0.025, 0.975))
+    assert f"LS distance {found[0].rho:+.2f} ({low:+.2f} to {high:+.2f})" in sentence(found)
+    assert low < found[0].rho < high
+
+
+def invented(criterion: str, draws: list[float]) -> Trust:
+    return Trust(criterion, 1, 10, draws[0], 12, np.array(draws))
+
+
+def test_what_is_shown_and_what_is_not() -> None:
+    good, bad = [0.8, 0.7, 0.9] * 50, [0.1, 0.0, 0.2] * 50
+    assert "Shown by these candidates: validation loss better than LS distance." in sentence(
+        [invented("ls", bad), invented("loss", good)]
+    )
+    assert "No criterion is shown to agree better" in sentence([invented("ls", bad), invented("loss", bad[::-1])])
+    few = [Trust("ls", 1, 10, 0.5, 5), Trust("loss", 1, 10, None, 5)]
+    assert sentence(few).endswith(
+        "LS distance +0.50 and validation loss undefined; unrelated values exceed ±0.98 in 1 case of 20."
+    )
 
 
 def test_before_a_decision_there_is_none(invent: Invent) -> None:

@@ -10,6 +10,7 @@ import torch
 import hyperpruning as hp
 from hyperpruning.report import tables
 from hyperpruning.report.run import read_run
+from hyperpruning.report.verdict import verdict
 from hyperpruning.search.driver import search
 from hyperpruning.search.ledger import read
 from hyperpruning.testing import check_task
@@ -188,7 +189,7 @@ def test_a_dense_network_that_learnt_nothing_is_said_in_verdict_and_report(tmp_p
         "the best constant prediction. Change the model or the training: until the dense network learns, comparisons "
         "of pruned ones mean nothing."
     )
-    assert tables.verdict(tables.results(tmp_path / "run"), run.notes).startswith(note)
+    assert verdict(tables.results(tmp_path / "run"), run.notes).startswith(note)
     page = (tmp_path / "run" / "report.html").read_text()
     assert note in page.replace("\N{NO-BREAK SPACE}", " ")
 

@@ -17,8 +17,9 @@ from hyperpruning.report import panels, sections
 from hyperpruning.report.drawing import with_id_prefix
 from hyperpruning.report.run import read_run
 from hyperpruning.report.status import status
-from hyperpruning.report.tables import results, verdict
+from hyperpruning.report.tables import results
 from hyperpruning.report.trust import trust_said
+from hyperpruning.report.verdict import verdict
 from hyperpruning.search.history import SMALL
 
 

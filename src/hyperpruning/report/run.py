@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
@@ -99,8 +99,14 @@ class Run:
 
     @cached_property
     def search_epochs(self) -> int:
-        """Epochs that the search by one criterion alone trains, without the dense reference's."""
-        return epochs_of_one_search(self.plan, self.plan.criteria[0], self.n_candidates)
+        """Epochs that the search by one criterion alone trains with one seed, without the dense reference's."""
+        one_seed = replace(self.plan, finalist_seeds=1, clear_level=None)
+        return epochs_of_one_search(one_seed, self.plan.criteria[0], self.n_candidates)
+
+    @cached_property
+    def seed_epochs(self) -> int:
+        """Epochs that the further seeds of its finalists take."""
+        return epochs_of_one_search(self.plan, self.plan.criteria[0], self.n_candidates) - self.search_epochs
 
     @cached_property
     def winner(self) -> str | None:

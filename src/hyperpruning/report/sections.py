@@ -268,7 +268,8 @@ def cost(run: Run, now: Status) -> dict[str, str]:
         this_run += "last criterion eliminated it"
         this_run += ", then to the end as well, for comparison" if run.plan.train_all else ""
     found = {
-        "search by one criterion": f"{one} epochs",
+        "search by one criterion": f"{one} epochs"
+        + (f", and {run.seed_epochs} of further seeds of its finalists" if run.seed_epochs else ""),
         "all candidates to the end": f"{full} epochs",
         "saved": f"{full - one} epochs, {100 * (full - one) / full:.0f} %" + _clock(now.seconds, full - one),
         "this run": this_run,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyperpruning.lyapunov.distances import DISTANCES
-from hyperpruning.report.components import criterion_name, join_names
+from hyperpruning.report.components import criterion_name
 from hyperpruning.report.run import Run, read_run
 from hyperpruning.search.criteria import loss, rank_sum
 from hyperpruning.search.history import DENSE, SMALL
@@ -15,6 +15,8 @@ from hyperpruning.search.plan import seed_names
 from hyperpruning.search.ranking import spearman
 from hyperpruning.search.scoring import rung
 from hyperpruning.training.record import Metric, shown
+
+BEST_OF_ALL = "best of all"
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,10 @@ class Row:
         active: active prunable weights.
         best_epoch: the epoch that its weights are from.
         valid, test: the task's metric; of a finalist with several seeds the mean.
-        valid_range, test_range: the lowest and the highest over these seeds; None for one seed.
-        spent: epochs that the search by its criterion trains (for the best of all: those of all candidates); None for
-            the dense networks.
+        seed_epochs: epochs that the further seeds of the finalists of its criterion take.
+        valids, tests: the same with each of these seeds; empty for one seed.
+        spent: epochs that the search by its criterion trains with one seed (for the best of all: those of all
+            candidates); None for the dense networks.
         full: epochs of training all candidates to the end; None for the dense networks.
         place: its place among the candidates by final validation loss, when all were trained to the end.
         of: number of these candidates.
@@ -59,8 +62,9 @@ class Row:
     metric: Metric = field(default_factory=Metric)
     size: int | None = None
     why: str | None = None
-    valid_range: tuple[float, float] | None = None
-    test_range: tuple[float, float] | None = None
+    seed_epochs: int = 0
+    valids: tuple[float, ...] = ()
+    tests: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def results(folder: Path) -> list[Row]:
     if run.winner in run.history.finals and run.winner not in [row.network for row in rows]:
         rows.append(_row(run, "chosen", str(run.winner)))
     if run.finished and run.all_trained and run.completed:
-        rows.append(_row(run, "best of all", _ranked(run)[0]))
+        rows.append(_row(run, BEST_OF_ALL, _ranked(run)[0]))
     return rows
 
 
@@ -123,73 +127,15 @@ def _row(run: Run, label: str, network: str, criteria: tuple[str, ...] = ()) -> 
         metric=run.metric,
         size=run.size(network),
         why=run.why if network == run.winner else None,
-        valid_range=(min(valid), max(valid)) if len(seeds) > 1 else None,
-        test_range=(min(test), max(test)) if len(seeds) > 1 else None,
+        seed_epochs=run.seed_epochs if criteria else 0,
+        valids=tuple(valid) if len(seeds) > 1 else (),
+        tests=tuple(test) if len(seeds) > 1 else (),
     )
 
 
 def _ranked(run: Run) -> list[str]:
     """Candidates trained to the end, best first; equal losses by name, as the search orders them."""
     return sorted(run.completed, key=lambda name: (run.history.finals[name].valid_loss, name))
-
-
-def verdict(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """The result of the search in a few sentences.
-
-    Args:
-        rows: the results.
-        notes: what a reader must know first, see `Run.notes`.
-    """
-    by_criterion = {criterion: row for row in rows for criterion in row.criteria}
-    by_network = {row.network: row for row in rows}
-    chosen = next((row for row in rows if row.why), None)
-    if chosen is None:
-        return " ".join([*notes, "The search has no winner yet."])
-    selected = [row.label.removeprefix("by ") for row in rows if row.criteria and row.network == chosen.network]
-    by = f", selected by {join_names(selected)}" if selected else ""
-    said = f"test {chosen.metric.name} {shown(chosen.test)}"
-    sentences = [*notes, f"The winner is {chosen.network}{by} ({said}): {chosen.why}."]
-    if "ls" in by_criterion and "loss" in by_criterion:
-        sentences.append(_ls_and_loss(by_criterion["ls"], by_criterion["loss"]))
-    if DENSE in by_network:
-        share = f"{100 * chosen.sparsity:.1f} % of its weights zero"
-        compared = _comparison(chosen, by_network[DENSE], "the dense network")
-        sentences.append(f"With {share}, the winner is {compared}.")
-    if SMALL in by_network:
-        other = f"a dense network with as many weights ({by_network[SMALL].active:,} of {chosen.active:,})"
-        sentences.append(f"It is {_comparison(chosen, by_network[SMALL], other)}.")
-    if chosen.place is not None and chosen.spent and chosen.full:
-        sentences.append(
-            f"Among all candidates trained to the end, it is number {chosen.place} of {chosen.of} by validation loss. "
-            f"A search by one criterion trains {chosen.spent} of their {chosen.full} epochs, without the dense network."
-        )
-    elif chosen.spent and chosen.full:
-        sentences.append(
-            f"A search by one criterion trains {chosen.spent} epochs; all candidates to the end take {chosen.full}."
-        )
-    if chosen.test_range:
-        sentences.append("Numbers of finalists are means over seeds, with the lowest and the highest in brackets.")
-        return " ".join(sentences)
-    return " ".join([*sentences, "This is one run with one seed: small differences can be chance."])
-
-
-def _ls_and_loss(ls: Row, loss: Row) -> str:
-    if ls.network == loss.network:
-        said = f"test {ls.metric.name} {shown(ls.test)}"
-        return f"LS distance and validation loss selected the same network, {ls.network} ({said})."
-    return f"The winner by LS distance is {_comparison(ls, loss, 'the winner by validation loss')}."
-
-
-def _comparison(row: Row, reference: Row, other: str) -> str:
-    """ "better than X: test perplexity 4.60 against 4.70", the difference as it is printed."""
-    gap = float(shown(row.test)) - float(shown(reference.test))
-    numbers = f"test {row.metric.name} {shown(row.test)} against {shown(reference.test)}"
-    if row.test == reference.test or gap == 0:
-        return f"as good as {other} ({numbers})"
-    better = row.metric.better(row.test, reference.test)
-    size = f"{abs(gap):.3g}" if min(row.test, reference.test) < 1 else f"{abs(gap):.2f}"
-    direction = "lower" if gap < 0 else "higher"
-    return f"{'better' if better else 'worse'} than {other}: {numbers}, {size} {direction}"
 
 
 def correlations(folder: Path) -> list[Correlation]:
@@ -237,8 +183,8 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.sparsity:.2f} %",
         f"{row.active:,}",
         "" if row.size is None else f"{row.size / 1024:,.0f} KiB",
-        _with_range(row.valid, row.valid_range),
-        _with_range(row.test, row.test_range),
+        _with_range(row.valid, row.valids),
+        _with_range(row.test, row.tests),
         str(row.best_epoch),
         "" if row.spent is None else f"{row.spent} of {row.full}",
         "" if row.place is None else f"{row.place} of {row.of}",
@@ -266,6 +212,6 @@ def evenly_spaced(values: set[int], count: int) -> list[int]:
     return [ordered[round(index * (len(ordered) - 1) / (count - 1))] for index in range(count)]
 
 
-def _with_range(mean: float, ends: tuple[float, float] | None) -> str:
-    """ "4.11", or with the ends of a range "4.11 (4.08 to 4.15)"."""
-    return shown(mean) if ends is None else f"{shown(mean)} ({shown(ends[0])} to {shown(ends[1])})"
+def _with_range(mean: float, values: Sequence[float]) -> str:
+    """ "4.11", or with the lowest and the highest of several values "4.11 (4.08 to 4.15)"."""
+    return f"{shown(mean)} ({shown(min(values))} to {shown(max(values))})" if values else shown(mean)

@@ -1,5 +1,6 @@
 """What README and docs show is run: every Python block as it stands, every command at least as a dry run."""
 
+import json
 import os
 import re
 import runpy
@@ -10,6 +11,7 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
+import budgets
 import pytest
 from typer.testing import CliRunner
 
@@ -151,3 +153,7 @@ def test_results_of_methods_that_have_changed_name_the_commit_that_they_hold_for
     assert len(measured) == 11
     assert all("(6a145ef)" in line for line in measured)
     assert "All numbers of `iss-p` and `granet` on this page hold for commit 6a145ef" in text
+
+
+def test_the_page_has_the_table_of_searches_under_a_budget():
+    assert budgets.markdown(json.loads(budgets.RESULTS.read_text())) in (DOCS / "results.md").read_text()

@@ -60,6 +60,11 @@ RULES = (
     # chosen of 13 rules on the five tables in CHOSEN_ON, before the others were collected
     (FIRST_BOTH := "conditional_ls + averaged_loss then averaged_loss"),
 )
+# criteria side by side on shared trainings; the first was the default until these tables
+TOGETHER = (
+    *(("ls", "loss", "rank_sum"), ("ls", "loss"), ("ls", "averaged_loss"), ("loss", "averaged_loss")),
+    ("ls", "loss", "averaged_loss"),
+)
 CHOSEN_ON = ("digits", "digits-mixed", "lm-long", "lm-short-mixed", "lorenz-mixed")
 LOSSES = ("loss", "averaged_loss")
 BASELINES = ("loss", "ls")  # a default must not be worse than the better one
@@ -173,6 +178,23 @@ def searches(table: Table, settings: Mapping[str, Any], rules: Sequence[str]) ->
     return found
 
 
+def together(table: Table, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Replayed searches by several criteria side by side, which export the best of their winners by its own training.
+
+    The epochs are those of all criteria together.
+    """
+    found = {}
+    for criteria in TOGETHER:
+        regrets, epochs = [], []
+        for seed in range(SEARCHES):
+            done = hp.replay(table, seed=seed, n_candidates=CANDIDATES, criteria=criteria, **settings)
+            best = min(criteria, key=lambda name: table.final_valid[done.chosen[name], 0])
+            regrets.append(done.regret[best])
+            epochs.append(done.epochs)
+        found[", ".join(criteria)] = {"epochs": float(np.mean(epochs)), "regret": mean_interval(np.array(regrets))}
+    return found
+
+
 def mean_interval(values: np.ndarray[Any, Any]) -> list[float]:
     """The mean and its bootstrap interval."""
     draws = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
@@ -226,7 +248,13 @@ def evidence_of(path: Path) -> tuple[str, dict[str, Any]]:
     table = hp.load_table(path)
     rules = {name: searches(table, schedule(table, name), RULES) for name in SCHEDULES}
     rules |= {name: searches(table, settings, LOSSES) for name, settings in SCHEDULERS.items()}
-    return table.name, {"facts": facts(table), "correlations": correlations(table), "searches": rules}
+    several = {name: together(table, schedule(table, name)) for name in ("early", "middle")}
+    return table.name, {
+        "facts": facts(table),
+        "correlations": correlations(table),
+        "searches": rules,
+        "together": several,
+    }
 
 
 def published_pool() -> dict[str, list[float]]:

@@ -17,6 +17,7 @@ from evidence_figures import JUDGES, draw
 from hyperpruning.lyapunov.distances import DISTANCES
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+SINGLE = ("loss", "ls", "averaged_loss")
 LOOKS = (0.025, 0.1, 0.2)  # fractions of the training
 ADDS = {
     "given the drop fraction": "LS given the drop fraction",
@@ -150,6 +151,22 @@ def safest(tables: Tables, schedule: str, chosen_on: Sequence[str]) -> str:
     return table_of([schedule, *head], rows)
 
 
+def side_by_side(tables: Tables) -> str:
+    """Regret and share of the pool's epochs: criteria together, and single ones of a schedule that costs as much."""
+    several = [
+        (schedule, which) for schedule, each in next(iter(tables.values()))["together"].items() for which in each
+    ]
+    found = [(f"{s}: {which}", [table["together"][s][which] for table in tables.values()]) for s, which in several]
+    single = [(f"late: {rule}", [t["searches"]["late"][rule] for t in tables.values()]) for rule in SINGLE]
+    rows = []
+    for name, each in [*found, *single]:
+        shares = [one["epochs"] / (24 * t["facts"]["epochs"]) for one, t in zip(each, tables.values(), strict=True)]
+        mean = two(float(np.mean([one["regret"][0] for one in each])))
+        cells = [f"{with_interval(one['regret'])}; {share:.0%}" for one, share in zip(each, shares, strict=True)]
+        rows.append([name, *cells, f"{mean}; {np.mean(shares):.0%}"])
+    return table_of(["schedule: criteria", *tables, "mean"], rows)
+
+
 def factor(tables: Tables, most: float = 0.15) -> str:
     """The cheapest schedule with a small regret, for each rule and table."""
     rows = []
@@ -252,6 +269,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "schedules": lambda: schedules(tables),
         "left-out": lambda: chosen_elsewhere(tables, "middle"),
         "safest": lambda: safest(tables, "middle", found["chosen_on"]),
+        "together": lambda: side_by_side(tables),
         "factor": lambda: factor(tables),
         "frontier": lambda: frontier(found["frontier"]),
         "probes": lambda: probes(found["probe"]),

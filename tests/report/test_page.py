@@ -257,14 +257,14 @@ def test_every_component_and_criterion_is_spelled_out() -> None:
 def test_joined_criteria_are_spelled_out_once() -> None:
     found = described_criteria(["ls then ls + averaged_loss", "ls", "min_loss * loss"])
     assert list(found) == [
-        "LS distance then LS distance + loss of averaged weights",
+        "LS distance then LS distance + averaged loss",
         "LS distance",
-        "loss of averaged weights",
+        "averaged loss",
         "lowest loss * validation loss",
         "lowest loss",
         "validation loss",
     ]
-    assert "sum of the ranks" in found["LS distance then LS distance + loss of averaged weights"]
+    assert "sum of the ranks" in found["LS distance then LS distance + averaged loss"]
     assert found["lowest loss * validation loss"] == "product of the ranks"
 
 

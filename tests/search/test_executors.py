@@ -15,12 +15,14 @@ from hyperpruning.search import shared_folder
 from hyperpruning.search.driver import search
 from hyperpruning.search.executors import (
     ClusterError,
+    ClusterExecutor,
     check_reachable,
     chosen_executor,
     dask_executor,
     process_pool,
     ray_executor,
     stop,
+    workers_of,
 )
 from hyperpruning.search.history import DENSE, Epoch
 from hyperpruning.search.ledger import LEDGER, RunFolderError, read
@@ -195,6 +197,15 @@ def test_a_worker_stops_when_its_driver_has_ended(tmp_path):
     with pytest.raises(RunFolderError, match="whose driver has ended"):
         run_job(jobs[0], on_epoch=replace_driver)
     assert read(tmp_path / "run").winners
+
+
+def test_workers_that_join_later_are_counted():
+    there = [0]
+    with ClusterExecutor(lambda function, *args: function(*args), lambda kill: None, lambda: there[0]) as executor:
+        assert workers_of(executor) == 1
+        there[0] = 3
+        assert workers_of(executor) == 3
+        assert executor.submit(len, "four").result() == 4
 
 
 @pytest.mark.parametrize(("make", "package"), [(dask_executor, "distributed"), (ray_executor, "ray")])

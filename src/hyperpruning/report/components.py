@@ -100,7 +100,7 @@ CRITERION_NAMES = {
     "loss": "validation loss",
     "rank_sum": "rank sum",
     "conditional_ls": "conditional LS distance",
-    "averaged_loss": "loss of averaged weights",
+    "averaged_loss": "averaged loss",
     "blend": "blend",
     "calibrated": "calibrated ranks",
     "min_loss": "lowest loss",

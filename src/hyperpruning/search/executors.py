@@ -97,7 +97,7 @@ def dask_executor(address: str = LOCAL, *, workers: int = 2) -> Executor:
                 f"A Dask worker must have one thread, got {found['nthreads']} at {worker}. Start the workers with "
                 "--nthreads 1 (and more --nworkers)."
             )
-    return ClusterExecutor(call, close, len(client.scheduler_info(n_workers=-1)["workers"]))
+    return ClusterExecutor(call, close, lambda: len(client.scheduler_info(n_workers=-1)["workers"]))
 
 
 def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpus: float = 0) -> Executor:
@@ -149,9 +149,11 @@ def ray_executor(address: str = LOCAL, *, workers: int = 2, cpus: float = 1, gpu
                 for future in list(running.values()):
                     future.cancel()  # nobody else ends it now
 
-    found = ray.cluster_resources()
-    fitting = [found.get(kind, 0) / needed for kind, needed in (("CPU", cpus), ("GPU", gpus)) if needed]
-    return ClusterExecutor(call, close, int(min(fitting, default=1)))
+    def fitting() -> int:
+        found = ray.cluster_resources()
+        return int(min((found.get(kind, 0) / need for kind, need in (("CPU", cpus), ("GPU", gpus)) if need), default=1))
+
+    return ClusterExecutor(call, close, fitting)
 
 
 def _join(ray: Any, address: str, cores: float) -> None:
@@ -202,8 +204,7 @@ def transfer_executor(executor: Executor, *, max_mb: float) -> Executor:
         else:
             executor.shutdown()
 
-    workers = workers_of(executor)
-    return ClusterExecutor(call, close, workers, in_flight=max(TRAVELLING, workers))
+    return ClusterExecutor(call, close, lambda: workers_of(executor), in_flight=max(TRAVELLING, workers_of(executor)))
 
 
 def chosen_executor(
@@ -256,16 +257,25 @@ class ClusterExecutor(Executor):
     Args:
         call: does a job on the cluster, and returns its result.
         close: disconnects from the cluster; with True it cancels the running jobs first.
-        workers: jobs that the cluster can do at the same time.
+        workers: how many jobs the cluster can do at the same time now.
         in_flight: jobs that are handed to it at the same time.
     """
 
     def __init__(
-        self, call: Callable[..., Any], close: Callable[[bool], None], workers: int, *, in_flight: int = IN_FLIGHT
+        self,
+        call: Callable[..., Any],
+        close: Callable[[bool], None],
+        workers: Callable[[], int],
+        *,
+        in_flight: int = IN_FLIGHT,
     ) -> None:
-        self.workers = max(1, workers)
-        self._call, self._close, self._open = call, close, True
+        self._call, self._close, self._workers, self._open = call, close, workers, True
         self._waiting = ThreadPoolExecutor(in_flight, thread_name_prefix="hyperpruning-cluster")
+
+    @property
+    def workers(self) -> int:
+        """The jobs that the cluster can do at the same time now, at least 1: it may wait for its first worker."""
+        return max(1, self._workers())
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit a job."""

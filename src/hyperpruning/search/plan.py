@@ -149,7 +149,7 @@ class Plan:
         lt=0.5,
     )
     criteria: tuple[str, ...] = setting(
-        ("ls", "loss", "rank_sum"),
+        ("ls", "loss", "averaged_loss"),
         f'selection criteria, of {", ".join(CRITERIA)}, or joined: "ls + loss" (sum of ranks), "ls * loss" (product), '
         '"ls then loss" (by rung); the first guides the sampler',
         section="search",

@@ -9,7 +9,7 @@ from pathlib import Path
 from hyperpruning.lyapunov.distances import DISTANCES
 from hyperpruning.report.components import criterion_name
 from hyperpruning.report.run import Run, read_run
-from hyperpruning.search.criteria import loss, rank_sum
+from hyperpruning.search.criteria import averaged_loss, loss, rank_sum
 from hyperpruning.search.history import DENSE, SMALL
 from hyperpruning.search.plan import seed_names
 from hyperpruning.search.ranking import spearman
@@ -142,7 +142,7 @@ def correlations(folder: Path) -> list[Correlation]:
     """Rank correlations of early values with the final validation loss, at each epoch with spectra before the end.
 
     Over the candidates trained to the end. The early values are the LS distance (each kind in `DISTANCES`), the
-    validation loss, the rank sum, and as a trivial baseline the drop fraction.
+    validation loss and that of the averaged weights, the rank sum, and as a trivial baseline the drop fraction.
     """
     run = read_run(folder)
     dense = run.records(DENSE)
@@ -164,8 +164,10 @@ def _predictors(run: Run, names: Sequence[str], epoch: int) -> dict[str, Mapping
         for kind in sorted(DISTANCES, key=lambda kind: kind != run.plan.distance)
     }
     known = rung(run.plan, run.history, names, epoch)
+    kept = all(record.averaged_loss is not None for record in known.now().values())
     return predictors | {
         "validation loss": loss(known),
+        **({"averaged loss": averaged_loss(known)} if kept else {}),
         "rank sum": rank_sum(known),
         "drop fraction": {name: float(run.history.candidates[name].config.get("drop_fraction", 0)) for name in names},
     }

@@ -196,7 +196,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--n-candidates", type=int, help="candidates; default 26, small 6")
     parser.add_argument("--epochs", type=int, help="of a full training; default 100, small 15")
     parser.add_argument(
-        "--criteria", nargs="+", choices=list(CRITERIA), default=["ls", "loss", "rank_sum"], help="selection criteria"
+        "--criteria",
+        nargs="+",
+        choices=list(CRITERIA),
+        default=["ls", "loss", "averaged_loss"],
+        help="selection criteria",
     )
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto", help='"cpu" or "cuda"; "auto" is the GPU where there is one')

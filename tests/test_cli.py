@@ -79,7 +79,7 @@ def test_a_search_ends_with_the_table_the_verdict_and_the_report(searched):
         "epoch 4: valid perplexity",
         "LS distance keeps",
         "by LS distance",
-        "The winner by rank sum is c0",
+        "The winner by averaged loss is c0",
         "report.html",
     ):
         assert part in said, part

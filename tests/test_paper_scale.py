@@ -87,7 +87,7 @@ def test_networks_that_do_not_fit_are_trained_again_alike(call, whole, tmp_path,
 def test_the_table_says_how_far_it_is(call, capsys):
     call()
     first = capsys.readouterr().out
-    assert "One criterion trains 23 epochs, ls, loss, rank_sum together 23 to 28" in first
+    assert "One criterion trains 23 epochs, ls, loss, averaged_loss together 23 to 28" in first
     assert "partial: 0 networks trained to the end; 1 epochs trained" in first
     assert "to be continued" in first
     assert "published" not in first
@@ -150,7 +150,10 @@ def test_paper_scale_without_data_stops_with_a_sentence(monkeypatch):
 def test_the_cost_at_paper_size_is_as_the_docs_have_it(text):
     asked = paper_scale.plan(paper_scale.parsed(["--data", str(text)]))
     said = paper_table.cost_in_words(asked)
-    assert "One criterion trains 338 epochs, ls, loss, rank_sum together 338 to 810, the dense network 100 more" in said
+    assert (
+        "One criterion trains 338 epochs, ls, loss, averaged_loss together 338 to 810, the dense network 100 more"
+        in said
+    )
 
 
 def test_the_published_rounds():

@@ -45,7 +45,8 @@ class Curves(Executor):
 
     def record(self, epoch, end):
         spectrum = (-end, None) if end > 3.35 else (-end, -2.0)
-        return EpochRecord(epoch, None, end + 5 - epoch, 4, {}, 0.0, spectrum=spectrum)
+        loss = end + 5 - epoch
+        return EpochRecord(epoch, None, loss, 4, {}, 0.0, spectrum=spectrum, averaged_loss=loss)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_the_better_half_goes_on_and_the_best_finalist_wins(plan, tmp_path):
     assert list(history.candidates) == ["c01", "c02", "c03", "c04", "c05"]
     assert history.rounds["loss", 0].kept == ("c01", "c02", "c03")
     assert history.rounds["loss", 1].kept == ("c01", "c02")
-    assert history.winners == {"ls": "c01", "loss": "c01", "rank_sum": "c01"}
+    assert history.winners == {"ls": "c01", "loss": "c01", "averaged_loss": "c01"}
     assert curves.trained == {"dense": 4, "c01": 4, "c02": 4, "c03": 2, "c04": 1, "c05": 1}
 
 

@@ -5,15 +5,17 @@
 Both search the same space with TPE and successive halving (rungs after 1, 3 and 9 of 27 epochs, a third is kept), in
 two processes; the loss is a function of the config and the epoch. Ours writes its ledger with a fsync for each line,
 Optuna its SQLite storage. Each is run whole, and once killed with SIGKILL (the whole process group) when half of the
-candidates are known, and continued. Then a pool is simulated: `decide` alone, without training or a sampler. Prints
+candidates are known, and continued. Where it is installed, Syne Tune runs beside them (BOHB, which is ASHA with a
+density estimate, on its local backend), with a quarter of the candidates, since it starts a process for each and
+polls them. Then a pool is simulated: `decide` alone, without training or a sampler. Prints
 tables and writes benchmarks/results/engine.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import math
 import os
 import random
 import resource
@@ -28,10 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from engine_trial import CHOICES, EPOCHS, HIGH, LOW, RUNGS, STEP, loss_of
 from measuring import table
 
 import hyperpruning as hp
-from hyperpruning.search.actions import Eliminate, Finish, Suggest, Train
+from hyperpruning.search.actions import Finish, Record, Suggest, Train
 from hyperpruning.search.driver import search
 from hyperpruning.search.history import DENSE, Candidate, Epoch, FinalResult, History, Winner
 from hyperpruning.search.ledger import LEDGER, read
@@ -43,18 +46,8 @@ from hyperpruning.testing.tiny_task import TinyTask
 from hyperpruning.training.record import EpochRecord
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
-EPOCHS, RUNGS = 27, (1, 3, 9)
-CHOICES: dict[str, tuple[str, ...]] = {
-    "allocation": ("uniform", "er", "erk"),
-    "drop_scope": ("tensor", "sign", "global"),
-}
-LOW, HIGH, STEP = 0.1, 0.9, 0.01
-
-
-def loss_of(allocation: int, scope: int, drop_fraction: float, epoch: int) -> float:
-    """The table: a loss that falls with the epochs, more slowly where its end is lower."""
-    end = 1 + 0.1 * allocation + 0.05 * scope + (drop_fraction - 0.55) ** 2
-    return end + 3 * math.exp(-epoch * (1 + 0.2 * allocation) / 4)
+ENTRY = Path(__file__).with_name("engine_trial.py")
+SYNE_TUNE = "syne-tune"
 
 
 def from_table(job: Job) -> JobResult:
@@ -100,6 +93,7 @@ def plan_of(candidates: int) -> hp.Plan:
         reduction_factor=3,
         criteria=("loss",),
         as_many_weights=False,
+        spectrum=hp.SpectrumConfig(warmup=2),
     )
 
 
@@ -162,11 +156,44 @@ def optuna_worker(folder: Path, trials: int, seed: int) -> None:
         study.optimize(objective, n_trials=trials)
 
 
+def run_syne_tune(folder: Path, candidates: int) -> None:
+    """Syne Tune: its local backend starts a process for each trial, two at a time; the tuner is saved every second."""
+    os.environ["SYNETUNE_FOLDER"] = str(folder)
+    from syne_tune import Tuner
+    from syne_tune.backend import LocalBackend
+    from syne_tune.config_space import choice, finrange
+    from syne_tune.optimizer.baselines import BOHB
+
+    if (folder / "engine" / "tuner.dill").exists():
+        Tuner.load(str(folder / "engine")).run()
+        return
+    space = {name: choice(list(names)) for name, names in CHOICES.items()}
+    space["drop_fraction"] = finrange(LOW, HIGH, round((HIGH - LOW) / STEP) + 1)
+    scheduler = BOHB(space, metric="loss", time_attr="epoch", max_t=EPOCHS, reduction_factor=3, random_seed=0)
+    Tuner(
+        trial_backend=LocalBackend(str(ENTRY)),
+        scheduler=scheduler,
+        stop_criterion=lambda status: status.num_trials_finished >= candidates,
+        n_workers=2,
+        sleep_time=0.1,
+        results_update_interval=1.0,
+        tuner_name="engine",
+        suffix_tuner_name=False,
+    ).run()
+
+
+def syne_configs(folder: Path) -> dict[int, str]:
+    """The configs of the trials of Syne Tune that have begun, by their number."""
+    return {int(path.parent.name): path.read_text() for path in folder.glob("engine/*/config.json")}
+
+
 def candidates_known(what: str, folder: Path) -> int:
     """How many candidates have begun."""
     try:
         if what == "ours":
             return (folder / LEDGER).read_bytes().count(b'"kind": "candidate"')
+        if what == SYNE_TUNE:
+            return len(syne_configs(folder))
         with sqlite3.connect(f"file:{folder / 'optuna.db'}?mode=ro", uri=True, timeout=60) as database:
             return int(database.execute("select count(*) from trials").fetchone()[0])
     except (OSError, sqlite3.Error):
@@ -179,23 +206,30 @@ def started(what: str, folder: Path, candidates: int) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, start_new_session=True)
 
 
+def await_candidates(what: str, folder: Path, process: subprocess.Popen[bytes], count: int) -> None:
+    """Wait until so many candidates of a running process have begun."""
+    while candidates_known(what, folder) < count:
+        if process.poll():
+            raise RuntimeError(f"{what} must run, got exit code {process.returncode}. Its error is above.")
+        time.sleep(0.02)
+
+
 def whole_and_killed(what: str, out: Path, candidates: int) -> dict[str, Any]:
     """Run whole, and once killed in the middle and continued; what both gave."""
     whole, killed = out / f"{what}-whole", out / f"{what}-killed"
     begun, process = time.perf_counter(), started(what, whole, candidates)
-    while not candidates_known(what, whole):
-        time.sleep(0.02)
+    await_candidates(what, whole, process, 1)
     first = time.perf_counter()
     _, status, used = os.wait4(process.pid, 0)  # of the process and of those it waited for
     process.returncode = status
     assert status == 0
     seconds = time.perf_counter() - first
     process = started(what, killed, candidates)
-    while candidates_known(what, killed) < candidates // 2:
-        time.sleep(0.02)
+    await_candidates(what, killed, process, candidates // 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     known = candidates_known(what, killed)
+    shutil.copytree(killed, out / f"{what}-at-kill")
     assert started(what, killed, candidates).wait() == 0
     return {
         "engine": what,
@@ -203,6 +237,7 @@ def whole_and_killed(what: str, out: Path, candidates: int) -> dict[str, Any]:
         "start-up s": first - begun,
         "cpu s/candidate": (used.ru_utime + used.ru_stime) / candidates,
         "MiB": round(used.ru_maxrss / 1024),
+        "candidates": candidates,
         "at kill": known,
         **left_behind(what, whole, killed, candidates),
     }
@@ -223,6 +258,8 @@ def left_behind(what: str, whole: Path, killed: Path, candidates: int) -> dict[s
             "zombies": len(without),
             "same as whole": "yes" if same else "no",
         }
+    if what == SYNE_TUNE:
+        return syne_tune_left_behind(killed)
     with _optuna_study(killed) as study:
         trials = study.trials
         done = [one for one in trials if one.state.is_finished()]
@@ -232,6 +269,21 @@ def left_behind(what: str, whole: Path, killed: Path, candidates: int) -> dict[s
         "repeated": len(configs) - len(set(configs)),
         "zombies": sum(one.state == optuna.trial.TrialState.RUNNING for one in trials),
         "same as whole": "no",  # with two processes no run repeats another
+    }
+
+
+def syne_tune_left_behind(killed: Path) -> dict[str, Any]:
+    """The same of Syne Tune, by what its saved tuner says of the trials that had begun at the kill, and of all."""
+    from syne_tune import Tuner
+
+    begun = syne_configs(killed.with_name(f"{SYNE_TUNE}-at-kill"))
+    status = Tuner.load(str(killed / "engine")).tuning_status.last_trial_status_seen
+    finished = {number: syne_configs(killed)[number] for number, one in status.items() if one != "InProgress"}
+    return {
+        "lost": sum(finished.get(number) != config for number, config in begun.items()),
+        "repeated": len(finished) - len(set(finished.values())),
+        "zombies": sum(status.get(number) == "InProgress" for number in begun),
+        "same as whole": "no",
     }
 
 
@@ -277,8 +329,8 @@ def _invent(plan: hp.Plan, history: History, action: Any, draw: random.Random) -
         case Suggest():
             for name in action.names:
                 history.add(Candidate(name, action.batch, {"drop_fraction": draw.random()}))
-        case Eliminate():
-            history.add(action.decision)
+        case Record():
+            history.add(action.fact)
         case Finish():
             for criterion, network in action.winners.items():
                 history.add(Winner(criterion, network))
@@ -295,16 +347,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("/tmp/engine"))
-    parser.add_argument("--part", choices=("ours", "optuna", "worker"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("ours", "optuna", SYNE_TUNE, "worker"), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part == "worker":
         optuna_worker(options.out, options.candidates, options.seed)
     elif options.part is not None:
-        {"ours": run_ours, "optuna": run_optuna}[options.part](options.out, options.candidates)
+        {"ours": run_ours, "optuna": run_optuna, SYNE_TUNE: run_syne_tune}[options.part](
+            options.out, options.candidates
+        )
     else:
         shutil.rmtree(options.out, ignore_errors=True)
         engines = [whole_and_killed(what, options.out, options.candidates) for what in ("ours", "optuna")]
+        if importlib.util.find_spec("syne_tune"):
+            engines.append(whole_and_killed(SYNE_TUNE, options.out, options.candidates // 4))
+        else:
+            sys.stdout.write("Syne Tune is skipped: the package syne-tune is not installed.\n")
         table(engines)
         pools = [simulated(1000, observing=True), simulated(10_000, observing=False)]
         table(pools)

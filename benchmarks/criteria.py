@@ -2,6 +2,7 @@
 
     python benchmarks/criteria.py                # benchmarks/results/criteria.json
     python benchmarks/criteria.py --demo         # the same of `hyperprune demo`: benchmarks/results/criteria_demo.json
+    python benchmarks/criteria.py --demo --stop  # trains nothing: what runs/criteria_demo has so far
 
 Prints, for every seed, the winner of each criterion with its place among all candidates, and the rank correlations
 with the final validation loss; then their means. It continues after an interruption.
@@ -17,41 +18,43 @@ from evidence_page import table_of, two
 
 import hyperpruning as hp
 from hyperpruning.experiment import Experiment, demo_experiment, replaced
+from hyperpruning.report.run import read_run
 from hyperpruning.report.tables import Row, correlations, results
 from hyperpruning.report.verdict import scatter
 from hyperpruning.search.executors import process_pool
 
 RESULTS = Path(__file__).parent / "results"
 EPOCHS = (1, 2, 3, 4, 6, 8, 12, 16, 20)  # of the correlations in docs/results.md
+PAIRS = {  # whose test metrics are compared
+    "LS distance - loss": ("by LS distance", "by validation loss"),
+    "rank sum - LS distance": ("by rank sum", "by LS distance"),
+    "rank sum - loss": ("by rank sum", "by validation loss"),
+    "rank sum - best": ("by rank sum", "best of all"),
+}
 
 
 def differences(rows: list[Row]) -> dict[str, list[float]]:
     """[difference of the test metrics, half of its 95 % interval] between networks; empty without seeds."""
     seeds, by = scatter(rows), {row.label: row for row in rows}
-    pairs = {
-        "LS distance - validation loss": ("by LS distance", "by validation loss"),
-        "LS distance - best of all": ("by LS distance", "best of all"),
-        "validation loss - best of all": ("by validation loss", "best of all"),
-        "validation loss - as many weights": ("by validation loss", "dense, as many weights"),
-        "validation loss - dense": ("by validation loss", "dense"),
-    }
     return {
         name: [round(by[one].test - by[other].test, 4), round(seeds.half_width(by[one], by[other]), 4)]
-        for name, (one, other) in pairs.items()
-        if seeds is not None
+        for name, (one, other) in PAIRS.items()
+        if seeds is not None and {one, other} <= set(by)
     }
 
 
 def markdown(told: dict[str, Any]) -> str:
     """The tables of docs/results.md, for searches whose finalists have several seeds."""
     labels = ("by LS distance", "by validation loss", "by rank sum", "best of all")
-    head = ["seed", "dense", "dense, as many weights", *labels, *told["differences"]["0"]]
+    head = ["seed", "dense", "dense, as many weights", *labels, *PAIRS]
     rows = []
     for seed, gaps in told["differences"].items():
-        by = {label: (test, place) for s, label, _, _, test, place in told["choices"] if str(s) == str(seed)}
+        choices = [choice[1:] for choice in told["choices"] if str(choice[0]) == seed]
+        by = {label: (test, place) if place else (test,) for label, _, _, test, place in choices}
         plain = [f"{by[label][0]:.2f}" for label in ("dense", "dense, as many weights")]
-        placed = [f"{test:.2f}, {place}" for test, place in (by[label] for label in labels)]
-        rows.append([str(seed), *plain, *placed, *(f"{gap:+.2f} ± {half:.2f}" for gap, half in gaps.values())])
+        placed = [", ".join([f"{by[one][0]:.2f}", *by[one][1:]]) if one in by else "" for one in labels]
+        compared = [f"{gaps[one][0]:+.2f} ± {gaps[one][1]:.2f}" if one in gaps else "" for one in PAIRS]
+        rows.append([seed, *plain, *placed, *compared])
     means = told["mean_rank_correlations"]
     epochs = [epoch for epoch in next(iter(means.values())) if int(epoch) in EPOCHS]
     correlated = [[name, *(two(by_epoch[epoch]) for epoch in epochs)] for name, by_epoch in means.items()]
@@ -64,6 +67,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--demo", action="store_true", help="the experiment of `hyperprune demo`")
+    parser.add_argument("--stop", action="store_true", help="train nothing: print what the runs have so far")
     options = parser.parse_args()
     name = "criteria_demo" if options.demo else "criteria"
     experiment = demo_experiment() if options.demo else Experiment(search={"train_all": True})
@@ -71,14 +75,15 @@ def main() -> None:
     choices, gaps = [], {}
     for seed in options.seeds:
         folder = Path("runs") / name / f"seed-{seed}"
-        with process_pool(options.workers) as pool:
-            hp.hyperprune(replaced(experiment, training={"seed": seed}), folder, executor=pool)
+        if not options.stop:
+            with process_pool(options.workers) as pool:
+                hp.hyperprune(replaced(experiment, training={"seed": seed}), folder, executor=pool)
         rows = results(folder)
         for row in rows:
             place = "" if row.place is None else f"{row.place} of {row.of}"
-            choices.append([seed, row.label, row.method, round(row.valid, 3), round(row.test, 3), place])
+            choices.append([seed, row.label, row.method, round(row.valid, 4), round(row.test, 4), place])
         gaps[seed] = differences(rows)
-        for one in correlations(folder):
+        for one in correlations(folder) if read_run(folder).finished else ():
             found.setdefault(one.predictor, {}).setdefault(one.epoch, []).append(one.rho)
     for choice in choices:
         print("  ".join(str(value) for value in choice))

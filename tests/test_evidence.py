@@ -161,13 +161,28 @@ def test_a_frontier_says_how_many_dense_weights_are_as_good():
     assert row + "| 60.0 (60.0 to 60.0) | 59.0 (59.0 to 59.0) | 58.0 (58.0 to 58.0) | 2.9 (rigl-erk) |" in page
 
 
-def test_the_frontier_of_the_digits_is_as_the_page_says():
-    networks = evidence.results()["frontier"]["digits"]["networks"]
-    mean = {
+def means(task):
+    """The mean test metric over seeds by (sparsity, kind of network)."""
+    return {
         (float(sparsity), kind): sum(point[2] for point in points) / len(points)
-        for sparsity, here in networks.items()
+        for sparsity, here in evidence.results()["frontier"][task]["networks"].items()
         for kind, points in here.items()
     }
+
+
+def test_the_frontier_of_the_text_is_as_the_page_says():
+    mean = means("text")
+    for sparsity in (0.5, 0.8, 0.9, 0.95):
+        here = {kind: mean[sparsity, kind] for kind in ("narrower", "static", "rigl-erk", "gmp", "searched")}
+        assert mean[sparsity, "dense"] < min(here.values())
+        assert min(here, key=here.__getitem__) == ("rigl-erk" if sparsity == 0.5 else "gmp")
+        assert here["gmp"] < here["narrower"]
+        assert (here["rigl-erk"] < here["narrower"]) == (sparsity == 0.5)
+        assert here["searched"] > max(here[kind] for kind in ("gmp", "rigl-erk", "narrower"))
+
+
+def test_the_frontier_of_the_digits_is_as_the_page_says():
+    mean = means("digits")
     for sparsity in (0.5, 0.8, 0.9, 0.95):
         worse = [
             kind

@@ -67,6 +67,7 @@ def report(folder: Path, *, times: Mapping[str, float] | None = None) -> str:
         search=sections.search(run, now),
         verdict=verdict(rows, run.notes),
         trust=trust_said(run),
+        trained=run.history.trained_epochs(),
         tiles=sections.tiles(run, rows),
         results=sections.results(rows),
         as_many_weights=any(row.network == SMALL for row in rows),
@@ -121,9 +122,11 @@ def accent(criterion: str) -> str:
 
 
 def nbsp(text: str) -> str:
-    """Keep "f = 0.5" and "80 %" on one line by no-break spaces; markup stays markup, and text stays text.
+    """Keep "f = 0.5", "1 ± 0.1" and "80 %" on one line by no-break spaces; markup stays markup, and text stays text.
 
     >>> nbsp("f = 0.5, 80 %") == "f\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.5, 80\N{NO-BREAK SPACE}%"
     True
     """
-    return text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")
+    for sign in "=±":
+        text = text.replace(f" {sign} ", f"\N{NO-BREAK SPACE}{sign}\N{NO-BREAK SPACE}")
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")

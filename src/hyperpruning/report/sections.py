@@ -117,7 +117,7 @@ def tiles(run: Run, rows: Sequence[Row]) -> list[Tile]:
     tiles = []
     for row in rows:
         criterion = row.criteria[0] if row.criteria else ""
-        if row.network in (DENSE, SMALL) or criterion in ACCENTS:
+        if row.network in (DENSE, SMALL) or criterion in ACCENTS or row.why:
             tiles.append(Tile(shown(row.test), f"test {row.metric.name}, {row.label}", criterion))
     winner = next((row for row in rows if row.why), None)
     if winner is not None:

@@ -27,9 +27,9 @@ RESULTS = Path(__file__).parent / "results"
 EPOCHS = (1, 2, 3, 4, 6, 8, 12, 16, 20)  # of the correlations in docs/results.md
 PAIRS = {  # whose test metrics are compared
     "LS distance - loss": ("by LS distance", "by validation loss"),
-    "rank sum - LS distance": ("by rank sum", "by LS distance"),
-    "rank sum - loss": ("by rank sum", "by validation loss"),
-    "rank sum - best": ("by rank sum", "best of all"),
+    "averaged loss - LS distance": ("by averaged loss", "by LS distance"),
+    "averaged loss - loss": ("by averaged loss", "by validation loss"),
+    "averaged loss - best": ("by averaged loss", "best of all"),
 }
 
 
@@ -45,7 +45,7 @@ def differences(rows: list[Row]) -> dict[str, list[float]]:
 
 def markdown(told: dict[str, Any]) -> str:
     """The tables of docs/results.md, for searches whose finalists have several seeds."""
-    labels = ("by LS distance", "by validation loss", "by rank sum", "best of all")
+    labels = ("by LS distance", "by validation loss", "by averaged loss", "best of all")
     head = ["seed", "dense", "dense, as many weights", *labels, *PAIRS]
     rows = []
     for seed, gaps in told["differences"].items():

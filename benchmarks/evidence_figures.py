@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 import hyperpruning as hp
 from hyperpruning.lyapunov.distances import spectrum_distance
@@ -194,6 +194,9 @@ def draw_frontier(found: Mapping[str, Any]) -> None:
             style = {"color": "k"} if kind == "dense" else {"color": f"C{number - 1}"}
             axis.errorbar(x, mean, (mean - low, high - mean), marker="o", ms=3, lw=1, capsize=2, label=kind, **style)
         axis.set(title=task, xscale="log", xlabel="active weights", ylabel=f"test {one['metric']}")
+        axis.xaxis.set(
+            major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}", minor_locator=NullLocator()
+        )
     axes[0, 0].legend(fontsize=7)
     save(figure, "evidence_frontier")
 

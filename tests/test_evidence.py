@@ -145,6 +145,16 @@ def test_each_probe_has_the_sequences_and_the_measured_steps_of_its_name(text, m
     assert found["2 x 5"]["exponents"] == spectrum.exponents.tolist()
 
 
+def test_the_length_of_the_probe_matters_as_little_as_the_page_says():
+    looks = evidence.results()["probe"]["looks"]
+    assert list(looks) == ["2", "8", "15"]
+    for here in looks.values():
+        longest = here["8 x 240"]
+        assert min(one["longest"][0] for one in here.values()) > 0.9
+        assert here["1 x 20"]["seconds"] < longest["seconds"] / 15
+        assert all(low < 0 < high for _, low, high in (one["final"] for one in here.values()))
+
+
 def test_a_frontier_says_how_many_dense_weights_are_as_good():
     dense = [(1000.0, 0.1), (100.0, 0.2), (2000.0, 0.3)]
     assert equal_dense(0.15, dense) == pytest.approx(10**2.5)

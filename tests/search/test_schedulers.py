@@ -34,7 +34,8 @@ def plan(*, epochs=6, **settings):
 
 
 def record(draw, epoch):
-    return EpochRecord(epoch, None, draw.random(), 4, {}, 0.0, spectrum=(draw.random(), draw.random()))
+    loss, spectrum = draw.random(), (draw.random(), draw.random())
+    return EpochRecord(epoch, None, loss, 4, {}, 0.0, spectrum=spectrum, averaged_loss=draw.random())
 
 
 def results(action, asked, history, draw, failing=()):

@@ -89,7 +89,7 @@ def test_its_loss_is_recorded_and_a_resumed_training_records_the_same(text):
 
 
 def test_without_a_half_life_nothing_is_recorded(text):
-    plan = small(text, training={"half_life": 0.0}).plan()
+    plan = small(text, training={"half_life": 0.0}, search={"criteria": ("ls", "loss")}).plan()
     training = Training(plan.task, plan.train)
     assert [record.averaged_loss for record in epochs(training, 1)] == [None, None]
     assert all("moving_n" not in state for state in training.optimizer.state.values())

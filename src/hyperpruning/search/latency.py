@@ -71,7 +71,8 @@ class StepTimes:
     def predicted(self, active: Mapping[str, float], granularity: Granularity = SINGLE) -> float:
         """Microseconds of a step with these active weights by tensor: between two levels linear in their number.
 
-        >>> times = StepTimes("exact", 1.0, {"w": [100, 10, 1]}, {"weight": {"w": [9.0, 2.0, 1.0]}})
+        >>> single, blocks = {"w": [9.0, 2.0, 1.0]}, {"w": [9.0, 1.0, 0.5]}
+        >>> times = StepTimes("exact", 1.0, {"w": [100, 10, 1]}, {"weight": single, "block_8x4": blocks})
         >>> times.predicted({"w": 55})
         6.5
         """

@@ -83,14 +83,16 @@ class WeightBudget:
     def scheduled_blocks(self, step: int) -> dict[str, int]:
         """Return how many blocks of each tensor the schedule and the allocation make active at this step.
 
-        A falling budget passes through ones at which the allocation leaves a tensor empty that has blocks at the end:
-        it gets one, and the tensors that are furthest above their final numbers pay for it.
+        A falling budget passes through ones at which the allocation leaves a tensor empty that has blocks at the end,
+        or below its final number, to which it could not return if no block may move to another tensor. It keeps one
+        block, or its final number, and the tensors that are furthest above their final numbers pay for it.
         """
         density = self._density_at(step)
         counts = self._block_counts(density)
-        if min(counts.values()) > 0:
+        least = dict.fromkeys(counts, 1) if self._equal_blocks else self.final_blocks
+        if all(count >= least[name] for name, count in counts.items()):
             return counts
-        counts = {name: max(1, count) for name, count in counts.items()}
+        counts = {name: max(least[name], count) for name, count in counts.items()}
         while self._cost_of_blocks(counts) > round(density * self.dense_cost):
             counts[max(counts, key=lambda name: counts[name] - self.final_blocks[name])] -= 1
         return counts

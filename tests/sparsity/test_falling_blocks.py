@@ -16,7 +16,7 @@ SIZES = {
     "w": (768, 18),
     "r": (768, 256),
     "output": (18, 256),
-}  # of 18 columns and rows, blocks at the edges are partial
+}  # 18: blocks at the edges are partial
 COUNTS = {"w": 8722, "r": 49386, "output": 4107}
 
 

@@ -22,13 +22,20 @@ def features(identity: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         the kind of the task ("" for one of the user's own), the cell ("" where it is not known), the epochs of a full
-        training, the sparsity, and whether settings outside the pruning method vary.
+        training, the sparsity, whether settings outside the pruning method vary, and whether methods do what published
+        code does (`published_updates.py`).
     """
     task = identity["task"]
     kind = "language_modelling" if "text_sha256" in task else KINDS.get(task.get("task", ""), "")
     mixed = not all(map(is_method_setting, identity["space"]))
-    epochs, sparsity = int(identity["train"]["epochs"]), float(identity["sparsity"])
-    return {"kind": kind, "cell": task.get("cell", ""), "epochs": epochs, "sparsity": sparsity, "mixed": mixed}
+    return {
+        "kind": kind,
+        "cell": task.get("cell", ""),
+        "epochs": int(identity["train"]["epochs"]),
+        "sparsity": float(identity["sparsity"]),
+        "mixed": mixed,
+        "published": any(name != "exact" for name in identity["space"].get("update", ())),
+    }
 
 
 def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
@@ -37,7 +44,7 @@ def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
         return math.inf
     density = abs(math.log((1 - one["sparsity"]) / (1 - other["sparsity"])))
     length = abs(math.log(one["epochs"] / other["epochs"]))
-    return length + density + float(one["cell"] != other["cell"]) + float(one["mixed"] != other["mixed"])
+    return length + density + float(sum(one[name] != other[name] for name in ("cell", "mixed", "published")))
 
 
 @cache

@@ -253,14 +253,13 @@ class Plan:
     def most_epochs(self, n_candidates: int | None = None) -> int:
         """The most epochs that all networks train together: if criteria never agree, and no candidate fails."""
         count = self.n_candidates if n_candidates is None else n_candidates
-        if self.train_all:
-            return self.dense_epochs + count * self.train.epochs
         brackets = self.brackets(count)
         finalists = sum(
             min(one.count, len(self.criteria) * one.keep[-1]) if one.keep else one.count for one in brackets
         )
         again = finalists * (self.finalist_seeds - 1) * self.train.epochs
-        return self.dense_epochs + again + most_epochs(brackets, self.train.epochs, len(self.criteria), self.n_followed)
+        first = most_epochs(brackets, self.train.epochs, len(self.criteria), self.n_followed)
+        return self.dense_epochs + again + (count * self.train.epochs if self.train_all else first)
 
     def _set_rounds(self) -> None:
         """Lower the number of candidates to the budget, and set the rungs that a scheduler computes."""

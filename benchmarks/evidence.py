@@ -57,7 +57,7 @@ SCHEDULERS = {
 RULES = (
     *("loss", "min_loss", "averaged_loss", "extrapolated_loss", "ls", "conditional_ls", "rank_sum", "blend"),
     *("conditional_ls + averaged_loss", "calibrated", "surrogate", "config_surrogate", "drop_fraction", "first"),
-    # chosen of 13 rules on the five tables in CHOSEN_ON, before the others were collected
+    # chosen of 13 rules on the five tables in CHOSEN_ON, before the others were looked at
     (FIRST_BOTH := "conditional_ls + averaged_loss then averaged_loss"),
 )
 # criteria side by side on shared trainings; the first was the default until these tables

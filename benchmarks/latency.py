@@ -24,7 +24,7 @@ from measuring import table
 
 import hyperpruning as hp
 from hyperpruning.deploy.benchmark import step_microseconds
-from hyperpruning.network_costs import measure_step_times, with_step_times
+from hyperpruning.network_costs import measure_step_times, randomly_masked, with_step_times
 from hyperpruning.search.latency import TIMED, StepTimes
 from hyperpruning.search.plan import Plan
 from hyperpruning.sparsity.allocations import ALLOCATIONS
@@ -40,21 +40,6 @@ def plan_of(cell: str, hidden: int, precision: str) -> Plan:
     """A character model of the built-in text."""
     model = {"cell": cell, "hidden": hidden, "embedding": min(hidden, 256)}
     return hp.Experiment(model=model, pruning={"latency_precision": precision}).plan()
-
-
-def masked(network: torch.nn.Module, counts: dict[str, int], blocks: tuple[int, int]) -> torch.nn.Module:
-    """The network with so many weights in each tensor, at random places."""
-    generator = torch.Generator().manual_seed(1)
-    for name, count in counts.items():
-        weight = network.get_parameter(name)
-        rows, columns = (-(-size // block) for size, block in zip(weight.shape, blocks, strict=True))
-        kept = max(1, round(count / (blocks[0] * blocks[1])))
-        mask = torch.zeros(rows * columns)
-        mask[torch.randperm(rows * columns, generator=generator)[:kept]] = 1
-        mask = mask.view(rows, columns).repeat_interleave(blocks[0], 0).repeat_interleave(blocks[1], 1)
-        with torch.no_grad():
-            weight.mul_(mask[: weight.shape[0], : weight.shape[1]])
-    return network
 
 
 def times() -> list[dict[str, Any]]:
@@ -74,8 +59,8 @@ def times() -> list[dict[str, Any]]:
                         continue
                     name = f"{kind} {target}"
                     wanted[name] = kind, target, measured.predicted(counts, granularity), sum(counts.values())
-                    blocks = granularity.rows, granularity.columns
-                    networks[name] = masked(plan.task.network(0).eval(), counts, blocks)
+                    generator = torch.Generator().manual_seed(1)
+                    networks[name] = randomly_masked(networks["dense"], counts, granularity, generator)
             found = step_microseconds(networks, precision=precision)
             whole = sum(counts[0] for counts in measured.weights.values())
             for name, (kind, target, predicted, active) in wanted.items():

@@ -20,7 +20,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "report": ("lyapunov", "sparsity", "training", "search"),
     "deploy": ("models", "sparsity", "structured"),
     "experiment": ("lyapunov", "sparsity", "training", "tasks", "search"),
-    "network_costs": ("training", "search", "report", "deploy"),
+    "network_costs": ("sparsity", "training", "search", "report", "deploy"),
     "exports": ("sparsity", "training", "search", "report", "deploy", "experiment", "network_costs"),
     "testing": ("lyapunov", "sparsity", "training", "search"),
     "api": (*LEAVES, "training", "tasks", "search", "report", "deploy", "experiment", "exports"),

@@ -97,7 +97,7 @@ def test_measured_times_fall_with_the_weights(tmp_path):
         for name, falling in of.items():
             assert falling == sorted(falling, reverse=True)
             assert times.weights[name] == sorted(times.weights[name], reverse=True)
-    assert 0 < times.least < times.dense
+    assert 0 < times.floor() < times.dense
 
 
 @pytest.mark.parametrize(

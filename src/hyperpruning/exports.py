@@ -23,7 +23,7 @@ from hyperpruning.report.run import WINNER, file_of, read_run
 from hyperpruning.search.driver import check_run_folder, job_of
 from hyperpruning.search.finalists import winner
 from hyperpruning.search.history import DENSE, SMALL, Choice, History
-from hyperpruning.search.ledger import LEDGER, Ledger, RunFolderError, locked, read
+from hyperpruning.search.ledger import Ledger, RunFolderError, locked, read
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.references import FrozenDense
 from hyperpruning.search.worker import Job, narrowed, verified_weights
@@ -48,9 +48,7 @@ def plan_of(experiment: Experiment | Plan, folder: Path | None = None) -> Plan:
             f"experiment must be an Experiment or a Plan, got {experiment!r}. Read a file by "
             "hyperpruning.experiment.read_experiment(path)."
         )
-    header = read(folder).header if folder is not None and (folder / LEDGER).exists() else None
-    plan = experiment.plan() if isinstance(experiment, Experiment) else experiment
-    plan = with_step_times(plan, None if header is None else header.identity)
+    plan = with_step_times(experiment.plan() if isinstance(experiment, Experiment) else experiment, folder)
     if not isinstance(plan.dense, Path) or plan.dense_task is None:
         return plan
     weights, description = load_weights(plan.dense)

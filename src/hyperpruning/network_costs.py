@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -18,8 +19,10 @@ from hyperpruning.search.configured import timed
 from hyperpruning.search.driver import job_of
 from hyperpruning.search.history import History, candidate_and_seed
 from hyperpruning.search.latency import MIN_DENSITY, TIMED, StepTimes
+from hyperpruning.search.ledger import LEDGER, read
 from hyperpruning.search.plan import Plan, recorded_plan
 from hyperpruning.search.worker import narrowed, stored_weights
+from hyperpruning.sparsity.parameter import Granularity
 from hyperpruning.training.pruning import cost_of
 
 LEVELS = 11  # densities at which steps are measured, from 1 to MIN_DENSITY, each the same part of the one before
@@ -96,19 +99,20 @@ def stored_network(plan: Plan, history: History, folder: Path, name: str) -> nn.
     return network.eval()
 
 
-def with_step_times(plan: Plan, recorded: Mapping[str, object] | None = None) -> Plan:
+def with_step_times(plan: Plan, folder: Path | None = None) -> Plan:
     """A plan with the measured times that it needs; a plan that needs none, or has them, as it is.
 
     Args:
         plan: of a search.
-        recorded: the identity in the ledger of the search, whose times are taken; None measures them here and now.
+        folder: its run folder, whose ledger has the times once the search has begun; else they are measured here.
 
     Raises:
         ValueError: the decoder does not know the network, or is not compiled, or the target cannot be met.
     """
     if not plan.needs_step_times or plan.step_times is not None:
         return plan
-    known = recorded_plan(recorded).step_times if recorded is not None else None
+    header = read(folder).header if folder is not None and (folder / LEDGER).exists() else None
+    known = None if header is None else recorded_plan(header.identity).step_times
     return timed(plan, measure_step_times(plan) if known is None else known)
 
 
@@ -133,9 +137,10 @@ def measure_step_times(plan: Plan) -> StepTimes:
     matrices = {name: names[one] for name, one in network.named_parameters(remove_duplicate=False) if one in names}
     densities = [MIN_DENSITY ** (level / (LEVELS - 1)) for level in range(LEVELS)]
     copies, generator = [network], Generator().manual_seed(0)
-    for granularity in TIMED.values():
-        blocks = granularity.rows, granularity.columns
-        copies += [_masked(network, list(prunable), density, blocks, generator) for density in densities[1:]]
+    weights = {name: [max(1, round(one.numel() * density)) for density in densities] for name, one in prunable.items()}
+    for granularity, level in product(TIMED.values(), range(1, LEVELS)):
+        counts = {name: of[level] for name, of in weights.items()}
+        copies.append(randomly_masked(network, counts, granularity, generator))
     try:
         found = product_microseconds(copies, plan.latency_precision)
     except (TypeError, CompilerError) as error:
@@ -152,7 +157,7 @@ def measure_step_times(plan: Plan) -> StepTimes:
     return StepTimes(
         precision=plan.latency_precision,
         rest=rest,
-        weights={name: [max(1, round(one.numel() * d)) for d in densities] for name, one in prunable.items()},
+        weights=weights,
         products={key: {name: _falling([one[name] for one in of]) for name in scaled[0]} for key, of in levels.items()},
     )
 
@@ -163,15 +168,22 @@ def _falling(times: list[float]) -> list[float]:
 
 
 @torch.no_grad()
-def _masked(
-    network: nn.Module, names: list[str], density: float, blocks: tuple[int, int], generator: Generator
+def randomly_masked(
+    network: nn.Module, counts: Mapping[str, int], granularity: Granularity, generator: Generator
 ) -> nn.Module:
-    """A copy of a network whose named matrices have random blocks of nonzeros."""
-    copied = copy.deepcopy(network)
-    for name in names:
+    """A copy of a network with about so many weights in some of its matrices, in blocks at random places.
+
+    Args:
+        network: any module.
+        counts: active weights by the name of the matrix; at least one block is left.
+        granularity: of the blocks.
+        generator: on the CPU.
+    """
+    copied, blocks = copy.deepcopy(network), (granularity.rows, granularity.columns)
+    for name, count in counts.items():
         weight = copied.get_parameter(name)
         rows, columns = (-(-size // block) for size, block in zip(weight.shape, blocks, strict=True))
-        kept = max(1, round(density * rows * columns))
+        kept = max(1, round(count / weight.numel() * rows * columns))
         places = torch.randperm(rows * columns, generator=generator)[:kept]
         chosen = torch.zeros(rows * columns).index_fill_(0, places, 1)
         mask = chosen.view(rows, columns).repeat_interleave(blocks[0], 0).repeat_interleave(blocks[1], 1)

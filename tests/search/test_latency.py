@@ -36,7 +36,7 @@ BLOCK = GRANULARITIES["block_8x4"]
 
 def test_times_are_linear_between_two_levels():
     assert TIMES.dense == 16.0
-    assert TIMES.least == 3.0
+    assert (TIMES.floor(), TIMES.floor(BLOCK)) == (4.0, 3.0)
     assert TIMES.predicted({"embedding": 50, "a": 1000, "b": 400}) == 16.0
     assert TIMES.predicted({"embedding": 1, "a": 55, "b": 4}) == 2.0 + 2.5 + 1.0
     assert TIMES.predicted({"embedding": 1, "a": 100, "b": 40}, BLOCK) == 2.0 + 2.0 + 1.0
@@ -150,6 +150,16 @@ def test_what_does_not_fit_a_latency(plan, tmp_path):
     sizes = replace(plan, space=SearchSpace({"drop_fraction": (0.2, 0.3, 0.4, 0.5, 0.6), "task.hidden": (8, 9)}))
     with pytest.raises(ValueError, match="All networks must have the sizes whose step was measured"):
         validate(timed(sizes, times_of(plan)))
+
+
+def test_a_target_that_blocks_alone_meet_leaves_the_candidates_with_blocks(plan):
+    times = times_of(plan)
+    between = (times.floor(BLOCK) + times.floor()) / 2
+    found = timed(replace(plan, latency=f"{between}us"), times)
+    assert constrained(found).is_valid({"granularity": "block_8x4"})
+    assert not constrained(found).is_valid({"granularity": "weight"})
+    with pytest.raises(ValueError, match="granularity block_8x4"):
+        timed(replace(plan, latency=f"{times.floor(BLOCK) / 2}us"), times)
 
 
 def test_a_table_of_weights_is_written_and_read_as_a_config(plan):

@@ -16,7 +16,7 @@ from hyperpruning.deploy.costs import compact_bytes
 from hyperpruning.deploy.decoder import Decoder
 from hyperpruning.deploy.model_folder import load
 from hyperpruning.deploy.native import Kernel, NativeMatrix, Work
-from hyperpruning.deploy.native_network import MatrixReport, NativeNetwork, measure
+from hyperpruning.deploy.native_network import MatrixReport
 from hyperpruning.deploy.packing import pack
 from hyperpruning.deploy.parts import NetworkParts, network_parts
 
@@ -151,17 +151,13 @@ def product_microseconds(
         CompilerError: there is no compiled kernel.
         TypeError: a network that the decoder does not know.
     """
-    kernel, jobs, products = Kernel(), dict[str, Callable[[], object]](), list[dict[str, float]]()
-    for number, network in enumerate(networks):
-        parts = network_parts(network)
-        native = NativeNetwork(parts, precision, kernel, {})
-        formats = {one.name: one.format for one in native.reports}
-        chosen = [{formats[name]: matrix} for name, matrix in native.matrices.items()]
-        times = measure(kernel, chosen)
-        products.append({name: min(one.values()) * 1e6 for name, one in zip(native.matrices, times, strict=True)})
-        jobs[str(number)] = _step(Decoder(network, precision=precision, formats=formats), _input(parts))
-    steps = _shortest(jobs, seconds)
-    return [(steps[str(number)] * 1e6, of) for number, of in enumerate(products)]
+    Kernel()  # its error says why there is none
+    decoders = [Decoder(network, precision=precision) for network in networks]
+    inputs = [_input(network_parts(network)) for network in networks]
+    steps = _shortest(
+        {str(number): _step(*one) for number, one in enumerate(zip(decoders, inputs, strict=True))}, seconds
+    )
+    return [(1e6 * step, one.product_microseconds()) for step, one in zip(steps.values(), decoders, strict=True)]
 
 
 def _input(parts: NetworkParts) -> torch.Tensor:

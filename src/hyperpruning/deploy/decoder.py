@@ -176,6 +176,16 @@ class Decoder:
         """How each matrix is multiplied: name, chosen format, bytes, microseconds by format."""
         return list(self._network.reports)
 
+    def product_microseconds(self) -> dict[str, float]:
+        """The microseconds of one product with each matrix in its chosen format, by the name of the weight.
+
+        Raises:
+            CompilerError: the decoder has no compiled kernel.
+        """
+        if not isinstance(self._network, NativeNetwork):
+            raise CompilerError("products must be measured in the compiled kernel, got none. Install a C compiler.")
+        return {name: 1e6 * time for name, time in self._network.product_seconds().items()}
+
     @property
     def instructions(self) -> str:
         """The instructions of the kernel, or "torch" without one."""

@@ -239,6 +239,25 @@ INLINE void finish_int8_body(const hp_matrix *m, const hp_work *w, float s, floa
     if (m->order) put_in_order(m->rows, m->order, scaled, y);
 }
 
+/* The bodies compiled for a build, whose int8 sums are those of inputs larger by `shift`. */
+#define ELEMENTWISE(build, target, shift)                                                                              \
+    target static void finish_int8_##build(const hp_matrix *m, const hp_work *w, float s, float *y) {                  \
+        finish_int8_body(m, w, s, y, shift);                                                                           \
+    }                                                                                                                  \
+    target static void lstm_##build(int n, const float *a, const float *b, const float *bias, float *h, float *c) {    \
+        lstm_body(n, a, b, bias, h, c);                                                                                \
+    }                                                                                                                  \
+    target static void gru_##build(int n, const float *a, const float *b, const float *p, const float *q, float *h) {  \
+        gru_body(n, a, b, p, q, h);                                                                                    \
+    }                                                                                                                  \
+    target static void rnn_##build(int n, int relu, const float *a, const float *b, const float *bias, float *h) {     \
+        rnn_body(n, relu, a, b, bias, h);                                                                              \
+    }                                                                                                                  \
+    target static void rhn_##build(int n, int coupled, int first, const float *a, const float *b, const float *bias,   \
+                                   float *s) {                                                                         \
+        rhn_body(n, coupled, first, a, b, bias, s);                                                                    \
+    }
+
 /* ---------------------------------------------------------------- plain loops */
 
 static void dense_fp32_plain(const hp_matrix *m, const hp_work *w) {
@@ -323,21 +342,7 @@ static void block_int8_plain(const hp_matrix *m, const hp_work *w) {
 
 static float quantise_plain(const float *x, int n, int8_t *q, uint8_t *u) { return quantise_body(x, n, q, u); }
 static void split_plain(const float *x, int n, uint8_t *planes, int64_t plane) { split_body(x, n, planes, plane); }
-static void lstm_plain(int n, const float *a, const float *b, const float *bias, float *h, float *c) {
-    lstm_body(n, a, b, bias, h, c);
-}
-static void gru_plain(int n, const float *a, const float *b, const float *p, const float *q, float *h) {
-    gru_body(n, a, b, p, q, h);
-}
-static void rnn_plain(int n, int relu, const float *a, const float *b, const float *bias, float *h) {
-    rnn_body(n, relu, a, b, bias, h);
-}
-static void rhn_plain(int n, int coupled, int first, const float *a, const float *b, const float *bias, float *s) {
-    rhn_body(n, coupled, first, a, b, bias, s);
-}
-static void finish_int8_plain(const hp_matrix *m, const hp_work *w, float s, float *y) {
-    finish_int8_body(m, w, s, y, 0);
-}
+ELEMENTWISE(plain, , 0)
 
 /* ---------------------------------------------------------------- AVX2 */
 #if defined(__x86_64__)
@@ -511,21 +516,7 @@ AVX2 static void block_int8_avx2(const hp_matrix *m, const hp_work *w) {
 
 AVX2 static float quantise_avx2(const float *x, int n, int8_t *q, uint8_t *u) { return quantise_body(x, n, q, u); }
 AVX2 static void split_avx2(const float *x, int n, uint8_t *planes, int64_t plane) { split_body(x, n, planes, plane); }
-AVX2 static void lstm_avx2(int n, const float *a, const float *b, const float *bias, float *h, float *c) {
-    lstm_body(n, a, b, bias, h, c);
-}
-AVX2 static void gru_avx2(int n, const float *a, const float *b, const float *p, const float *q, float *h) {
-    gru_body(n, a, b, p, q, h);
-}
-AVX2 static void rnn_avx2(int n, int relu, const float *a, const float *b, const float *bias, float *h) {
-    rnn_body(n, relu, a, b, bias, h);
-}
-AVX2 static void rhn_avx2(int n, int coupled, int first, const float *a, const float *b, const float *bias, float *s) {
-    rhn_body(n, coupled, first, a, b, bias, s);
-}
-AVX2 static void finish_int8_avx2(const hp_matrix *m, const hp_work *w, float s, float *y) {
-    finish_int8_body(m, w, s, y, 0);
-}
+ELEMENTWISE(avx2, AVX2, 0)
 
 /* ---------------------------------------------------------------- AVX-512 VNNI and VBMI: u = q + 128 is unsigned */
 
@@ -618,23 +609,7 @@ AVX512 static void block_int8_avx512(const hp_matrix *m, const hp_work *w) {
     }
 }
 
-/* sums(w u) - 128 sums(w) = sums(w q) */
-AVX512 static void finish_int8_avx512(const hp_matrix *m, const hp_work *w, float s, float *y) {
-    finish_int8_body(m, w, s, y, 128);
-}
-AVX512 static void lstm_avx512(int n, const float *a, const float *b, const float *bias, float *h, float *c) {
-    lstm_body(n, a, b, bias, h, c);
-}
-AVX512 static void gru_avx512(int n, const float *a, const float *b, const float *p, const float *q, float *h) {
-    gru_body(n, a, b, p, q, h);
-}
-AVX512 static void rnn_avx512(int n, int relu, const float *a, const float *b, const float *bias, float *h) {
-    rnn_body(n, relu, a, b, bias, h);
-}
-AVX512 static void rhn_avx512(int n, int coupled, int first, const float *a, const float *b, const float *bias,
-                              float *s) {
-    rhn_body(n, coupled, first, a, b, bias, s);
-}
+ELEMENTWISE(avx512, AVX512, 128) /* sums(w u) - 128 sums(w) = sums(w q) */
 #endif
 
 /* ---------------------------------------------------------------- NEON */

@@ -167,7 +167,7 @@ class Run:
     def config(self, network: str) -> dict[str, Any]:
         """A candidate's config as it is shown: with a latency target, that it gives the allocation."""
         config = self.history.candidates[network].config
-        return dict(config) if self.plan.latency is None else {"allocation": LATENCY} | config
+        return dict(config) if self.plan.latency is None else config | {"allocation": LATENCY}
 
     def value(self, record: EpochRecord) -> float:
         """The metric on the validation split after an epoch."""

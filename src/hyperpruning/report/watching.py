@@ -64,7 +64,7 @@ def tensorboard(folder: Path) -> Observer:
                 metric[0] = fact.metric
                 given.update({"allocation": LATENCY} if fact.identity.get("latency") is not None else {})
             case Candidate():
-                write(fact.name, lambda writer: writer.add_text("config", in_words(given | fact.config)))
+                write(fact.name, lambda writer: writer.add_text("config", in_words(fact.config | given)))
             case Epoch(network, record):
                 values = _scalars(record, metric[0])
                 write(network, lambda writer: [writer.add_scalar(n, v, record.epoch) for n, v in values.items()])

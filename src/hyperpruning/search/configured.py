@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
-from hyperpruning.search.latency import StepTimes, within_latency
+from hyperpruning.search.latency import TIMED, StepTimes, target_microseconds, within_latency
 from hyperpruning.search.plan import Plan
 from hyperpruning.search.space import SPARSITY, Config, SearchSpace, method_config, settings_of
 from hyperpruning.settings import did_you_mean
@@ -66,7 +66,10 @@ def timed(plan: Plan, times: StepTimes) -> Plan:
         raise ValueError(
             "sparsity must not be in the search space with a latency target, which gives it, got both. Leave one out."
         )
-    _, sparsity = within_latency(Method(), plan.latency, times)
+    target = target_microseconds(plan.latency, times)
+    lowest = min(TIMED.values(), key=times.floor)  # if single weights cannot meet the target, blocks may
+    shown = next((one for one in TIMED.values() if times.floor(one) <= target), lowest)
+    _, sparsity = within_latency(Method(granularity=shown), plan.latency, times)
     without: dict[str, Any] = {
         name: {key: value for key, value in getattr(space, name).items() if key != "allocation"}
         for name in ("dimensions", "conditions", "priors")

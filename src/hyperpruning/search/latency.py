@@ -63,10 +63,9 @@ class StepTimes:
         """Microseconds of a step with all weights."""
         return self.rest + math.fsum(times[0] for times in self.products["weight"].values())
 
-    @property
-    def least(self) -> float:
-        """Microseconds of the fastest step at the sparsest level."""
-        return self.rest + min(math.fsum(times[-1] for times in of.values()) for of in self.products.values())
+    def floor(self, granularity: Granularity = SINGLE) -> float:
+        """Microseconds of a step at the sparsest level."""
+        return self.rest + math.fsum(times[-1] for times in self.products[_key(granularity)].values())
 
     def predicted(self, active: Mapping[str, float], granularity: Granularity = SINGLE) -> float:
         """Microseconds of a step with these active weights by tensor: between two levels linear in their number.
@@ -90,12 +89,12 @@ class StepTimes:
         """
         key = _key(granularity)
         if (key, target) not in self._known:
-            self._known[key, target] = self._solved(target, key)
+            self._known[key, target] = self._solved(target, granularity)
         return self._known[key, target]
 
-    def _solved(self, target: float, key: str) -> dict[str, int]:
+    def _solved(self, target: float, granularity: Granularity) -> dict[str, int]:
+        key, least = _key(granularity), self.floor(granularity)
         of, sizes = self.products[key], {name: counts[0] for name, counts in self.weights.items()}
-        least = self.rest + math.fsum(times[-1] for times in of.values())
         if target < least:
             raise ValueError(
                 f"latency must be at least {least:.3g} us ({least / self.dense:.2g}x) here, what a step takes with "

@@ -204,7 +204,7 @@ def tradeoffs(rows: Sequence[Tradeoff], winners: Mapping[str, Sequence[str]], *,
     on = sorted((at, loss) for row, at, loss in zip(drawn, x, y, strict=True) if cost in row.frontier)
     with mpl.rc_context(STYLE):
         figure, axes = new_axes(height=3.5)
-        axes.margins(0.12)
+        axes.margins(0.25, 0.12)  # names stand on both sides
         axes.step([at for at, _ in on], [loss for _, loss in on], where="post", color=SOFT, linewidth=1.2, zorder=1)
         for row, at, loss in zip(drawn, x, y, strict=True):
             shade = INK if row.network == DENSE else colour(winners.get(row.network, ()))

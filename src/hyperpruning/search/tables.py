@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def table_of(folders: Sequence[Path | str], name: str | None = None) -> Table:
     Raises:
         TableError: a candidate of the pool is not trained to the end, or a run has other configs or settings.
     """
-    pool, *more = (read(Path(folder)) for folder in folders)
+    pool = read(Path(folders[0]))
     assert pool.header is not None
     plan = recorded_plan(pool.header.identity)
     names = [*pool.candidates, DENSE]
@@ -136,12 +136,12 @@ def table_of(folders: Sequence[Path | str], name: str | None = None) -> Table:
             f"All candidates of a table must be trained to the end, got {len(unfinished)} that are not (first: "
             f"{unfinished[0]}). Search with train_all = true, and resume until it is finished."
         )
-    finals = [_finals(pool, names)] + [_finals_of_seed(pool, one) for one in more]
+    valid, test = _finals(pool, names)
     records = [pool.epochs.get(one, {}) for one in names]
     epochs = range(plan.train.epochs + 1)
     taken = [epoch for epoch in epochs if records[-1].get(epoch) and records[-1][epoch].spectrum]
     moving = [epoch for epoch in taken if records[-1][epoch].averaged_spectrum]
-    return Table(
+    table = Table(
         name=name or Path(folders[0]).name,
         identity=pool.header.identity,
         configs=tuple(one.config for one in pool.candidates.values()),
@@ -151,22 +151,39 @@ def table_of(folders: Sequence[Path | str], name: str | None = None) -> Table:
         spectrum_epochs=tuple(taken),
         spectra=_spectra(records, taken, "exponents"),
         averaged_spectra=_spectra(records, moving, "averaged_exponents"),
-        final_valid=np.stack([one[0] for one in finals], 1),
-        final_test=np.stack([one[1] for one in finals], 1),
+        final_valid=valid[:, None],
+        final_test=test[:, None],
         active=tuple(pool.finals[one].active if one in pool.finals else 0 for one in names[:-1]),
+    )
+    return with_seeds(table, folders[1:])
+
+
+def with_seeds(table: Table, folders: Sequence[Path | str]) -> Table:
+    """The table with the final losses of its own seed, and of runs in which some of its configs had other seeds.
+
+    Raises:
+        TableError: a run has other configs.
+    """
+    finals = [(table.final_valid[:, 0], table.final_test[:, 0])]
+    finals += [_finals_of_seed(table, read(Path(folder))) for folder in folders]
+    return replace(
+        table,
+        final_valid=np.stack([valid for valid, _ in finals], 1),
+        final_test=np.stack([test for _, test in finals], 1),
     )
 
 
-def _finals(history: History, names: Sequence[str | None]) -> npt.NDArray[np.float32]:
+def _finals(history: History, names: Sequence[str | None]) -> tuple[Array, Array]:
     missing = FinalResult("", 0, math.nan, math.nan, 0, "")
     found = [history.finals.get(name or "", missing) for name in names]
-    return np.array([[one.valid_loss for one in found], [one.test_loss for one in found]], np.float32)
+    valid, test = ([getattr(one, f"{split}_loss") for one in found] for split in ("valid", "test"))
+    return np.array(valid, np.float32), np.array(test, np.float32)
 
 
-def _finals_of_seed(pool: History, other: History) -> npt.NDArray[np.float32]:
-    """The finals of another seed, in the order of the pool."""
+def _finals_of_seed(table: Table, other: History) -> tuple[Array, Array]:
+    """The finals of another seed, in the order of the table."""
     by_config = {json.dumps(one.config, sort_keys=True): name for name, one in other.candidates.items()}
-    wanted = [json.dumps(one.config, sort_keys=True) for one in pool.candidates.values()]
+    wanted = [json.dumps(config, sort_keys=True) for config in table.configs]
     if unknown := [config for config in by_config if config not in wanted]:
         raise TableError(f"Runs with other seeds must have configs of the pool, got {unknown[0]}. Leave this run out.")
     return _finals(other, [*(by_config.get(config) for config in wanted), DENSE])

@@ -186,7 +186,7 @@ def factor(tables: Tables, most: float = 0.15) -> str:
 
 def frontier(found: Mapping[str, Any]) -> str:
     """Test metrics by active weights: means over seeds, with their range."""
-    kinds = ("narrower", "static", "rigl-erk", "gmp", "searched")
+    kinds = ("narrower", "static", "rigl-erk", "gmp", "searched", "searched, whole space")
     rows = []
     for task, one in found.items():
         networks = one["networks"]

@@ -10,6 +10,7 @@ from hyperpruning.sparsity.published_updates import PUBLISHED_UPDATES
 from hyperpruning.sparsity.serialization import COMPONENTS, LEFT_OUT, to_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+UNSET = ("dense_part", "weight_init")
 HEAD = """# Methods
 
 Each method is a composition of the parts below. Use it as `hp.METHODS["rigl"]`, or in an experiment.toml as
@@ -56,6 +57,15 @@ N:M sparsity holds in every group of M consecutive weights of a row, and determi
 gates: RNNoise's densities 0.3, 0.2 and 0.5 of the gates r, z and n of a GRU are these three numbers at sparsity 2/3. At
 another sparsity the densities keep their ratios. Every update keeps them, to the weight or to the block. As dimensions
 of a search they are in `[space] numbers`.
+
+**Initial weights.** A network that starts sparse starts with small outputs: at sparsity 0.9 a unit has a tenth of its
+inputs. With `weight_init = "fan_in"` each row of a matrix starts larger by sqrt(columns / active weights), so that its
+output varies as much as in the dense network (Evci et al. 2022). No published method here does so; the default space of
+a search does, since it trains from scratch. Leave it out where the network is trained already.
+
+**Random regrowth.** With `regrowth_init = "random"` each update disturbs the network, until the last one. An early look
+cannot see it, and averages of the weights contain it: let the masks stay as they are for the last part of the training
+(`stop`), or take another one.
 
 **A dense recurrent diagonal.** With `dense_part = "recurrent_diagonal"` the weight from each hidden unit to itself is
 never pruned; with blocks, every block on the diagonal. These weights count as active.

@@ -24,6 +24,7 @@ from hyperpruning.sparsity.regrowth_inits import RegrowthInit
 from hyperpruning.sparsity.schedules import Decay, Density
 from hyperpruning.sparsity.scopes import Scope
 from hyperpruning.sparsity.scores import Score
+from hyperpruning.sparsity.weight_inits import WeightInit
 
 
 class MethodError(ValueError):
@@ -72,6 +73,8 @@ class Method:
             of setting them to zero, in [0, 1).
         update: a function that replaces the exact update (see `published_updates.py`); None for the exact update.
         dense_part: weights that are never pruned (see `dense_parts.py`), e.g. the recurrent diagonal; None for none.
+        weight_init: factors on the initial weights that the first mask leaves, for a network that is trained from
+            scratch (see `weight_inits.py`); None leaves them unchanged.
         gate_density_1: the relative density of the first gate of every matrix that has gates, above 0. The weights of
             a tensor are divided between its gates in proportion to these four numbers; no gate gets more than it has.
             Equal numbers do not divide them: the gates are then ranked together. Gates are in the order of the rows: i,
@@ -109,6 +112,7 @@ class Method:
     soft_shrinkage: float = 0.0
     update: Callable[..., Any] | None = None
     dense_part: DensePart | None = None
+    weight_init: WeightInit | None = None
     gate_density_1: float = 1.0
     gate_density_2: float = 1.0
     gate_density_3: float = 1.0
@@ -158,8 +162,9 @@ _MODULES = {
     "regrowth_init": "regrowth_inits",
     "update": "published_updates",
     "dense_part": "dense_parts",
+    "weight_init": "weight_inits",
 }
-_OPTIONAL = ("drop", "replace_scope", "grow", "update", "dense_part")
+_OPTIONAL = ("drop", "replace_scope", "grow", "update", "dense_part", "weight_init")
 _GATES = tuple(f"gate_density_{number}" for number in range(1, 5))
 
 
@@ -245,6 +250,11 @@ def _stage_errors(method: Method) -> Iterator[str]:
         )
     if method.rewind is not None and not method.scheduled:
         yield "density must be a falling schedule when rewind is set, got 'constant'. 'geometric' is common."
+    if method.weight_init is not None and method.soft_shrinkage:
+        yield (
+            f"weight_init must be 'unchanged' when soft_shrinkage is above 0, got {name('weight_init')}. Such a "
+            "network is dense at the start."
+        )
     if method.rewind is not None and method.soft_shrinkage:
         yield f"soft_shrinkage must be 0 when rewind is set, got {method.soft_shrinkage}."
 

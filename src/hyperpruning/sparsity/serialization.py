@@ -18,6 +18,7 @@ from hyperpruning.sparsity.regrowth_inits import REGROWTH_INITS
 from hyperpruning.sparsity.schedules import DECAYS, DENSITIES
 from hyperpruning.sparsity.scopes import DROP_SCOPES, GROW_SCOPES, MASK_INIT_SCOPES
 from hyperpruning.sparsity.scores import DROPS, GROWTHS
+from hyperpruning.sparsity.weight_inits import WEIGHT_INITS
 
 # The parts of a method that are not numbers, with their choices by name. The search space is made from this table.
 COMPONENTS: dict[str, Mapping[str, Any]] = {
@@ -36,9 +37,10 @@ COMPONENTS: dict[str, Mapping[str, Any]] = {
     "regrowth_init": REGROWTH_INITS,
     "update": {"exact": None} | PUBLISHED_UPDATES,
     "dense_part": {"none": None} | DENSE_PARTS,
+    "weight_init": {"unchanged": None} | WEIGHT_INITS,
 }
 # The parts that a config leaves out at their defaults, so that ledgers and checkpoints from before they existed fit.
-LEFT_OUT = ("dense_part", *(f"gate_density_{number}" for number in range(1, 5)))
+LEFT_OUT = ("dense_part", "weight_init", *(f"gate_density_{number}" for number in range(1, 5)))
 
 
 def to_config(method: Method) -> dict[str, Any]:

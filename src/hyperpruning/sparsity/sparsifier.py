@@ -133,6 +133,9 @@ class Sparsifier:
         masks = initial_masks(method, parameters, self.weight_budget.scheduled_blocks(0), calibration)
         self._processes.agree(masks.values())
         self._masking.set(masks)
+        if method.weight_init is not None:
+            for name, parameter in self._prunable_parameters().items():
+                named[name].data.mul_(method.weight_init(parameter))
         if method.rewind == 0:
             buffers.save_rewind_weights(self._buffers, self.model)
         self.apply()

@@ -5,9 +5,9 @@
 
 Three tasks, four sparsities, three seeds: the dense network; a dense network made narrower, with at most as many
 weights as the sparse ones; three plain methods; and the winner of a search over 16 methods, chosen by validation loss,
-with its seeds: once in the default space of a search, once in the whole space of the tables, which has random regrowth
-and drop fractions that do not fall. It can be stopped and started again at any moment. `make evidence` draws the figure
-of docs/results.md.
+with its seeds. Searches are in the default space with each of both initialisations of the weights, and in the whole space
+of the tables, which has random regrowth and drop fractions that do not fall. It can be stopped and started again at any
+moment. `make evidence` draws the figure of docs/results.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ RESULTS = Path(__file__).parent / "results" / "frontier.json"
 FOLDER = RUNS.parent / "frontier"
 SPARSITIES, SEEDS, CANDIDATES = (0.5, 0.8, 0.9, 0.95), 3, 16
 PLAIN = ("gmp", "rigl-erk", "static")
-SPACES = {"searched": hp.Experiment().plan().space, "searched, whole space": hp.SearchSpace(METHOD)}
+SCALED = PLAIN[1:]  # that start sparse
+DEFAULT = {name: one for name, one in hp.Experiment().plan().space.dimensions.items() if name != "weight_init"}
+SPACES: dict[str, dict[str, Any]] = {
+    "searched": DEFAULT | {"weight_init": ("fan_in",)},
+    "searched, unchanged": DEFAULT,
+    "searched, whole space": METHOD,
+}
 TASKS = {
     "text": lambda: language(METHOD, epochs=10, n=CANDIDATES),
     "digits": lambda: digits(METHOD, n=CANDIDATES),
@@ -39,28 +45,29 @@ TASKS = {
 }
 
 
-def plain(plan: Plan, sparsity: float, seed: int) -> Plan:
-    """The dense network, the narrower one and the plain methods, all trained to the end."""
+def plain(plan: Plan, sparsity: float, seed: int, space: dict[str, Any]) -> Plan:
+    """The dense network, the narrower one and the named methods of the space, all trained to the end."""
+    count = len(space["method"])
     return replace(
         plan,
         sparsity=sparsity,
         train=replace(plan.train, seed=seed),
-        space=hp.SearchSpace({"method": PLAIN}),
+        space=hp.SearchSpace(space),
         sampler="grid",
         rungs=(plan.train.epochs - 1,),  # after the end of every density schedule
-        n_candidates=len(PLAIN),
-        ask_batch=len(PLAIN),
-        as_many_weights=True,
+        n_candidates=count,
+        ask_batch=count,
+        as_many_weights="weight_init" not in space,
     )
 
 
-def searched(plan: Plan, sparsity: float, space: hp.SearchSpace) -> Plan:
+def searched(plan: Plan, sparsity: float, space: dict[str, Any]) -> Plan:
     """A search by the loss of averaged weights, whose last two networks are trained with three seeds."""
     epochs = plan.train.epochs
     return replace(
         plan,
         sparsity=sparsity,
-        space=space,
+        space=hp.SearchSpace(space),
         criteria=("averaged_loss",),
         train_all=False,
         rungs=(max(1, epochs // 10), epochs // 4),
@@ -80,6 +87,11 @@ def points(history: History, names: dict[str, list[str]]) -> dict[str, list[list
     return found
 
 
+def of_methods(history: History) -> dict[str, list[str]]:
+    """The trained network of each named method."""
+    return {str(one.config["method"]): [key] for key, one in history.candidates.items()}
+
+
 def measured(name: str, workers: int) -> dict[str, Any]:
     """Every network of a task: the name of the metric, and networks by sparsity, kind and seed."""
     found: dict[str, Any] = {}
@@ -89,12 +101,18 @@ def measured(name: str, workers: int) -> dict[str, Any]:
         for sparsity in SPARSITIES:
             here = found.setdefault(str(sparsity), {})
             for seed in range(SEEDS):
-                history = hp.hyperprune(
-                    plain(base, sparsity, seed), FOLDER / f"{name}-{sparsity}-s{seed}", executor=executor
-                )
-                kinds = {str(one.config["method"]): [key] for key, one in history.candidates.items()}
-                for kind, each in points(history, {"dense": ["dense"], "narrower": ["small"], **kinds}).items():
+                folder = FOLDER / f"{name}-{sparsity}-s{seed}"
+                history = hp.hyperprune(plain(base, sparsity, seed, {"method": PLAIN}), folder, executor=executor)
+                kinds = {"dense": ["dense"], "narrower": ["small"]} | of_methods(history)
+                for kind, each in points(history, kinds).items():
                     here.setdefault(kind, []).extend(each)
+                scaled = hp.hyperprune(
+                    plain(base, sparsity, seed, {"method": SCALED, "weight_init": ("fan_in",)}),
+                    folder.with_name(f"{folder.name}-fan_in"),
+                    executor=executor,
+                )
+                for kind, each in points(scaled, of_methods(scaled)).items():
+                    here.setdefault(f"{kind}, fan_in", []).extend(each)
             for kind, space in SPACES.items():
                 plan = searched(base, sparsity, space)
                 history = hp.hyperprune(plan, FOLDER / f"{name}-{sparsity}-{kind}", executor=executor)

@@ -169,8 +169,8 @@ def meanings():
 
 def page():
     published = ", ".join(f"`{name}`" for name in PUBLISHED_UPDATES)
-    left_out = {part: getattr(Method(), part) for part in LEFT_OUT}
-    defaults = to_config(Method()) | {part: "none" if value is None else value for part, value in left_out.items()}
+    unset = {part: next(name for name, choice in COMPONENTS[part].items() if choice is None) for part in UNSET}
+    defaults = to_config(Method()) | {part: getattr(Method(), part) for part in LEFT_OUT} | unset
     rows = [(part, text(value), ", ".join(COMPONENTS.get(part, ()))) for part, value in defaults.items()]
     choices = "".join(f"| {part} | {value} | {named} |\n" for part, value, named in rows)
     tail = TAIL.format(published=published)

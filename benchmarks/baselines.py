@@ -88,8 +88,8 @@ def last_losses(configs: Sequence[Config], curves: Sequence[Sequence[float]], ep
 
     settings = torch.tensor(np.column_stack(terms_of(configs)))  # (N, D)
     known = max(map(len, curves))
-    losses = torch.tensor([[*map(math.log, curve), *[math.nan] * (known - len(curve))] for curve in curves])
-    losses = losses.double()  # (N, known), NaN where a candidate was dropped
+    padded = [[*map(math.log, curve), *[math.nan] * (known - len(curve))] for curve in curves]
+    losses = torch.tensor(padded, dtype=torch.double)  # (N, known), NaN where a candidate was dropped
     finite = losses[losses.isfinite()]
     times = torch.arange(1, known + 1).double().log()[:, None] / math.log(epochs)  # (known, 1)
     model = LatentKroneckerGP(
@@ -226,7 +226,7 @@ def main() -> None:
         curves, known = curves_of(table), found.get(table.name, {})
         chosen = choices(table, known["chosen"] if known.get("curves") == curves else {}, given.searches)
         found[table.name] = {"curves": curves, "chosen": chosen, "searches": rounded(summaries(table, chosen))}
-        write_atomic(OTHERS, (json.dumps(found, sort_keys=True) + "\n").encode())
+        write_atomic(OTHERS, (json.dumps(dict(sorted(found.items()))) + "\n").encode())
         print(f"{table.name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

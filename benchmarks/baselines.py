@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import logging
 import math
@@ -212,11 +211,6 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="tables; default all")
     parser.add_argument("--searches", type=int, default=20, help="by lkgp for each table, whose fits take seconds")
     given = parser.parse_args()
-    if missing := [name for name in ("botorch", "syne_tune") if importlib.util.find_spec(name) is None]:
-        parser.error(
-            f"Both botorch and syne_tune must be installed, got no {' and no '.join(missing)}. "
-            'Run: pip install "botorch>=0.18" "syne-tune>=0.16"'
-        )
     logging.getLogger("syne_tune").setLevel(logging.ERROR)  # its ASHA warns of its own arguments
     for path in sorted(TABLES.glob("*.npz")):
         if given.names and path.stem not in given.names:
@@ -224,7 +218,13 @@ def main() -> None:
         table, start = hp.load_table(path), time.perf_counter()
         found = json.loads(OTHERS.read_text()) if OTHERS.exists() else {}
         curves, known = curves_of(table), found.get(table.name, {})
-        chosen = choices(table, known["chosen"] if known.get("curves") == curves else {}, given.searches)
+        try:
+            chosen = choices(table, known["chosen"] if known.get("curves") == curves else {}, given.searches)
+        except ModuleNotFoundError as error:
+            parser.error(
+                f"BoTorch and Syne Tune must be installed, got no module {error.name}. "
+                'Run: pip install "botorch>=0.18" "syne-tune>=0.16"'
+            )
         found[table.name] = {"curves": curves, "chosen": chosen, "searches": rounded(summaries(table, chosen))}
         write_atomic(OTHERS, (json.dumps(dict(sorted(found.items()))) + "\n").encode())
         print(f"{table.name}: {time.perf_counter() - start:.0f} s", flush=True)

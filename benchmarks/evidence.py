@@ -38,7 +38,9 @@ from hyperpruning.training.record import EpochRecord
 
 HERE = Path(__file__).parent
 TABLES, PUBLISHED, RESULTS = HERE / "tables", HERE / "published", HERE / "results" / "evidence.json"
-FRONTIER, TASKSET, PROBE = (RESULTS.with_name(f"{name}.json") for name in ("frontier", "taskset", "probe"))
+FRONTIER, TASKSET, PROBE, OTHERS = (
+    RESULTS.with_name(f"{name}.json") for name in ("frontier", "taskset", "probe", "baselines")
+)
 SEARCHES, CANDIDATES, DRAWS = 100, 24, 500
 # rungs as fractions of the training, and the candidates of 24 that are kept
 SCHEDULES = {
@@ -153,9 +155,9 @@ def schedule(table: Table, name: str) -> dict[str, Any]:
 
 def searches(table: Table, settings: Mapping[str, Any], rules: Sequence[str]) -> dict[str, Any]:
     """Replayed searches on the same random parts of a pool, by each rule; differences from rules are in pairs."""
-    found, regrets = {}, dict[str, np.ndarray[Any, Any]]()
+    done = {}
     for rule in rules:
-        done = [
+        found = [
             hp.replay(
                 table,
                 seed=seed,
@@ -166,12 +168,21 @@ def searches(table: Table, settings: Mapping[str, Any], rules: Sequence[str]) ->
             )
             for seed in range(SEARCHES)
         ]
-        regrets[rule] = np.array([one.regret[rule] for one in done])
-        found[rule] = {
-            "epochs": float(np.mean([one.epochs for one in done])),
+        done[rule] = [(one.regret[rule], one.epochs) for one in found]
+    return summary(done)
+
+
+def summary(done: Mapping[str, Sequence[tuple[float, int]]]) -> dict[str, Any]:
+    """Means by each rule, from (regret, epochs) of searches on the same pools; differences are in pairs."""
+    regrets = {rule: np.array([regret for regret, _ in each]) for rule, each in done.items()}
+    found = {
+        rule: {
+            "epochs": float(np.mean([epochs for _, epochs in each])),
             "regret": mean_interval(regrets[rule]),
             "best": float((regrets[rule] < 1e-9).mean()),
         }
+        for rule, each in done.items()
+    }
     for rule, base in product(found, BASELINES):
         if base in regrets:
             found[rule][f"minus {base}"] = mean_interval(regrets[rule] - regrets[base])
@@ -378,9 +389,9 @@ def pools(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def results() -> dict[str, Any]:
-    """What the page is made of: the evidence, frontier.py's and probe.py's results, and the curves of TaskSet."""
+    """What the page is made of: the evidence, the curves of TaskSet, and what the other scripts found."""
     found: dict[str, Any] = json.loads(RESULTS.read_text())
-    more = {path.stem: json.loads(path.read_text()) for path in (FRONTIER, TASKSET, PROBE)}
+    more = {path.stem: json.loads(path.read_text()) for path in (FRONTIER, TASKSET, PROBE, OTHERS)}
     return found | more | {"chosen_on": CHOSEN_ON}
 
 

@@ -110,6 +110,20 @@ def schedules(tables: Tables, rules: Sequence[str] = ("loss", "averaged_loss")) 
     return table_of(["schedule", "criterion", *tables], rows)
 
 
+def baselines(found: Mapping[str, Any]) -> str:
+    """Regret and epochs of the rules of other libraries and of ours on the same pools, and their differences."""
+    searches = [each["searches"] for each in found.values()]
+    rows = []
+    for kind, rules in searches[0].items():
+        rows.append([f"*{kind}, searches*", *(str(len(each["chosen"][kind]["loss"])) for each in found.values())])
+        for rule in rules:
+            cells = [each[kind][rule] for each in searches]
+            rows.append([f"{kind}: {rule}", *(f"{with_interval(one['regret'])}; {one['epochs']:.0f}" for one in cells)])
+        new = list(rules)[-1]
+        rows.append([f"{kind}: {new} - loss", *(with_interval(each[kind][new]["minus loss"]) for each in searches)])
+    return table_of(["search", *found], rows)
+
+
 def chosen_elsewhere(tables: Tables, schedule: str) -> str:
     """For each table: the rule that is best on average in the others, and what it does here."""
     if len(tables) < 2:
@@ -267,6 +281,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "regret-early": lambda: regrets(tables, "early"),
         "regret-middle": lambda: regrets(tables, "middle"),
         "schedules": lambda: schedules(tables),
+        "baselines": lambda: baselines(found["baselines"]),
         "left-out": lambda: chosen_elsewhere(tables, "middle"),
         "safest": lambda: safest(tables, "middle", found["chosen_on"]),
         "together": lambda: side_by_side(tables),

@@ -128,6 +128,30 @@ def test_side_by_side_is_as_the_page_says():
     assert all(default[name] < regret(found[name], "late", "averaged_loss") for name in ("lm-long", "lm-published"))
 
 
+def test_the_rules_of_other_libraries_are_as_good_as_the_page_says():
+    found = {name: one["searches"] for name, one in evidence.results()["baselines"].items()}
+    assert set(found) <= set(tables())
+    minus_loss = {name: one["middle"]["lkgp"]["minus loss"] for name, one in found.items()}
+    assert {name for name, (_, _, high) in minus_loss.items() if high < 0} == {"lm-long"}
+    assert {name for name, (_, low, _) in minus_loss.items() if low > 0} == {"lm-published"}
+    mean = {
+        rule: mean_of(one["middle"][rule]["regret"][0] for one in found.values())
+        for rule in ("loss", "averaged_loss", "lkgp")
+    }
+    assert mean["averaged_loss"] < mean["loss"] <= mean["lkgp"]
+    assert all(one["middle"]["lkgp"]["minus ls"][0] < 0 for one in found.values())
+    theirs, alike = "Syne Tune's ASHA", {"lm-published", "lm-short-mixed"}
+    for name, one in found.items():
+        _, low, high = one["asha"][theirs]["minus loss"]
+        assert low < 0 < high if name in alike else high < 0
+        factor = one["asha"][theirs]["epochs"] / one["asha"]["loss"]["epochs"]
+        assert 1 < factor < 1.5 if name == "lm-short-mixed" else 1.8 < factor < 2.5
+        middle = tables()[name]["searches"]["middle"]["loss"]
+        assert middle["epochs"] < 1.05 * one["asha"][theirs]["epochs"]
+        if name in ("digits", "gru-lm", "lm-long", "lm-long-mixed"):
+            assert middle["regret"][0] < one["asha"][theirs]["regret"][0]
+
+
 def test_no_rule_is_never_worse_as_the_page_says():
     found = tables()
     for rule in evidence.RULES:

@@ -5,9 +5,9 @@
 
 Three tasks, four sparsities, three seeds: the dense network; a dense network made narrower, with at most as many
 weights as the sparse ones; three plain methods; and the winner of a search over 16 methods, chosen by validation loss,
-with its seeds. Searches are in the default space with each of both initialisations of the weights, and in the whole space
-of the tables, which has random regrowth and drop fractions that do not fall. It can be stopped and started again at any
-moment. `make evidence` draws the figure of docs/results.md.
+with its seeds. Searches are in the default space with each of both initialisations of the weights, and in the whole
+space of the tables, which has random regrowth and drop fractions that do not fall. It can be stopped and started again
+at any moment. `make evidence` draws the figure of docs/results.md.
 """
 
 from __future__ import annotations

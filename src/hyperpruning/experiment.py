@@ -35,8 +35,7 @@ from hyperpruning.search.space import MORE, SearchSpace, space_from_identity
 from hyperpruning.search.validation import check_rounds
 from hyperpruning.settings import check_type, check_value, did_you_mean, is_setting, type_hints
 from hyperpruning.sparsity.catalogue import METHODS
-from hyperpruning.sparsity.method import Method
-from hyperpruning.sparsity.serialization import COMPONENTS, to_config
+from hyperpruning.sparsity.serialization import COMPONENTS, DEFAULT_CHOICES
 from hyperpruning.tasks.classification import SequenceClassification
 from hyperpruning.tasks.forecasting import Forecasting
 from hyperpruning.tasks.language_modelling import LanguageModelling
@@ -72,6 +71,7 @@ SEARCHED: dict[str, tuple[str, ...]] = {
     "drop_scope": ("tensor", "sign", "global"),
     "grow": ("random", "gradient"),
     "redistribute": ("none", "nonzeros", "magnitude"),
+    "weight_init": ("fan_in",),  # candidates are trained from scratch
 }
 
 
@@ -143,12 +143,11 @@ def _dense(kind: str) -> dict[str, tuple[Any, Any]]:
 
 
 def _space(kind: str) -> dict[str, tuple[Any, Any]]:
-    default = to_config(Method())
     found = {
         part: _entry(
             part,
             tuple[str, ...],
-            SEARCHED.get(part, (str(default.get(part, "none")),)),
+            SEARCHED.get(part, (DEFAULT_CHOICES[part],)),
             {"doc": f"of {', '.join(choices)}", "choices": tuple(choices), "bounds": {}},
         )
         for part, choices in COMPONENTS.items()
@@ -277,10 +276,11 @@ class Experiment(Section):
 
     def _search_space(self) -> SearchSpace:
         """The search space; a component whose only choice is the default is not a dimension."""
-        space, default = self.space, to_config(Method())
+        space = self.space
         chosen = {part: getattr(space, part) for part in COMPONENTS}
-        usual = {part: (default.get(part, "none"),) for part in COMPONENTS}
-        searched: dict[str, Any] = {part: choices for part, choices in chosen.items() if choices != usual[part]}
+        searched: dict[str, Any] = {
+            part: choices for part, choices in chosen.items() if choices != (DEFAULT_CHOICES[part],)
+        }
         searched["drop_fraction"] = space.drop_fraction
         if space.method:
             searched = {"method": space.method}

@@ -7,10 +7,9 @@ from pathlib import Path
 from hyperpruning.sparsity.catalogue import CATALOGUE
 from hyperpruning.sparsity.method import Method
 from hyperpruning.sparsity.published_updates import PUBLISHED_UPDATES
-from hyperpruning.sparsity.serialization import COMPONENTS, LEFT_OUT, to_config
+from hyperpruning.sparsity.serialization import COMPONENTS, DEFAULT_CHOICES, LEFT_OUT, to_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
-UNSET = ("dense_part", "weight_init")
 HEAD = """# Methods
 
 Each method is a composition of the parts below. Use it as `hp.METHODS["rigl"]`, or in an experiment.toml as
@@ -169,8 +168,7 @@ def meanings():
 
 def page():
     published = ", ".join(f"`{name}`" for name in PUBLISHED_UPDATES)
-    unset = {part: next(name for name, choice in COMPONENTS[part].items() if choice is None) for part in UNSET}
-    defaults = to_config(Method()) | {part: getattr(Method(), part) for part in LEFT_OUT} | unset
+    defaults = to_config(Method()) | {part: getattr(Method(), part) for part in LEFT_OUT} | DEFAULT_CHOICES
     rows = [(part, text(value), ", ".join(COMPONENTS.get(part, ()))) for part, value in defaults.items()]
     choices = "".join(f"| {part} | {value} | {named} |\n" for part, value, named in rows)
     tail = TAIL.format(published=published)

@@ -39,6 +39,10 @@ COMPONENTS: dict[str, Mapping[str, Any]] = {
     "dense_part": {"none": None} | DENSE_PARTS,
     "weight_init": {"unchanged": None} | WEIGHT_INITS,
 }
+DEFAULT_CHOICES: dict[str, str] = {
+    part: next(name for name, choice in choices.items() if choice == getattr(Method(), part))
+    for part, choices in COMPONENTS.items()
+}
 # The parts that a config leaves out at their defaults, so that ledgers and checkpoints from before they existed fit.
 LEFT_OUT = ("dense_part", "weight_init", *(f"gate_density_{number}" for number in range(1, 5)))
 

@@ -153,6 +153,9 @@ SETTINGS = {
     "lm-short": lambda: language(NO_RANDOM, epochs=10, n=100),
     "lm-short-mixed": lambda: language(METHOD | LM_MIXED, epochs=10, n=100),
     "lm-sparse": lambda: language(NO_RANDOM | LM_MIXED, epochs=40, n=60, sparsity=0.95),
+    "lm-sparse-fan-in": lambda: language(
+        NO_RANDOM | LM_MIXED | {"weight_init": ("fan_in",)}, epochs=40, n=60, sparsity=0.95
+    ),
     "gru-lm": lambda: language(METHOD | LM_MIXED, epochs=40, n=60, cell="gru"),
     "lm-published": lambda: language(PUBLISHED, epochs=40, n=60),
     "digits": lambda: digits(METHOD, n=100),

@@ -38,9 +38,8 @@ from hyperpruning.training.record import EpochRecord
 
 HERE = Path(__file__).parent
 TABLES, PUBLISHED, RESULTS = HERE / "tables", HERE / "published", HERE / "results" / "evidence.json"
-FRONTIER, TASKSET, PROBE, OTHERS = (
-    RESULTS.with_name(f"{name}.json") for name in ("frontier", "taskset", "probe", "baselines")
-)
+TASKSET = RESULTS.with_name("taskset.json")
+OTHERS = ("frontier", "taskset", "probe", "baselines", "own_dense")  # results of other scripts
 SEARCHES, CANDIDATES, DRAWS = 100, 24, 500
 # rungs as fractions of the training, and the candidates of 24 that are kept
 SCHEDULES = {
@@ -119,6 +118,22 @@ def left_out(columns: Sequence[np.ndarray[Any, Any]], final: Sequence[float]) ->
     return interval(foretold, final)
 
 
+def early(table: Table, epoch: int, names: Sequence[str]) -> dict[str, list[float]]:
+    """Correlations of early values of some candidates with their final validation losses."""
+    rung, final = rung_of(table, epoch, names), [float(table.mean_final[int(name)]) for name in names]
+    return {name: interval(list(CRITERIA[name](rung).values()), final) for name in EARLY}
+
+
+def without_random(table: Table) -> dict[str, Any]:
+    """The same among candidates whose new weights do not start at random values; empty if these are all."""
+    names = whole(table)
+    calm = [name for name in names if table.configs[int(name)].get("regrowth_init") != "random"]
+    if len(calm) == len(names):
+        return {}
+    epochs = [epoch for epoch in table.spectrum_epochs if 0 < epoch <= 0.25 * table.epochs]
+    return {"candidates": len(calm), "epochs": {str(epoch): early(table, epoch, calm) for epoch in epochs}}
+
+
 def correlations(table: Table) -> dict[str, Any]:
     """What values known after an epoch say about the final validation loss."""
     names = whole(table)
@@ -128,7 +143,7 @@ def correlations(table: Table) -> dict[str, Any]:
     for epoch in (epoch for epoch in table.spectrum_epochs if 0 < epoch <= max(0.5 * table.epochs, 5)):
         rung = rung_of(table, epoch, names)
         scores = {name: list(CRITERIA[name](rung).values()) for name in EARLY}
-        here = {name: interval(values, final) for name, values in scores.items()}
+        here = early(table, epoch, names)
         for kind in DISTANCES:
             here[f"ls, {kind}"] = interval(list(CRITERIA["ls"](rung_of(table, epoch, names, kind)).values()), final)
         judge = scores["conditional_ls"]
@@ -263,6 +278,7 @@ def evidence_of(path: Path) -> tuple[str, dict[str, Any]]:
     return table.name, {
         "facts": facts(table),
         "correlations": correlations(table),
+        "without random": without_random(table),
         "searches": rules,
         "together": several,
     }
@@ -391,7 +407,7 @@ def pools(tables: Mapping[str, Any]) -> dict[str, Any]:
 def results() -> dict[str, Any]:
     """What the page is made of: the evidence, the curves of TaskSet, and what the other scripts found."""
     found: dict[str, Any] = json.loads(RESULTS.read_text())
-    more = {path.stem: json.loads(path.read_text()) for path in (FRONTIER, TASKSET, PROBE, OTHERS)}
+    more = {name: json.loads(RESULTS.with_name(f"{name}.json").read_text()) for name in OTHERS}
     return found | more | {"chosen_on": CHOSEN_ON}
 
 

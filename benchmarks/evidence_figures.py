@@ -186,7 +186,8 @@ def draw_frontier(found: Mapping[str, Any]) -> None:
         by_sparsity = one["networks"]
         dense = [by_sparsity[key][kind] for key in by_sparsity for kind in ("dense", "narrower")]
         curves = {"dense": dense} | {
-            kind: [by_sparsity[key][kind] for key in by_sparsity] for kind in ("searched", "gmp", "rigl-erk", "static")
+            kind: [by_sparsity[key][kind] for key in by_sparsity]
+            for kind in ("searched", "gmp", "rigl-erk, fan_in", "rigl-erk", "static")
         }
         for number, (kind, points) in enumerate(curves.items()):
             means = sorted((float(np.mean([p[0] for p in each])), *_mean_range(each)) for each in points)

@@ -200,7 +200,8 @@ def factor(tables: Tables, most: float = 0.15) -> str:
 
 def frontier(found: Mapping[str, Any]) -> str:
     """Test metrics by active weights: means over seeds, with their range."""
-    kinds = ("narrower", "static", "rigl-erk", "gmp", "searched", "searched, whole space")
+    scaled = [kind for one in ("static", "rigl-erk") for kind in (one, f"{one}, fan_in")]
+    kinds = ("narrower", *scaled, "gmp", "searched", "searched, unchanged", "searched, whole space")
     rows = []
     for task, one in found.items():
         networks = one["networks"]
@@ -238,6 +239,38 @@ def equal_dense(loss: float, dense: Sequence[tuple[float, float]]) -> float:
         return math.inf
     after = max(1, int(reached[0]))
     return math.exp(float(np.interp(-loss, -best[after - 1 : after + 1], np.log(weights[after - 1 : after + 1]))))
+
+
+def calm(tables: Tables) -> str:
+    """Correlations at the looks, in the whole pool and without the candidates that grow random values."""
+    judges = {"loss": "loss", "averaged_loss": "averaged loss", "ls": "LS"}
+    rows = []
+    for name, table in tables.items():
+        if not (without := table["without random"]):
+            continue
+        for epoch in looks(table):
+            cells = [
+                with_interval(part[epoch][judge])
+                for judge in judges
+                for part in (table["correlations"], without["epochs"])
+            ]
+            counts = f"{table['facts']['candidates'] - table['facts']['failed']}, {without['candidates']}"
+            rows.append([name, counts, f"{epoch} of {table['facts']['epochs']}", *cells])
+    head = [cell for label in judges.values() for cell in (f"{label}: all", f"{label}: without")]
+    return table_of(["table", "all, without", "epoch", *head], rows)
+
+
+def own_dense(found: Mapping[str, Any]) -> str:
+    """One dense network for each setting: correlations at the rungs of a search, and its regret."""
+    judges = {"ls": "LS", "conditional_ls": "LS, freed", "own_dense": "LS, own dense", "averaged_loss": "averaged loss"}
+    rows = []
+    for name, table in found.items():
+        for epoch, here in table["correlations"].items():
+            cells = [with_interval(here[judge]) for judge in judges]
+            rows.append([name, f"{epoch} of {table['epochs']}", *cells, *[""] * len(judges)])
+        rows[-1][2 + len(judges) :] = [with_interval(table["regrets"][judge]) for judge in judges]
+    head = ["table", "epoch", *judges.values(), *(f"regret: {label}" for label in judges.values())]
+    return table_of(head, rows)
 
 
 def probes(found: Mapping[str, Any]) -> str:
@@ -287,6 +320,8 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "together": lambda: side_by_side(tables),
         "factor": lambda: factor(tables),
         "frontier": lambda: frontier(found["frontier"]),
+        "no-random": lambda: calm(tables),
+        "own-dense": lambda: own_dense(found["own_dense"]),
         "probes": lambda: probes(found["probe"]),
         "published": lambda: published(found["published"]),
         "nasbench": lambda: curves(found["nasbench"]),

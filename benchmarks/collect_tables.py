@@ -47,6 +47,7 @@ METHOD: dict[str, Any] = {
 }
 # Weights that grow with random values disturb a network until its last update, which no early look can see.
 NO_RANDOM = METHOD | {"regrowth_init": ("zero", "keep")}
+FAN_IN: dict[str, Any] = {"weight_init": ("fan_in",)}  # as the default space of a search has it
 PUBLISHED: dict[str, Any] = {
     "update": tuple(name for name in COMPONENTS["update"] if name.startswith("published")),
     "allocation": ("uniform", "er"),
@@ -150,12 +151,11 @@ SETTINGS = {
     "lm-long": lambda: language(METHOD, epochs=80, n=60),
     "lm-long-mixed": lambda: language(METHOD | LM_MIXED, epochs=80, n=60),
     "lm-long-no-random": lambda: language(NO_RANDOM, epochs=80, n=60, seed=100),
+    "lm-long-fan-in": lambda: language(NO_RANDOM | FAN_IN, epochs=80, n=60, seed=200),
     "lm-short": lambda: language(NO_RANDOM, epochs=10, n=100),
     "lm-short-mixed": lambda: language(METHOD | LM_MIXED, epochs=10, n=100),
     "lm-sparse": lambda: language(NO_RANDOM | LM_MIXED, epochs=40, n=60, sparsity=0.95),
-    "lm-sparse-fan-in": lambda: language(
-        NO_RANDOM | LM_MIXED | {"weight_init": ("fan_in",)}, epochs=40, n=60, sparsity=0.95
-    ),
+    "lm-sparse-fan-in": lambda: language(NO_RANDOM | LM_MIXED | FAN_IN, epochs=40, n=60, sparsity=0.95),
     "gru-lm": lambda: language(METHOD | LM_MIXED, epochs=40, n=60, cell="gru"),
     "lm-published": lambda: language(PUBLISHED, epochs=40, n=60),
     "digits": lambda: digits(METHOD, n=100),

@@ -229,6 +229,8 @@ def in_words(config: Mapping[str, Any]) -> str:
 
     >>> in_words({"allocation": "er", "drop_scope": "global", "redistribute": "nonzeros", "drop_fraction": 0.7})
     'er, global magnitude, random, nonzeros, f = 0.7'
+    >>> in_words({"weight_init": "fan_in"})
+    'uniform, magnitude, random, none, f = 0.5, fan_in'
     >>> in_words({"method": "rigl", "training.lr": 0.1})
     'rigl, training.lr = 0.1'
     """
@@ -248,7 +250,11 @@ def _in_words(items: tuple[tuple[str, str | float], ...]) -> str:
     named = config.get("method")
     if named is not None:
         return ", ".join([str(named), *(f"{name} = {value}" for name, value in config.items() if name != "method")])
-    others = [f"{name} = {value}" for name, value in values.items() if name not in main and value != default.get(name)]
+    others = [
+        str(value) if name == "weight_init" else f"{name} = {value}"
+        for name, value in values.items()
+        if name not in main and value != default.get(name)
+    ]
     if values["drop"] == "none":
         return ", ".join([str(values["allocation"]), "static", *others, *settings])
     drop = " ".join(str(values[name]) for name in ("drop_scope", "drop") if values[name] != "tensor")

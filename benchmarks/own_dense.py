@@ -36,7 +36,7 @@ from hyperpruning.training.state import DivergedError, Training
 
 RESULTS = Path(__file__).parent / "results" / "own_dense.json"
 FOLDER = RUNS.parent / "own_dense"
-SCHEDULE, OTHERS = "middle", ("ls", "conditional_ls", "averaged_loss")
+SCHEDULE, JUDGES = "middle", ("ls", "conditional_ls", "averaged_loss", "own_dense")
 Spectra = dict[str, list[float]]
 
 
@@ -86,21 +86,20 @@ def key(config: Any) -> str:
 
 def result(table: Table, spectra: dict[str, Spectra], looks: tuple[int, ...]) -> dict[str, Any]:
     """Correlations at each look, and regrets of searches on the same pools."""
-    judges = {name: CRITERIA[name] for name in OTHERS} | {"own_dense": to_own_dense(spectra)}
+    CRITERIA["own_dense"] = to_own_dense(spectra)
     names = [name for name in whole(table) if len(spectra[key(table.configs[int(name)])]) == len(looks)]
     final = [float(table.mean_final[int(name)]) for name in names]
     correlations = {}
     for epoch in looks:
         rung = rung_of(table, epoch, names)
-        correlations[str(epoch)] = {name: interval(list(one(rung).values()), final) for name, one in judges.items()}
+        correlations[str(epoch)] = {name: interval(list(CRITERIA[name](rung).values()), final) for name in JUDGES}
     settings, regrets = schedule(table, SCHEDULE), {}
-    for name, one in judges.items():
-        criterion = name if name in CRITERIA else one
+    for name in JUDGES:
         done = [
-            hp.replay(table, seed=seed, n_candidates=CANDIDATES, criteria=(criterion,), **settings)
+            hp.replay(table, seed=seed, n_candidates=CANDIDATES, criteria=(name,), **settings)
             for seed in range(SEARCHES)
         ]
-        regrets[name] = mean_interval(np.array([*(value for each in done for value in each.regret.values())]))
+        regrets[name] = mean_interval(np.array([one.regret[name] for one in done]))
     return {
         "epochs": table.epochs,
         "candidates": len(names),

@@ -62,7 +62,14 @@ def test_a_plan_has_what_the_experiment_says(text):
 
 def test_the_space_is_made_from_the_components_of_a_method(text):
     space = small(text).plan().space
-    assert list(space.dimensions) == ["allocation", "drop_scope", "redistribute", "grow", "weight_init", "drop_fraction"]
+    assert list(space.dimensions) == [
+        "allocation",
+        "drop_scope",
+        "redistribute",
+        "grow",
+        "weight_init",
+        "drop_fraction",
+    ]
     assert space.size() == 2 * 3 * 3 * 2 * 6
     wider = {"allocation": ("erk",), "grow": ("random",), "regrowth_init": ("zero", "keep")}
     assert list(small(text, space=wider).plan().space.dimensions) == [

@@ -31,7 +31,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from evidence import CANDIDATES, OTHERS, SCHEDULERS, SEARCHES, TABLES, rounded, schedule, summary
+from evidence import CANDIDATES, RESULTS, SCHEDULERS, SEARCHES, TABLES, rounded, schedule, summary
 
 import hyperpruning as hp
 from hyperpruning.files import write_atomic
@@ -40,6 +40,7 @@ from hyperpruning.search.regression import terms_of
 from hyperpruning.search.space import Config
 from hyperpruning.search.tables import Table
 
+FOUND = RESULTS.with_name("baselines.json")
 EXTRAPOLATED = "middle"  # schedule of the searches by extrapolated curves
 BESIDE = ("loss", "averaged_loss", "ls")
 ITERATIONS = 100  # of L-BFGS at most; later ones hardly change the order of the candidates
@@ -216,7 +217,7 @@ def main() -> None:
         if given.names and path.stem not in given.names:
             continue
         table, start = hp.load_table(path), time.perf_counter()
-        found = json.loads(OTHERS.read_text()) if OTHERS.exists() else {}
+        found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
         curves, known = curves_of(table), found.get(table.name, {})
         try:
             chosen = choices(table, known["chosen"] if known.get("curves") == curves else {}, given.searches)
@@ -226,7 +227,7 @@ def main() -> None:
                 'Run: pip install "botorch>=0.18" "syne-tune>=0.16"'
             )
         found[table.name] = {"curves": curves, "chosen": chosen, "searches": rounded(summaries(table, chosen))}
-        write_atomic(OTHERS, (json.dumps(dict(sorted(found.items()))) + "\n").encode())
+        write_atomic(FOUND, (json.dumps(dict(sorted(found.items()))) + "\n").encode())
         print(f"{table.name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

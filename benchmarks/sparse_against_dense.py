@@ -22,6 +22,7 @@ import torch
 from measuring import table
 
 from hyperpruning.data.corpus import SPLITS, builtin_text
+from hyperpruning.files import write_atomic
 from hyperpruning.sparsity.serialization import from_config
 from hyperpruning.tasks.language_modelling import LanguageModelling
 from hyperpruning.training.config import TrainConfig
@@ -117,7 +118,7 @@ def write_text(folder: Path, every: int, others: int = 1) -> None:
     for split in SPLITS:
         text = "".join(corpus.vocabulary[token] for token in getattr(corpus, split).tolist())
         paragraphs = text.split("\n\n")[:: every if split == "train" else others]
-        (folder / f"{split}.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+        write_atomic(folder / f"{split}.txt", "\n\n".join(paragraphs).encode())  # other processes may read it
 
 
 def trained(trial: Trial, folder: Path) -> Row:

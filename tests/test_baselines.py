@@ -17,7 +17,7 @@ def needs(name):
 
 
 def found():
-    return json.loads(evidence.OTHERS.read_text())
+    return json.loads(baselines.FOUND.read_text())
 
 
 def table_of(name):

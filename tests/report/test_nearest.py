@@ -13,7 +13,15 @@ from hyperpruning.report import nearest
 from hyperpruning.report.nearest import distance, features, nearest_sentence, pools
 from hyperpruning.report.run import read_run
 
-LONG = {"kind": "language_modelling", "cell": "lstm", "epochs": 80, "sparsity": 0.8, "mixed": False, "published": False}
+LONG = {
+    "kind": "language_modelling",
+    "cell": "lstm",
+    "epochs": 80,
+    "sparsity": 0.8,
+    "mixed": False,
+    "published": False,
+    "scaled": True,
+}
 
 
 def test_the_packaged_pools_are_those_of_the_evidence() -> None:
@@ -31,6 +39,7 @@ def test_the_packaged_pools_are_those_of_the_evidence() -> None:
         ({"cell": "gru", "mixed": True}, 2),
         ({"epochs": 40}, math.log(2)),
         ({"published": True}, 1),
+        ({"scaled": False}, 1),
         ({"sparsity": 0.9}, math.log(2)),
     ],
 )

@@ -22,8 +22,8 @@ def features(identity: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         the kind of the task ("" for one of the user's own), the cell ("" where it is not known), the epochs of a full
-        training, the sparsity, whether settings outside the pruning method vary, and whether methods do what published
-        code does (`published_updates.py`).
+        training, the sparsity, whether settings outside the pruning method vary, whether methods do what published code
+        does (`published_updates.py`), and whether sparse networks start with scaled weights (`weight_inits.py`).
     """
     task = identity["task"]
     kind = "language_modelling" if "text_sha256" in task else KINDS.get(task.get("task", ""), "")
@@ -35,6 +35,7 @@ def features(identity: Mapping[str, Any]) -> dict[str, Any]:
         "sparsity": float(identity["sparsity"]),
         "mixed": mixed,
         "published": any(name != "exact" for name in identity["space"].get("update", ())),
+        "scaled": any(name != "unchanged" for name in identity["space"].get("weight_init", ())),
     }
 
 
@@ -44,7 +45,7 @@ def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
         return math.inf
     density = abs(math.log((1 - one["sparsity"]) / (1 - other["sparsity"])))
     length = abs(math.log(one["epochs"] / other["epochs"]))
-    return length + density + float(sum(one[name] != other[name] for name in ("cell", "mixed", "published")))
+    return length + density + float(sum(one[name] != other[name] for name in ("cell", "mixed", "published", "scaled")))
 
 
 @cache

@@ -97,6 +97,7 @@ def test_the_distance_is_the_better_judge_where_the_page_says_so():
         first = found[name]["correlations"][looks(found[name])[0]]
         assert first["averaged_loss"][0] > first["ls"][0]
     assert found["lm-published"]["facts"]["noise"] > 1
+    assert found["lm-sparse"]["facts"]["median"] > 3.4
     mixed = [one for name, one in found.items() if name.endswith("mixed") or name in ("gru-lm", "lm-sparse")]
     worse = [regret(one, "middle", "conditional_ls") > regret(one, "middle", "ls") for one in mixed]
     assert (sum(worse), len(mixed)) == (4, 6)

@@ -50,7 +50,7 @@ def test_searches_are_near_by_kind_length_sparsity_cell_and_space(other: dict[st
 def test_the_nearest_table_and_its_nearest_epoch_are_told(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = read_run(finished)
     here = features(run.header.identity)
-    assert here == LONG | {"epochs": run.epochs, "sparsity": run.plan.sparsity}
+    assert here == LONG | {"epochs": run.epochs, "sparsity": run.plan.sparsity, "scaled": False}
     near = here | {"epochs": 3 * run.epochs, "candidates": 60}
     values = {"6": {"ls": 0.1, "loss": 0.2}, "7": {"ls": 0.3, "loss": -0.4}, "20": {"ls": 0.5, "loss": 0.6}}
     invented = {

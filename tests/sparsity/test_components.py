@@ -17,7 +17,7 @@ from hyperpruning.sparsity.redistributions import REDISTRIBUTIONS, growth_quotas
 from hyperpruning.sparsity.regrowth_inits import REGROWTH_INITS
 from hyperpruning.sparsity.scopes import DROP_SCOPES
 from hyperpruning.sparsity.scores import DROPS, GROWTHS, gradient, lamp, magnitude_gradient
-from hyperpruning.sparsity.serialization import COMPONENTS, to_config
+from hyperpruning.sparsity.serialization import COMPONENTS, DEFAULT_CHOICES, to_config
 from hyperpruning.sparsity.updates import drop_and_grow
 from pruned import generator, prunable_parameter, prunable_parameters
 
@@ -290,4 +290,4 @@ def test_a_part_is_known_again_in_another_process(part, name):
     copied = pickle.loads(pickle.dumps(COMPONENTS[part][name]))
     method = copy.copy(Method())
     object.__setattr__(method, part, copied)
-    assert to_config(method).get(part, "none") == name
+    assert to_config(method).get(part, DEFAULT_CHOICES[part]) == name

@@ -24,7 +24,6 @@ import hashlib
 import json
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -37,6 +36,7 @@ import hyperpruning as hp
 from hyperpruning.files import write_atomic
 from hyperpruning.search.criteria import CRITERIA, Criterion, Rung
 from hyperpruning.search.regression import terms_of
+from hyperpruning.search.replay import pool_of, regret_of
 from hyperpruning.search.space import Config
 from hyperpruning.search.tables import Table
 
@@ -124,7 +124,7 @@ def syne_tune(table: Table, seed: int) -> Chosen:
     from syne_tune.optimizer.baselines import ASHA
     from syne_tune.optimizer.scheduler import SchedulerDecision
 
-    pool = pool_of(table, seed)
+    pool = pool_of(table, seed, CANDIDATES)
     scheduler = ASHA(
         {"row": choice(sorted(pool))},
         metric="loss",
@@ -174,29 +174,14 @@ def choices(table: Table, known: Mapping[str, Mapping[str, Sequence[Chosen]]], f
     return found
 
 
-def pool_of(table: Table, seed: int) -> list[int]:
-    """The rows of a search, as `hp.replay` takes them."""
-    return random.Random(seed).sample(range(len(table.configs)), CANDIDATES)
-
-
-def regret_of(table: Table, seed: int, row: int) -> float:
-    """The regret of a choice within the pool of a seed, as `hp.replay` measures it."""
-    finals = table.mean_final[pool_of(table, seed)]
-    best, median = finals.min(), np.median(finals[np.isfinite(finals)])
-    return float((table.mean_final[row] - best) / (median - best))
-
-
 def summaries(table: Table, chosen: Mapping[str, Mapping[str, Sequence[Chosen]]]) -> dict[str, Any]:
     """Regrets and epochs of each kind of search and rule, with differences from the loss in pairs."""
-    return {
-        kind: summary(
-            {
-                rule: [(regret_of(table, seed, row), epochs) for seed, (row, epochs) in enumerate(each)]
-                for rule, each in rules.items()
-            }
-        )
-        for kind, rules in chosen.items()
-    }
+
+    def measured(each: Sequence[Chosen]) -> list[tuple[float, int]]:
+        pools = (pool_of(table, seed, CANDIDATES) for seed in range(len(each)))
+        return [(regret_of(table, pool, row), epochs) for pool, (row, epochs) in zip(pools, each, strict=True)]
+
+    return {kind: summary({rule: measured(each) for rule, each in rules.items()}) for kind, rules in chosen.items()}
 
 
 def curves_of(table: Table) -> str:

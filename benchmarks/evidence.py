@@ -33,6 +33,7 @@ from hyperpruning.report.nearest import POOLS, features
 from hyperpruning.search.criteria import CRITERIA, Rung
 from hyperpruning.search.ranking import ranks, spearman
 from hyperpruning.search.regression import residuals_of, ridge, standardised, terms_of
+from hyperpruning.search.replay import regret_of
 from hyperpruning.search.tables import Array, Table
 from hyperpruning.training.record import EpochRecord
 
@@ -234,9 +235,7 @@ def random_choice(table: Table, count: int) -> list[float]:
     for seed in range(10 * SEARCHES):
         pool = np.random.default_rng(seed).permutation(len(table.configs))[:CANDIDATES]
         row = min(pool[:count], key=lambda each: one_seed[each])
-        finals = table.mean_final[pool]
-        best, median = finals.min(), np.median(finals[np.isfinite(finals)])
-        found.append((table.mean_final[row] - best) / (median - best))
+        found.append(regret_of(table, pool.tolist(), row))
     return mean_interval(np.array(found))
 
 

@@ -241,7 +241,7 @@ def equal_dense(loss: float, dense: Sequence[tuple[float, float]]) -> float:
     return math.exp(float(np.interp(-loss, -best[after - 1 : after + 1], np.log(weights[after - 1 : after + 1]))))
 
 
-def calm(tables: Tables) -> str:
+def without_random(tables: Tables) -> str:
     """Correlations at the looks, in the whole pool and without the candidates that grow random values."""
     judges = {"loss": "loss", "averaged_loss": "averaged loss", "ls": "LS"}
     rows = []
@@ -320,7 +320,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
         "together": lambda: side_by_side(tables),
         "factor": lambda: factor(tables),
         "frontier": lambda: frontier(found["frontier"]),
-        "no-random": lambda: calm(tables),
+        "no-random": lambda: without_random(tables),
         "own-dense": lambda: own_dense(found["own_dense"]),
         "probes": lambda: probes(found["probe"]),
         "published": lambda: published(found["published"]),

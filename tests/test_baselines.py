@@ -36,7 +36,9 @@ def test_a_choice_has_the_regret_of_a_replayed_search():
     for seed, (row, epochs) in enumerate(found()["lorenz-mixed"]["chosen"]["middle"]["ls"][:3]):
         done = hp.replay(table, seed=seed, n_candidates=24, criteria=("ls",), **evidence.schedule(table, "middle"))
         assert (done.chosen["ls"], done.epochs) == (row, epochs)
-        assert baselines.regret_of(table, seed, row) == done.regret["ls"]
+        assert (
+            baselines.regret_of(table, baselines.pool_of(table, seed, baselines.CANDIDATES), row) == done.regret["ls"]
+        )
 
 
 @needs("syne_tune")
@@ -44,7 +46,7 @@ def test_a_choice_has_the_regret_of_a_replayed_search():
 def test_syne_tune_stops_all_but_the_best_third_at_each_rung():
     table = table_of("lm-short-mixed")
     rungs, epochs, finals = {1: [], 3: [], 9: []}, 0, {}
-    for row in baselines.pool_of(table, 0):
+    for row in baselines.pool_of(table, 0, baselines.CANDIDATES):
         for epoch in range(1, 11):
             epochs += 1
             earlier, loss = rungs.get(epoch), float(table.valid[row, epoch])

@@ -79,7 +79,10 @@ COMPONENTS = {  # (component, its value) -> what it does
     ("dense_part", "none"): "every weight of a prunable matrix can be pruned",
     ("dense_part", "recurrent_diagonal"): "the weight from each hidden unit to itself stays active",
     ("weight_init", "unchanged"): "weights start as the network initialises them",
-    ("weight_init", "fan_in"): "weights start larger, in proportion to the square root of what their unit lost",
+    (
+        "weight_init",
+        "fan_in",
+    ): "weights start larger, so that each unit's output varies as much as in the dense network",
 }
 NUMBERS = {  # components that are numbers
     "drop_fraction": "fraction of the active weights that the first mask update drops and regrows",

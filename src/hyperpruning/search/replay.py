@@ -46,7 +46,7 @@ def replay(table: Table, *, seed: int = 0, n_candidates: int | None = None, **se
         ValueError: the settings are invalid, or no candidate is left.
     """
     count = len(table.configs) if n_candidates is None else n_candidates
-    order = random.Random(seed).sample(range(len(table.configs)), count)
+    order = pool_of(table, seed, count)
     changed: dict[str, Any] = {
         "as_many_weights": False,
         "train_all": False,
@@ -63,15 +63,29 @@ def replay(table: Table, *, seed: int = 0, n_candidates: int | None = None, **se
             for fact in _facts(table, order, plan, history, action):
                 history.add(fact)
     chosen = {criterion: order[int(name[1:]) - 1] for criterion, name in history.winners.items()}
-    finals = table.mean_final[order]
+    regret = {criterion: regret_of(table, order, row) for criterion, row in chosen.items()}
+    return Replayed(chosen, regret, history.trained_epochs(dense=False))
+
+
+def pool_of(table: Table, seed: int, count: int) -> list[int]:
+    """The rows of a replayed search, in the order in which they are suggested."""
+    return random.Random(seed).sample(range(len(table.configs)), count)
+
+
+def regret_of(table: Table, pool: Sequence[int], row: int) -> float:
+    """The regret of choosing a row from a pool of rows, see `Replayed`.
+
+    Raises:
+        ValueError: the pool's best final loss is its median.
+    """
+    finals = table.mean_final[list(pool)]
     best, median = finals.min(), np.median(finals[np.isfinite(finals)])
     if not best < median:
         raise ValueError(
             f"The candidates of a replayed search must differ in their final losses, got the best and the median "
             f"{best:g}. Take more of them."
         )
-    regret = {c: float((table.mean_final[row] - best) / (median - best)) for c, row in chosen.items()}
-    return Replayed(chosen, regret, history.trained_epochs(dense=False))
+    return float((table.mean_final[row] - best) / (median - best))
 
 
 @dataclass(frozen=True)
